@@ -1,0 +1,1 @@
+"""HTTP only: requests in, domain calls, responses out."""

@@ -1,0 +1,1 @@
+"""Plain frozen values, standard library and numpy only."""

@@ -1,0 +1,38 @@
+"""Which variants of a model answer which share of its requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A model's routes: the stable variant, perhaps a canary with a weight in percent, perhaps a shadow.
+
+    `revision` grows by one with every change, so a router sees at a glance whether it is up to date.
+    """
+
+    model: str
+    version: int
+    stable: str
+    canary: str | None = None
+    canary_weight: int = 0
+    shadow: str | None = None
+    revision: int = 1
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every variant that must be loaded, stable first, each once."""
+        named = (self.stable, self.canary, self.shadow)
+        return tuple(dict.fromkeys(v for v in named if v is not None))
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's body: version, stable, canary, shadow."""
+        canary = {"variant": self.canary, "weight": self.canary_weight} if self.canary else None
+        return {
+            "version": self.version,
+            "stable": {"variant": self.stable},
+            "canary": canary,
+            "shadow": {"variant": self.shadow} if self.shadow else None,
+        }

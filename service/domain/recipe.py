@@ -1,0 +1,107 @@
+"""The declarative input of a build: what to make, how to calibrate, and what it may cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt")
+SCHEMES = ("symmetric", "asymmetric")
+GRANULARITIES = ("per_channel", "per_tensor")
+METHODS = ("minmax", "entropy", "percentile", "mse")
+METRICS = ("top1", "top5", "agreement", "mae", "cosine")
+DEPLOY_MODES = ("none", "promote", "canary", "shadow")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How activation ranges are found, from at most `rows` rows; `percentile` serves that method only."""
+
+    method: str = "entropy"
+    rows: int = 256
+    percentile: float = 99.99
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProfile:
+    """Batch sizes in rows that an engine is built, warmed and measured for."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`keep_float` holds node-name globs and `op:Type` entries that stay in floating point."""
+
+    precision: str = "int8"
+    runtime: str = "auto"
+    scheme: str = "symmetric"
+    granularity: str = "per_channel"
+    calibration: Calibration = field(default_factory=Calibration)
+    keep_float: tuple[str, ...] = ()
+    batch: BatchProfile = field(default_factory=BatchProfile)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"keep_float": list(self.keep_float)}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Recipe:
+        parts = {
+            "calibration": Calibration(**value["calibration"]),
+            "batch": BatchProfile(**value["batch"]),
+            "keep_float": tuple(value["keep_float"]),
+        }
+        return Recipe(**(value | parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The allowance: `metric` may lose at most `max_loss` (P_loss = 1 - P(engine)/P(reference); for mae, its value).
+
+    A metric of None picks top1 where the validation set has labels, and agreement where it has none.
+    """
+
+    metric: str | None = None
+    max_loss: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeRequest:
+    """One asked-for build: model version, recipe, datasets by name and content, budget, what to do on success."""
+
+    model: str
+    version: int
+    model_sha256: str
+    recipe: Recipe
+    calibration: str | None
+    calibration_sha256: str | None
+    validation: str | None
+    validation_sha256: str | None
+    budget: Budget
+    deploy: str = "none"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"recipe": self.recipe.to_json()}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> QuantizeRequest:
+        parts = {"recipe": Recipe.from_json(value["recipe"]), "budget": Budget(**value["budget"])}
+        return QuantizeRequest(**(value | parts))
+
+    def digest(self) -> str:
+        """SHA-256 of the request; equal requests over equal bytes give equal digests."""
+        return digest_of(self.to_json())
+
+    def recipe_digest(self) -> str:
+        """SHA-256 of what shapes the artifact itself: recipe and calibration bytes, not budget or deployment."""
+        return digest_of({"recipe": self.recipe.to_json(), "calibration": self.calibration_sha256})
+
+
+def digest_of(value: dict[str, Any]) -> str:
+    """SHA-256, in hex, of a JSON value in canonical form (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Loaded things that can infer."""

@@ -1,0 +1,46 @@
+"""What every loaded engine can do, whatever runtime is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from service.domain.tensor import TensorSpec
+
+Array = npt.NDArray[Any]
+
+
+class Engine(Protocol):
+    """A loaded engine. Used by one thread at a time; the loader gives it out warmed or not at all."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Runs one batch. Arrays have the spec's dtype and shape, C-contiguous; `outputs` None means all.
+
+        Raises EngineFailed with the runtime's own words.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives the memory back; the engine is not used again."""
+        ...
+
+
+def sample_inputs(specs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
+    """A batch of `rows` rows of zeros (empty bytes for BYTES) to warm an engine with; other open axes become 1."""
+    batch: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(1 if extent == -1 else extent for extent in spec.shape)
+        if spec.batched:
+            shape = (rows, *shape[1:])
+        fill: object = b"" if spec.datatype == "BYTES" else 0
+        batch[spec.name] = np.full(shape, fill, dtype=spec.dtype)
+    return batch

@@ -1,0 +1,69 @@
+"""ONNX Runtime on the CPU: the reference, and the home of the CPU variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from service.domain.tensor import TensorSpec
+from service.engines.engine import Array
+from service.errors import EngineFailed, InvalidModel
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+class OnnxRuntimeEngine:
+    """One inference session. Loads any ONNX file that ONNX Runtime's CPU provider can run."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self._output_names = [spec.name for spec in self.outputs]
+
+    @classmethod
+    def load(cls, path: Path, threads: int) -> OnnxRuntimeEngine:
+        """Opens `path` with `threads` intra-op threads. Raises EngineFailed with ONNX Runtime's own words."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
+        return cls(session)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        names = self._output_names if outputs is None else list(outputs)
+        try:
+            arrays = self._session.run(names, inputs)
+        except Exception as error:
+            raise EngineFailed(f"ONNX Runtime failed on this batch: {error}") from error
+        return dict(zip(names, arrays, strict=True))
+
+    def close(self) -> None:
+        del self._session
+
+
+def _spec(node: ort.NodeArg) -> TensorSpec:
+    if node.type not in _DATATYPES:
+        raise InvalidModel(f"tensor {node.name!r} has type {node.type}; use one of {', '.join(_DATATYPES)}")
+    shape = tuple(extent if isinstance(extent, int) else -1 for extent in node.shape)
+    return TensorSpec(node.name, _DATATYPES[node.type], shape)

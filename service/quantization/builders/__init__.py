@@ -1,0 +1,1 @@
+"""From an emitted graph to the artifact that one runtime loads."""

@@ -1,0 +1,1 @@
+"""The memory: rows in a database and blobs in a store."""

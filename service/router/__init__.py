@@ -1,0 +1,1 @@
+"""The hot path: from decoded tensors to answered tensors."""

@@ -1,0 +1,92 @@
+"""Environment to one frozen value; the only reader of the environment. Only the roots (serve, work, cli) import it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.domain.limits import MIB, InferLimits, StageLimits, UploadLimits
+from service.errors import InvalidInput
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Every setting, `OCTAVO_` and the field's name in capitals; docs/settings.md says more of each."""
+
+    model_config = SettingsConfigDict(env_prefix="OCTAVO_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address that the server listens on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port that the server listens on.")
+    data_dir: Path = Field(Path("data"), description="Folder of all state: database, artifacts, caches.")
+    database_url: str | None = Field(
+        None, description="Metadata and job database; SQLite in the data folder where none is set."
+    )
+    store_url: str | None = Field(
+        None,
+        description="Object store (s3://, gs://, az://, file://); a folder of the data folder by default.",
+    )
+    engine_threads: PositiveInt = Field(
+        default_factory=lambda: max(1, (os.cpu_count() or 2) // 2 if (os.cpu_count() or 2) > 2 else 1),
+        description="Intra-op threads of a CPU engine.",
+    )
+    max_upload_bytes: PositiveInt = Field(2048 * MIB, description="Largest model or dataset upload in bytes.")
+    max_infer_bytes: PositiveInt = Field(64 * MIB, description="Largest inference request body in bytes.")
+    max_queue_rows: PositiveInt = Field(1024, description="Rows that may wait before one replica.")
+    max_batch_rows: PositiveInt = Field(32, description="Rows in one batch at most, if the engine allows as many.")
+    batch_delay_seconds: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="Longest wait for a batch to fill while the engine is idle."
+    )
+    max_queued_jobs: PositiveInt = Field(1000, description="Jobs that may be waiting or running at once.")
+    stage_time_seconds: PositiveFloat = Field(3600.0, description="Wall time that one stage of a job may take.")
+    stage_memory_bytes: PositiveInt = Field(16384 * MIB, description="Private memory of one stage's process.")
+    worker_id: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        description="Stable name of this worker; a restarted worker of the same name takes up its jobs.",
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level.")
+    drain_seconds: PositiveFloat = Field(30.0, description="Longest wait for requests in flight at shutdown.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'octavo.db'}"
+
+    @property
+    def resolved_store_url(self) -> str:
+        return self.store_url or (self.data_dir.absolute() / "store").as_uri()
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        return UploadLimits(max_upload_bytes=self.max_upload_bytes)
+
+    @property
+    def infer_limits(self) -> InferLimits:
+        return InferLimits(
+            max_body_bytes=self.max_infer_bytes,
+            max_queue_rows=self.max_queue_rows,
+            max_batch_rows=self.max_batch_rows,
+            max_delay_seconds=self.batch_delay_seconds,
+        )
+
+    @property
+    def stage_limits(self) -> StageLimits:
+        return StageLimits(self.stage_time_seconds, self.stage_memory_bytes)
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings from the environment, `overrides` first. Raises InvalidInput naming the variable and its value."""
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "OCTAVO_" + str(first["loc"][0]).upper()
+        raise InvalidInput(
+            f"{variable} is {first.get('input')!r}: {first['msg']}; set it to an allowed value (see docs/settings.md)"
+        ) from error
