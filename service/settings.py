@@ -44,6 +44,7 @@ class Settings(BaseSettings):
         0.0, description="Longest wait for a batch to fill while the engine is idle."
     )
     max_queued_jobs: PositiveInt = Field(1000, description="Jobs that may be waiting or running at once.")
+    job_concurrency: PositiveInt = Field(1, description="Jobs that one worker runs at once.")
     stage_time_seconds: PositiveFloat = Field(3600.0, description="Wall time that one stage of a job may take.")
     stage_memory_bytes: PositiveInt = Field(16384 * MIB, description="Private memory of one stage's process.")
     worker_id: str = Field(

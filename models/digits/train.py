@@ -63,9 +63,7 @@ def split_digits() -> tuple[Split, Split, Split]:
     rest, validation = train_test_split(
         np.arange(len(labels)), test_size=VALIDATION_ROWS, stratify=labels, random_state=SEED
     )
-    training, calibration = train_test_split(
-        rest, test_size=CALIBRATION_ROWS, stratify=labels[rest], random_state=SEED
-    )
+    training, calibration = train_test_split(rest, test_size=CALIBRATION_ROWS, stratify=labels[rest], random_state=SEED)
     train, calibrate, validate = (Split(images[i], labels[i]) for i in (training, calibration, validation))
     return train, calibrate, validate
 
@@ -95,7 +93,7 @@ def build_network() -> nn.Sequential:
 
 
 def shift_randomly(images: torch.Tensor) -> torch.Tensor:
-    """Moves the whole batch by up to one pixel each way and fills with background."""
+    """Moves the whole batch [rows, 1, 8, 8] by up to one pixel each way; background fills the gap."""
     padded = nn.functional.pad(images, (1, 1, 1, 1))
     row, column = (int(torch.randint(3, ())) for _ in range(2))
     return padded[:, :, row : row + SIDE, column : column + SIDE]
@@ -109,10 +107,13 @@ def fit(network: nn.Sequential, split: Split, epochs: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, epochs=epochs, steps_per_epoch=steps)
     network.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(labels)).split(BATCH_ROWS):
+        order = torch.randperm(len(labels))
+        for first in range(0, len(labels), BATCH_ROWS):
+            rows = order[first : first + BATCH_ROWS]
             optimizer.zero_grad()
             logits = network(shift_randomly(images[rows]))
-            nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05).backward()
+            loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     network.eval()

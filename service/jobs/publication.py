@@ -1,0 +1,94 @@
+"""The last stage: the artifact, its certificate and the report become visible, and deployed if that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service.domain.deployment import Deployment
+from service.domain.engine import Certificate, EngineArtifact
+from service.domain.job import Job
+from service.domain.recipe import QuantizeRequest
+from service.errors import Conflict, NotFound
+from service.registry.blobs import Blobs, content_key
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+
+CANARY_WEIGHT_PERCENT = 10
+REPORT_FILES = ("report.json", "report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Writes results. Doing it twice gives the same rows and blobs, so a killed worker may simply do it again."""
+
+    blobs: Blobs
+    engines: EngineRegistry
+    deployments: DeploymentRegistry
+
+    def publish(self, job: Job, gate: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """`gate` is the gate stage's summary; `folder` holds the engine file and the report.
+
+        Gives {"state": "succeeded" or "rejected", "result": the job's result}. A rejected engine leaves its report
+        and certificate, but no artifact that could be deployed.
+        """
+        for name in REPORT_FILES:
+            self.blobs.put_file(f"jobs/{job.id}/{name}", folder / name)
+        result = {
+            "variant": gate["variant"],
+            "certificate": gate["certificate"],
+            "report": f"/jobs/{job.id}/report",
+        }
+        if gate["verdict"] == "rejected":
+            return {"state": "rejected", "result": result}
+        artifact = self._store(job, gate, folder)
+        deployed = self._deploy(job, artifact.variant)
+        return {"state": "succeeded", "result": result | {"variant": artifact.variant} | deployed}
+
+    def _store(self, job: Job, gate: dict[str, Any], folder: Path) -> EngineArtifact:
+        key = content_key(gate["sha256"])
+        self.blobs.put_file(key, folder / gate["engine_file"])
+        certificate = Certificate.from_json(gate["certificate"])
+        return self.engines.publish(
+            EngineArtifact(
+                model=job.model,
+                version=job.version,
+                variant=gate["variant"],
+                runtime=gate["runtime"],
+                precision=gate["precision"],
+                recipe_digest=QuantizeRequest.from_json(job.request).recipe_digest(),
+                sha256=gate["sha256"],
+                size_bytes=gate["size_bytes"],
+                blob_key=key,
+                batch_max=gate["batch_max"],
+                certificate=certificate,
+                fingerprint=certificate.fingerprint,
+                job=job.id,
+                created_at=datetime.now(UTC),
+            )
+        )
+
+    def _deploy(self, job: Job, variant: str) -> dict[str, Any]:
+        mode = QuantizeRequest.from_json(job.request).deploy
+        if mode == "none":
+            return {}
+        try:
+            return {"deployment": self.deployments.put(self._wanted(job, variant, mode)).to_json()}
+        except (Conflict, NotFound) as error:
+            # The engine is proven and stored all the same: say why it does not serve, and let the caller decide.
+            return {"deployment": None, "deployment_error": {"error": str(error), "code": error.code}}
+
+    def _wanted(self, job: Job, variant: str, mode: str) -> Deployment:
+        if mode == "promote":
+            return Deployment(job.model, job.version, stable=variant)
+        now = self.deployments.find(job.model)
+        if now.version != job.version:
+            raise Conflict(
+                f"version {now.version} of model {job.model!r} is deployed, so version {job.version} cannot be its "
+                f"{mode}; deploy it with PUT /models/{job.model}/deployment"
+            )
+        if mode == "canary":
+            return replace(now, canary=variant, canary_weight=CANARY_WEIGHT_PERCENT)
+        return replace(now, shadow=variant)

@@ -1,0 +1,42 @@
+"""Carries a job's files between stages, so that another worker can go on where a dead one stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.registry.blobs import Blobs
+
+
+class StageFiles:
+    """The job's folder on this host, and its copy in the store."""
+
+    def __init__(self, blobs: Blobs, folder: Path, job_id: str) -> None:
+        self._blobs = blobs
+        self._job_id = job_id
+        self.folder = folder / job_id
+
+    def bring(self, names: Iterable[str]) -> None:
+        """Makes sure that each named file of the earlier stages lies in the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            target = self.folder / name
+            if not target.exists():
+                partial = target.with_name(f"{target.name}.partial")
+                shutil.copyfile(self._blobs.fetch(self._key(name)), partial)
+                partial.replace(target)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Copies the named files of the stage that just ended into the store."""
+        for name in names:
+            self._blobs.put_file(self._key(name), self.folder / name)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Deletes the folder and the store's copies."""
+        for name in names:
+            self._blobs.delete(self._key(name))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _key(self, name: str) -> str:
+        return f"jobs/{self._job_id}/work/{name}"

@@ -1,0 +1,163 @@
+"""The quantization job: stages in order, each a durable step, so a killed worker resumes at the last finished one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOS
+from dbos._error import DBOSMaxStepRetriesExceeded  # not exported elsewhere
+
+from service.domain.job import STAGES, Job, Stage
+from service.domain.limits import StageLimits
+from service.domain.recipe import QuantizeRequest
+from service.errors import JobCancelled, OctavoError, StageFailed
+from service.jobs.progress import StageProgress
+from service.jobs.publication import Publication
+from service.jobs.retry import FIRST_WAIT_SECONDS, MAX_TRIES, WAIT_GROWTH, is_worth_retrying
+from service.jobs.stage_files import StageFiles
+from service.logs import log_context
+from service.quantization.pipeline_task import PipelineTask
+from service.quantization.sandbox import run_in_sandbox
+from service.registry.blobs import Blobs, content_key
+from service.registry.datasets import DatasetRegistry
+from service.registry.jobs import JobRegistry
+
+# A worker that dies this often in one job dies of the job.
+MAX_ATTEMPTS = 20
+_PIPELINE = "service.quantization.pipeline:run_stage"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What a job needs of its worker. `folder` holds the jobs' files on this host."""
+
+    rows: JobRegistry
+    datasets: DatasetRegistry
+    blobs: Blobs
+    publication: Publication
+    folder: Path
+    threads: int
+    limits: StageLimits
+
+
+class QuantizationWorkflow:
+    """Runs jobs by id. Its decisions depend only on recorded results, as a durable workflow's must."""
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self._parts = parts
+
+    def run(self, job_id: str) -> None:
+        """Takes the job to its end; every failure of a stage ends in the job's row, not in an exception."""
+        with log_context(job=job_id):
+            job = self._parts.rows.begin(job_id)
+            if job.finished:
+                return
+            try:
+                state, result = self._run_stages(job)
+                self._parts.rows.finish(job_id, state, result=result)
+            except JobCancelled:
+                self._parts.rows.finish(job_id, "cancelled")
+            except Exception as error:  # noqa: BLE001
+                # Whatever a stage raises, the caller must see the job end.
+                self._fail(job_id, error)
+            finally:
+                _log.info("job ended", extra={"state": self._parts.rows.find(job_id).state})
+
+    def _run_stages(self, job: Job) -> tuple[str, dict[str, Any]]:
+        if job.attempt > MAX_ATTEMPTS:
+            raise StageFailed(
+                f"the worker died {MAX_ATTEMPTS} times in this job, last in stage {job.stage}; "
+                "see the worker's log, and lower OCTAVO_STAGE_MEMORY_BYTES if the host ran out of memory"
+            )
+        summaries: dict[str, dict[str, Any]] = {}
+        files: list[str] = []
+        for stage in STAGES[:-1]:
+            summaries[stage] = _durable(stage, partial(self._run_stage, job, stage, tuple(files)))
+            files += summaries[stage].get("files", [])
+        outcome = _durable("publish", partial(self._publish, job, summaries["gate"], tuple(files)))
+        return outcome["state"], outcome["result"]
+
+    def _run_stage(self, job: Job, stage: str, earlier_files: tuple[str, ...]) -> dict[str, Any]:
+        parts, progress = self._parts, StageProgress(self._parts.rows, job.id, stage)
+        started = time.monotonic()
+        parts.rows.set_stage(job.id, Stage(stage, "running"), progress.total(0.0))
+        files = StageFiles(parts.blobs, parts.folder, job.id)
+        try:
+            files.bring(earlier_files)
+            summary = run_in_sandbox(
+                _PIPELINE,
+                {"stage": stage, "task": self._task(job, files.folder).to_json()},
+                limits=parts.limits,
+                on_progress=progress,
+                is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
+            )
+            files.keep(summary.get("files", []))
+        except Exception as error:
+            state = "cancelled" if isinstance(error, JobCancelled) else "failed"
+            parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(0.0))
+            raise
+        state = "skipped" if summary.get("skipped") else "done"
+        parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(1.0))
+        return summary
+
+    def _publish(self, job: Job, gate: dict[str, Any], files: tuple[str, ...]) -> dict[str, Any]:
+        rows, started = self._parts.rows, time.monotonic()
+        if rows.is_cancel_requested(job.id):
+            raise JobCancelled("cancelled before publication")
+        progress = StageProgress(rows, job.id, "publish")
+        rows.set_stage(job.id, Stage("publish", "running"), progress.total(0.0))
+        stage_files = StageFiles(self._parts.blobs, self._parts.folder, job.id)
+        stage_files.bring(files)
+        outcome = self._parts.publication.publish(job, gate, stage_files.folder)
+        rows.set_stage(job.id, Stage("publish", "done", time.monotonic() - started), progress.total(1.0))
+        stage_files.drop(files)
+        return outcome
+
+    def _task(self, job: Job, folder: Path) -> PipelineTask:
+        request = QuantizeRequest.from_json(job.request)
+        return PipelineTask(
+            folder=folder,
+            model=self._parts.blobs.fetch(content_key(request.model_sha256)),
+            recipe=request.recipe,
+            budget=request.budget,
+            calibration=self._dataset(request.calibration),
+            validation=self._dataset(request.validation),
+            threads=self._parts.threads,
+        )
+
+    def _dataset(self, name: str | None) -> Path | None:
+        return self._parts.blobs.fetch(self._parts.datasets.find(name).blob_key) if name else None
+
+    def _fail(self, job_id: str, error: Exception) -> None:
+        known = isinstance(error, OctavoError)
+        code = error.code if isinstance(error, OctavoError) else "internal"
+        message = (
+            str(error) if known else f"{type(error).__name__}: {error}; this is a bug in Octavo: see the worker's log"
+        )
+        _log.error("job failed", exc_info=None if known else error, extra={"code": code, "reason": message})
+        self._parts.rows.finish(job_id, "failed", error={"error": message, "code": code})
+
+
+def _durable(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return DBOS.run_step(
+            {
+                "name": name,
+                "retries_allowed": True,
+                "max_attempts": MAX_TRIES,
+                "interval_seconds": FIRST_WAIT_SECONDS,
+                "backoff_rate": WAIT_GROWTH,
+                "should_retry": is_worth_retrying,
+            },
+            work,
+        )
+    except DBOSMaxStepRetriesExceeded as error:
+        # The last try's own error says more than the count of tries.
+        raise error.errors[-1] from error

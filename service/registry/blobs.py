@@ -1,0 +1,111 @@
+"""Blobs: immutable files in a local folder or an object store, under keys made here or from their content."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore, from_url
+
+from service.errors import InvalidInput, NotFound, StorageFull, StoreUnavailable
+
+_CHUNK_BYTES = 8 * 1024 * 1024
+_FULL = ("No space left", "os error 28", "os error 122", "QuotaExceeded")
+
+
+def content_key(sha256: str) -> str:
+    """The key of bytes known by their SHA-256 in hex."""
+    return f"content/{sha256[:2]}/{sha256[2:]}"
+
+
+class Blobs:
+    """One store. Synchronous and thread-safe; a put is whole or absent, so a reader never sees half a blob."""
+
+    def __init__(self, store_url: str, cache_dir: Path) -> None:
+        """`cache_dir` holds local copies of remote blobs. Raises InvalidInput for a URL no store understands."""
+        self._cache_dir = cache_dir
+        self._folder: Path | None = None
+        parts = urlsplit(store_url)
+        try:
+            if parts.scheme == "file":
+                self._folder = Path(unquote(parts.path))
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._store: Any = LocalStore(prefix=self._folder)
+            else:
+                self._store = from_url(store_url)
+        except Exception as error:
+            raise InvalidInput(
+                f"the store {store_url!r} cannot be used: {error}; use file:///PATH, s3://, gs:// or az://"
+            ) from error
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Streams a file into the store. Raises StorageFull or StoreUnavailable; then nothing is stored."""
+        with _foreign_errors(key):
+            obstore.put(self._store, key, path, chunk_size=_CHUNK_BYTES)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """As put_file, for small contents in memory."""
+        with _foreign_errors(key):
+            obstore.put(self._store, key, data)
+
+    def read_bytes(self, key: str) -> bytes:
+        """The whole blob. Raises NotFound."""
+        with _foreign_errors(key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def fetch(self, key: str) -> Path:
+        """A local file with the blob's content, for reading only. Raises NotFound."""
+        if self._folder is not None:
+            path = self._folder / key
+            if not path.is_file():
+                raise NotFound(f"blob {key!r} is not in the store; it was deleted, or the store is another one")
+            return path
+        cached = self._cache_dir / key
+        if not cached.is_file():
+            self._download(key, cached)
+        return cached
+
+    def exists(self, key: str) -> bool:
+        try:
+            with _foreign_errors(key):
+                obstore.head(self._store, key)
+        except NotFound:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Deletes the blob and its cached copy; a missing one is no error."""
+        with suppress(NotFound), _foreign_errors(key):
+            obstore.delete(self._store, key)
+        if self._folder is None:
+            (self._cache_dir / key).unlink(missing_ok=True)
+
+    def _download(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with _foreign_errors(key), partial.open("wb") as file:
+                for chunk in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
+                    file.write(chunk)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _foreign_errors(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise NotFound(f"blob {key!r} is not in the store; it was deleted, or the store is another one") from error
+    except Exception as error:
+        if any(mark in str(error) for mark in _FULL):
+            raise StorageFull(f"the store has no room for {key!r}: free space, then try again") from error
+        raise StoreUnavailable(f"the store failed at {key!r}: {error}; try again, or check that it is up") from error

@@ -1,0 +1,144 @@
+"""Deployments: which variants of a model answer, and what they answered before the last change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.domain.deployment import Deployment
+from service.errors import Conflict, NotFound, Unproven
+from service.registry.database import Database
+from service.registry.engines import find_artifact
+from service.registry.tables import DEPLOYMENTS, MODEL_VERSIONS
+
+
+class DeploymentRegistry:
+    """Reads and changes deployments. Every change checks that the variants exist and may serve."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, model: str) -> Deployment:
+        """Raises NotFound where the model is not deployed."""
+        with self._database.read() as connection:
+            row = _row(connection, model)
+        if row is None:
+            raise _not_deployed(model)
+        return _deployment(row)
+
+    def all(self) -> list[Deployment]:
+        with self._database.read() as connection:
+            return [_deployment(row) for row in connection.execute(sa.select(DEPLOYMENTS))]
+
+    def put(self, wanted: Deployment) -> Deployment:
+        """Makes `wanted` the deployment; its revision is set here. An equal one changes nothing.
+
+        Raises NotFound for an unknown model, version or variant, Unproven for a stable or canary that no
+        validation passed, and Conflict for a canary or shadow that is the stable variant itself.
+        """
+        with self._database.write(f"model:{wanted.model}") as connection:
+            _check(connection, wanted)
+            return _replace(connection, wanted)
+
+    def promote(self, model: str) -> Deployment:
+        """Makes the canary the stable variant. Raises NotFound, and Conflict without a canary."""
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is None:
+                raise _not_deployed(model)
+            if row.canary is None:
+                raise Conflict(f"model {model!r} has no canary to promote; PUT /models/{model}/deployment sets one")
+            now = _deployment(row)
+            shadow = None if now.shadow == now.canary else now.shadow
+            assert now.canary is not None
+            return _replace(connection, replace(now, stable=now.canary, canary=None, canary_weight=0, shadow=shadow))
+
+    def rollback(self, model: str) -> Deployment:
+        """Goes back to the deployment before the last change. Raises NotFound, and Conflict without one."""
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is None:
+                raise _not_deployed(model)
+            if row.previous is None:
+                raise Conflict(f"model {model!r} has no earlier deployment to roll back to")
+            earlier = Deployment(model=model, **row.previous)
+            _check(connection, earlier)
+            return _replace(connection, earlier)
+
+    def withdraw(self, model: str) -> None:
+        """Ends the model's serving. Raises NotFound where it is not deployed."""
+        with self._database.write(f"model:{model}") as connection:
+            if _row(connection, model) is None:
+                raise _not_deployed(model)
+            connection.execute(sa.delete(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model))
+
+
+def _row(connection: sa.Connection, model: str) -> sa.Row[Any] | None:
+    return connection.execute(sa.select(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model)).one_or_none()
+
+
+def _not_deployed(model: str) -> NotFound:
+    return NotFound(f"model {model!r} is not deployed; upload it with POST /models, or PUT /models/{model}/deployment")
+
+
+def _check(connection: sa.Connection, wanted: Deployment) -> None:
+    version = sa.select(MODEL_VERSIONS.c.version).where(
+        MODEL_VERSIONS.c.name == wanted.model, MODEL_VERSIONS.c.version == wanted.version
+    )
+    if connection.execute(version).first() is None:
+        raise NotFound(
+            f"version {wanted.version} of model {wanted.model!r} does not exist; GET /models lists what does"
+        )
+    for role, variant in (("canary", wanted.canary), ("shadow", wanted.shadow)):
+        if variant == wanted.stable:
+            raise Conflict(f"the {role} {variant!r} is the stable variant already; name another, or leave it out")
+    for role, variant in (("stable", wanted.stable), ("canary", wanted.canary), ("shadow", wanted.shadow)):
+        if variant is None:
+            continue
+        artifact = find_artifact(connection, wanted.model, wanted.version, variant)
+        verdict = artifact.certificate.verdict if artifact.certificate else "passed"
+        if role != "shadow" and verdict != "passed":
+            raise Unproven(
+                f"variant {variant!r} is {verdict}, and {role} needs a passed validation; make it the shadow, "
+                "or quantize again with another recipe or budget"
+            )
+
+
+def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
+    row = _row(connection, wanted.model)
+    fields = _fields(wanted)
+    if row is None:
+        values = fields | {"revision": 1, "previous": None}
+        connection.execute(sa.insert(DEPLOYMENTS).values(model=wanted.model, updated_at=datetime.now(UTC), **values))
+        return replace(wanted, revision=1)
+    now = _deployment(row)
+    if _fields(now) == fields:
+        return now
+    values = fields | {"revision": row.revision + 1, "previous": _fields(now), "updated_at": datetime.now(UTC)}
+    connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == wanted.model).values(values))
+    return replace(wanted, revision=row.revision + 1)
+
+
+def _fields(deployment: Deployment) -> dict[str, Any]:
+    return {
+        "version": deployment.version,
+        "stable": deployment.stable,
+        "canary": deployment.canary,
+        "canary_weight": deployment.canary_weight,
+        "shadow": deployment.shadow,
+    }
+
+
+def _deployment(row: sa.Row[Any]) -> Deployment:
+    return Deployment(
+        model=row.model,
+        version=row.version,
+        stable=row.stable,
+        canary=row.canary,
+        canary_weight=row.canary_weight,
+        shadow=row.shadow,
+        revision=row.revision,
+    )

@@ -1,0 +1,88 @@
+"""Engine artifacts: one row a variant of a model version."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.domain.engine import Certificate, EngineArtifact, Fingerprint
+from service.errors import NotFound
+from service.registry.database import Database
+from service.registry.tables import ENGINES
+
+
+class EngineRegistry:
+    """Reads and publishes engine artifacts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self, model: str, version: int | None = None) -> list[EngineArtifact]:
+        """Every variant of a model, by version and name."""
+        query = sa.select(ENGINES).where(ENGINES.c.model == model).order_by(ENGINES.c.version, ENGINES.c.variant)
+        if version is not None:
+            query = query.where(ENGINES.c.version == version)
+        with self._database.read() as connection:
+            return [_artifact(row) for row in connection.execute(query)]
+
+    def find(self, model: str, version: int, variant: str) -> EngineArtifact:
+        """Raises NotFound naming the variants that exist."""
+        with self._database.read() as connection:
+            return find_artifact(connection, model, version, variant)
+
+    def publish(self, artifact: EngineArtifact) -> EngineArtifact:
+        """Stores the artifact and gives back what was stored: where another recipe of the same version holds the
+        variant's name, the name gets the recipe's digest behind it. The same recipe again replaces its artifact.
+        """
+        with self._database.write(f"model:{artifact.model}") as connection:
+            named = replace(artifact, variant=_free_name(connection, artifact))
+            key = (
+                ENGINES.c.model == named.model,
+                ENGINES.c.version == named.version,
+                ENGINES.c.variant == named.variant,
+            )
+            connection.execute(sa.delete(ENGINES).where(*key))
+            connection.execute(sa.insert(ENGINES).values(_values(named)))
+            return named
+
+
+def find_artifact(connection: sa.Connection, model: str, version: int, variant: str) -> EngineArtifact:
+    """The artifact, read within the caller's transaction. Raises NotFound naming the variants that exist."""
+    here = sa.select(ENGINES).where(ENGINES.c.model == model, ENGINES.c.version == version)
+    rows = {row.variant: row for row in connection.execute(here)}
+    if variant not in rows:
+        known = ", ".join(sorted(rows)) or "none"
+        raise NotFound(
+            f"version {version} of model {model!r} lacks variant {variant!r}, has: {known}; POST /quantize builds one"
+        )
+    return _artifact(rows[variant])
+
+
+def _free_name(connection: sa.Connection, artifact: EngineArtifact) -> str:
+    here = sa.select(ENGINES.c.variant, ENGINES.c.recipe_digest, ENGINES.c.job).where(
+        ENGINES.c.model == artifact.model, ENGINES.c.version == artifact.version
+    )
+    holders = {row.variant: row for row in connection.execute(here)}
+    for variant, row in holders.items():
+        if row.recipe_digest == artifact.recipe_digest and variant.startswith(artifact.variant):
+            return str(variant)
+    if artifact.variant not in holders:
+        return artifact.variant
+    return f"{artifact.variant}-{artifact.recipe_digest[:8]}"
+
+
+def _values(artifact: EngineArtifact) -> dict[str, Any]:
+    certificate, fingerprint = artifact.certificate, artifact.fingerprint
+    return asdict(artifact) | {
+        "certificate": certificate.to_json() if certificate else None,
+        "fingerprint": fingerprint.to_json() if fingerprint else None,
+    }
+
+
+def _artifact(row: sa.Row[Any]) -> EngineArtifact:
+    values = dict(row._mapping)
+    values["certificate"] = Certificate.from_json(values["certificate"]) if values["certificate"] else None
+    values["fingerprint"] = Fingerprint.from_json(values["fingerprint"]) if values["fingerprint"] else None
+    return EngineArtifact(**values)

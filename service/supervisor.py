@@ -1,0 +1,108 @@
+"""Runs `octavo serve` and `octavo work` as one: restarts what dies, and stops both on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+_FIRST_WAIT_SECONDS = 0.5
+_MAX_WAIT_SECONDS = 30.0
+# A process that lived this long was well: its next death starts again with a short wait.
+_HEALTHY_SECONDS = 60.0
+_TICK_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Child:
+    """One supervised process. `wait_seconds` is the pause before its next start; it doubles with each quick death."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    wait_seconds: float = field(default=_FIRST_WAIT_SECONDS)
+
+
+class Supervisor:
+    """Keeps one process a name alive. Not thread-safe: `run` owns everything."""
+
+    def __init__(
+        self, commands: dict[str, Sequence[str]], stop_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`stop_seconds`: how long a stopping process may drain before it is killed."""
+        self._children = [_Child(name, command) for name, command in commands.items()]
+        self._stop_seconds = stop_seconds
+        self._clock = clock
+        self._stopping = False
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT. Gives 0, or 1 where a process had to be killed."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            while not self._stopping:
+                for child in self._children:
+                    self._tend(child)
+                time.sleep(_TICK_SECONDS)
+        finally:
+            clean = self._stop_all()
+        return 0 if clean else 1
+
+    def _on_signal(self, *_: object) -> None:
+        self._stopping = True
+
+    def _tend(self, child: _Child) -> None:
+        now = self._clock()
+        if child.process is None:
+            if now >= child.start_at:
+                child.process = subprocess.Popen(  # noqa: S603 (our own command line)
+                    child.command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent
+                )
+                child.started_at = now
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        lived = now - child.started_at
+        child.wait_seconds = (
+            _FIRST_WAIT_SECONDS if lived > _HEALTHY_SECONDS else min(2 * child.wait_seconds, _MAX_WAIT_SECONDS)
+        )
+        child.process, child.start_at = None, now + child.wait_seconds
+        _log.error(
+            "process died and is started again",
+            extra={"process": child.name, "exit_code": code, "wait_seconds": child.wait_seconds},
+        )
+
+    def _stop_all(self) -> bool:
+        alive = [child.process for child in self._children if child.process is not None]
+        for process in alive:
+            process.terminate()
+        clean, deadline = True, self._clock() + self._stop_seconds
+        for process in alive:
+            try:
+                process.wait(max(0.0, deadline - self._clock()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                clean = False
+        return clean
+
+
+def _end_with_parent() -> None:
+    """A supervisor that is killed outright leaves no orphans behind to hold the port and the queue (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def octavo_command(*arguments: str) -> list[str]:
+    """The command line that runs another part of this same installation."""
+    return [sys.executable, "-m", "service", *arguments]

