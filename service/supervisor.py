@@ -79,7 +79,7 @@ class Supervisor:
         child.process, child.start_at = None, now + child.wait_seconds
         _log.error(
             "process died and is started again",
-            extra={"process": child.name, "exit_code": code, "wait_seconds": child.wait_seconds},
+            extra={"child": child.name, "exit_code": code, "wait_seconds": child.wait_seconds},
         )
 
     def _stop_all(self) -> bool:

@@ -32,10 +32,9 @@ class StageFiles:
         for name in names:
             self._blobs.put_file(self._key(name), self.folder / name)
 
-    def drop(self, names: Iterable[str]) -> None:
+    def drop(self) -> None:
         """Deletes the folder and the store's copies."""
-        for name in names:
-            self._blobs.delete(self._key(name))
+        self._blobs.delete_under(self._key(""))
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _key(self, name: str) -> str:

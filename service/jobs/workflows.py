@@ -67,8 +67,7 @@ class QuantizationWorkflow:
             except Exception as error:  # noqa: BLE001
                 # Whatever a stage raises, the caller must see the job end.
                 self._fail(job_id, error)
-            finally:
-                _log.info("job ended", extra={"state": self._parts.rows.find(job_id).state})
+            self._end(job_id)
 
     def _run_stages(self, job: Job) -> tuple[str, dict[str, Any]]:
         if job.attempt > MAX_ATTEMPTS:
@@ -117,7 +116,6 @@ class QuantizationWorkflow:
         stage_files.bring(files)
         outcome = self._parts.publication.publish(job, gate, stage_files.folder)
         rows.set_stage(job.id, Stage("publish", "done", time.monotonic() - started), progress.total(1.0))
-        stage_files.drop(files)
         return outcome
 
     def _task(self, job: Job, folder: Path) -> PipelineTask:
@@ -135,13 +133,20 @@ class QuantizationWorkflow:
     def _dataset(self, name: str | None) -> Path | None:
         return self._parts.blobs.fetch(self._parts.datasets.find(name).blob_key) if name else None
 
+    def _end(self, job_id: str) -> None:
+        _log.info("job ended", extra={"state": self._parts.rows.find(job_id).state})
+        try:
+            StageFiles(self._parts.blobs, self._parts.folder, job_id).drop()
+        except OctavoError as error:
+            _log.warning("files of an ended job are left", extra={"reason": str(error)})
+
     def _fail(self, job_id: str, error: Exception) -> None:
-        known = isinstance(error, OctavoError)
-        code = error.code if isinstance(error, OctavoError) else "internal"
-        message = (
-            str(error) if known else f"{type(error).__name__}: {error}; this is a bug in Octavo: see the worker's log"
-        )
-        _log.error("job failed", exc_info=None if known else error, extra={"code": code, "reason": message})
+        if isinstance(error, OctavoError):
+            code, message = error.code, str(error)
+            _log.warning("job failed", extra={"code": code, "reason": message})
+        else:
+            code, message = "internal", f"{type(error).__name__}: {error}; this is a bug: see the worker's log"
+            _log.error("job failed", exc_info=error)
         self._parts.rows.finish(job_id, "failed", error={"error": message, "code": code})
 
 

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,7 +18,8 @@ from obstore.store import LocalStore, from_url
 from service.errors import InvalidInput, NotFound, StorageFull, StoreUnavailable
 
 _CHUNK_BYTES = 8 * 1024 * 1024
-_FULL = ("No space left", "os error 28", "os error 122", "QuotaExceeded")
+# No space, over quota, over the file size that this process may write.
+_FULL = ("os error 28", "os error 122", "os error 27", "QuotaExceeded")
 
 
 def content_key(sha256: str) -> str:
@@ -28,8 +30,11 @@ def content_key(sha256: str) -> str:
 class Blobs:
     """One store. Synchronous and thread-safe; a put is whole or absent, so a reader never sees half a blob."""
 
-    def __init__(self, store_url: str, cache_dir: Path) -> None:
-        """`cache_dir` holds local copies of remote blobs. Raises InvalidInput for a URL no store understands."""
+    def __init__(self, store_url: str, cache_dir: Path, retry_seconds: float = 60.0) -> None:
+        """`cache_dir` holds local copies of remote blobs; a remote store is asked again for `retry_seconds`.
+
+        Raises InvalidInput for a URL no store understands.
+        """
         self._cache_dir = cache_dir
         self._folder: Path | None = None
         parts = urlsplit(store_url)
@@ -39,10 +44,10 @@ class Blobs:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._store: Any = LocalStore(prefix=self._folder)
             else:
-                self._store = from_url(store_url)
+                self._store = from_url(store_url, retry_config={"retry_timeout": timedelta(seconds=retry_seconds)})
         except Exception as error:
             raise InvalidInput(
-                f"the store {store_url!r} cannot be used: {error}; use file:///PATH, s3://, gs:// or az://"
+                f"the store {store_url!r} cannot be used: {_first_line(error)}; use file:///PATH, s3://, gs:// or az://"
             ) from error
 
     def put_file(self, key: str, path: Path) -> None:
@@ -87,6 +92,13 @@ class Blobs:
         if self._folder is None:
             (self._cache_dir / key).unlink(missing_ok=True)
 
+    def delete_under(self, prefix: str) -> None:
+        """Deletes every blob whose key begins with the folder `prefix`, which ends in a slash."""
+        with _foreign_errors(prefix):
+            for batch in obstore.list(self._store, prefix):
+                for entry in batch:
+                    self.delete(entry["path"])
+
     def _download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
@@ -108,4 +120,9 @@ def _foreign_errors(key: str) -> Iterator[None]:
     except Exception as error:
         if any(mark in str(error) for mark in _FULL):
             raise StorageFull(f"the store has no room for {key!r}: free space, then try again") from error
-        raise StoreUnavailable(f"the store failed at {key!r}: {error}; try again, or check that it is up") from error
+        raise StoreUnavailable(f"the store failed at {key!r}: {_first_line(error)}; try again, or check that it is up") from error
+
+
+def _first_line(error: Exception) -> str:
+    """The store's own words without the debugging lines that follow them."""
+    return str(error).split("\n", 1)[0]

@@ -1,0 +1,51 @@
+# make demo | run | test | check | bench | test-gpu | bench-gpu
+# Each target makes its own virtual environment first; PYTHON names the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo run test check bench test-gpu bench-gpu requirements clean
+
+demo: $(VENV)/.cpu
+	$(BIN)/octavo demo
+
+run: $(VENV)/.cpu
+	$(BIN)/octavo up
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov=service --cov-report=term:skip-covered -m "not gpu"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+test-gpu: $(VENV)/.gpu
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+bench-gpu: $(VENV)/.gpu
+	$(BIN)/python -m benchmarks --gpu
+
+requirements:
+	requirements/compile.sh
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cpu: requirements/cpu.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --require-hashes -r requirements/build.txt
+	$(INSTALL) --require-hashes -r requirements/cpu.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.cpu
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	touch $@

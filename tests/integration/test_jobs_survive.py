@@ -1,0 +1,117 @@
+"""Jobs outlive the death of every process, at every stage. Real processes, killed with SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.domain.job import STAGES
+from tests.installation import finished_job, quantize_body, running, served, upload_digits
+from tests.waiting import wait_until
+
+STABLE_ID = {"OCTAVO_WORKER_ID": "worker-under-test"}
+
+
+def _submit(client: httpx.Client, **more: object) -> str:
+    answer = client.post("/quantize", json=quantize_body(**more))  # type: ignore[arg-type]
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def test_a_worker_killed_in_each_stage_of_a_job_loses_nothing_and_the_job_finishes(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client)
+        for stage in STAGES[:-1]:
+            with running("work", tmp_path, **STABLE_ID) as worker:
+                wait_until(lambda s=stage: client.get(f"/jobs/{job_id}").json()["stage"] == s)
+                worker.kill()
+        before = {stage["name"]: stage["seconds"] for stage in client.get(f"/jobs/{job_id}").json()["stages"]}
+        with running("work", tmp_path, **STABLE_ID):
+            job = finished_job(client, job_id)
+        assert job["state"] == "succeeded", job
+        assert job["attempt"] == len(STAGES)
+        after = {stage["name"]: stage["seconds"] for stage in job["stages"]}  # type: ignore[attr-defined]
+        assert all(after[name] == seconds for name, seconds in before.items() if seconds is not None)
+        assert client.get(f"/jobs/{job_id}/report").status_code == 200
+        assert list((tmp_path / "work").iterdir()) == []
+        assert list((tmp_path / "store" / "jobs" / job_id).glob("work/*")) == []
+
+
+def test_a_stage_dies_with_its_worker(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client)
+        with running("work", tmp_path, **STABLE_ID) as worker:
+            wait_until(lambda: client.get(f"/jobs/{job_id}").json()["stage"] == "calibrate")
+            children = wait_until(lambda: _children(worker.pid))
+            worker.kill()
+            wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def test_a_killed_server_keeps_uploads_and_jobs(tmp_path: Path) -> None:
+    with running("serve", tmp_path, OCTAVO_PORT="0"):
+        pass
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client)
+    with served(tmp_path) as client:
+        assert [model["name"] for model in client.get("/models").json()["models"]] == ["digits"]
+        assert client.get(f"/jobs/{job_id}").json()["state"] == "queued"
+
+
+def test_a_stopped_worker_hands_its_job_to_the_next_start(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client)
+        with running("work", tmp_path, **STABLE_ID) as worker:
+            wait_until(lambda: client.get(f"/jobs/{job_id}").json()["stage"] == "calibrate")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(10) == 0
+        assert client.get(f"/jobs/{job_id}").json()["state"] == "running"
+        with running("work", tmp_path, **STABLE_ID):
+            assert finished_job(client, job_id)["state"] == "succeeded"
+
+
+def test_a_running_job_can_be_cancelled_and_leaves_no_files(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client)
+        with running("work", tmp_path, **STABLE_ID):
+            wait_until(lambda: client.get(f"/jobs/{job_id}").json()["stage"] == "calibrate")
+            assert client.delete(f"/jobs/{job_id}").status_code in (200, 202)
+            job = finished_job(client, job_id)
+        assert job["state"] == "cancelled"
+        assert list((tmp_path / "work").iterdir()) == []
+        assert _submit(client) != job_id
+
+
+@pytest.mark.parametrize("precision", ["fp16"])
+def test_a_result_outside_the_budget_is_rejected_and_not_deployed(tmp_path: Path, precision: str) -> None:
+    with served(tmp_path) as client, running("work", tmp_path, **STABLE_ID):
+        upload_digits(client)
+        # No float16 engine answers bit for bit as float32 does.
+        budget = {"metric": "mae", "max_loss": 0.0}
+        job = finished_job(client, _submit(client, precision=precision, budget=budget, deploy="promote"))
+        assert job["state"] == "rejected", job
+        assert job["result"]["certificate"]["verdict"] == "rejected"  # type: ignore[index]
+        deployment = client.get("/models/digits/deployment").json()
+        assert deployment["stable"] == {"variant": "fp32-onnxruntime"}
+        assert [engine["variant"] for engine in client.get("/models/digits/engines").json()["engines"]] == [
+            "fp32-onnxruntime"
+        ]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _parent(entry) == pid]
+
+
+def _parent(pid: str) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return -1

@@ -1,0 +1,144 @@
+"""The management API over real HTTP on a real registry and store; only the router behind it is a stand-in."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from service.api.app import create_app
+from service.api.content import Content
+from service.api.dependencies import Services
+from service.domain.limits import StageLimits, UploadLimits
+from service.errors import OctavoError
+from service.jobs.queue import JobQueue
+from service.registry.blobs import Blobs
+from service.registry.database import Database
+from service.registry.datasets import DatasetRegistry
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.models import ModelRegistry
+from service.registry.schema import migrate
+from tests.waiting import wait_until
+
+
+@dataclass
+class Router:
+    """Stands in for the router: notes what it is told, and fails to load when a test says so."""
+
+    woken: int = 0
+    settled: list[tuple[str, int]] = field(default_factory=list)
+    failure: OctavoError | None = None
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    async def settle(self, model: str, revision: int) -> None:
+        self.settled.append((model, revision))
+        if self.failure is not None:
+            raise self.failure
+
+
+def run_here(task: str, arguments: dict[str, Any], *, limits: StageLimits) -> dict[str, Any]:
+    """Runs a task in this process: the real one, without the second that a new process takes."""
+    module, _, function = task.partition(":")
+    result: dict[str, Any] = getattr(import_module(module), function)(arguments, lambda _fraction: None)
+    return result
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the newest schema and nothing in it, for tests to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "octavo.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database(migrated: Path, tmp_path: Path) -> Iterator[Database]:
+    shutil.copyfile(migrated, tmp_path / "octavo.db")
+    opened = Database(f"sqlite:///{tmp_path / 'octavo.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def router() -> Router:
+    return Router()
+
+
+@pytest.fixture
+def services(database: Database, router: Router, tmp_path: Path) -> Iterator[Services]:
+    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    jobs = JobQueue(database, max_unfinished=20)
+    yield Services(
+        models=ModelRegistry(database),
+        datasets=DatasetRegistry(database),
+        engines=EngineRegistry(database),
+        deployments=DeploymentRegistry(database),
+        jobs=jobs,
+        blobs=blobs,
+        content=Content(blobs, database),
+        spool=tmp_path / "spool",
+        wake=router.wake,
+        settle=router.settle,
+        upload_limits=UploadLimits(max_upload_bytes=1024 * 1024),
+        run_task=run_here,
+    )
+    jobs.close()
+
+
+@contextmanager
+def serving(services: Services) -> Iterator[httpx.Client]:
+    """A client of the services' app on a real socket."""
+    server = uvicorn.Server(uvicorn.Config(create_app(services), log_config=None, lifespan="off"))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        wait_until(lambda: server.started)
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
+            yield client
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def serve() -> Callable[[Services], Any]:
+    """Serves other services than the usual ones."""
+    return serving
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[httpx.Client]:
+    with serving(services) as opened:
+        yield opened
+
+
+@pytest.fixture
+def nothing_left(services: Services, tmp_path: Path) -> Callable[[], None]:
+    """Asserts that a refused upload left no row, no blob and no spooled byte."""
+
+    def check() -> None:
+        assert services.models.list() == []
+        assert services.datasets.list() == []
+        assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+        assert list(services.spool.iterdir()) == []
+
+    return check
+
+

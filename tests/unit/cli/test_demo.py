@@ -1,0 +1,147 @@
+"""The demo's own parts: it tells what failed with the server's log, and leaves no process. The e2e test runs it whole."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from service.cli import demo, demo_server
+from service.cli.client import Client
+from service.cli.demo import find_model, latency_lines, run_demo
+from service.cli.demo_server import DemoServer
+from service.cli.exit_codes import CommandFailed
+from service.cli.session import Terminal
+from tests.unit.cli.conftest import Octavo
+
+# A server that has a child of its own, prints both ids, and never gets ready.
+STUBBORN = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+if {ignore}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open("pids.tmp", "w").write(f"{{os.getpid()}} {{child.pid}}")
+os.rename("pids.tmp", "pids")
+time.sleep(600)
+"""
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def terminal_with_text() -> tuple[Terminal, io.StringIO]:
+    terminal, text = Terminal(), io.StringIO()
+    terminal.err = terminal.out = Console(file=text, width=200)
+    return terminal, text
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody has reaped yet counts as ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_status_and_log(tmp_path: Path) -> None:
+    terminal, text = terminal_with_text()
+    server = DemoServer(python("print('cannot bind the port'); raise SystemExit(7)"), tmp_path, 60.0)
+    with pytest.raises(CommandFailed, match="status 7"):
+        run_demo(terminal, tmp_path, server)
+    assert "cannot bind the port" in text.getvalue()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline, "waited 30 s"
+        time.sleep(0.01)
+
+
+def test_a_server_that_never_gets_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_server, "READY_SECONDS", 0.1)
+    terminal, _ = terminal_with_text()
+    with pytest.raises(CommandFailed, match=r"not ready within 0\.1 s"):
+        run_demo(terminal, tmp_path, DemoServer(python("import time; time.sleep(600)"), tmp_path, 60.0))
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_no_process_of_the_server_outlives_the_demo_even_one_that_ignores_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignore: bool
+) -> None:
+    monkeypatch.setattr(demo_server, "STOP_SECONDS", 0.3)
+    monkeypatch.chdir(tmp_path)
+    command = python(STUBBORN.format(ignore=ignore))
+    with pytest.raises(CommandFailed, match="did not stop cleanly"), DemoServer(command, tmp_path, 60.0):
+        wait_for((tmp_path / "pids").exists)
+    for pid in (tmp_path / "pids").read_text().split():
+        wait_for(lambda: not is_running(int(pid)))  # noqa: B023 (called at once)
+
+
+def test_a_demo_that_takes_too_long_is_stopped_and_says_so(tmp_path: Path) -> None:
+    terminal, _ = terminal_with_text()
+    with pytest.raises(CommandFailed, match=r"stopped after 0\.2 s"):
+        run_demo(terminal, tmp_path, DemoServer(python("import time; time.sleep(600)"), tmp_path, 0.2))
+
+
+def test_a_server_that_does_not_stop_cleanly_fails_the_demo(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CommandFailed, match=f"exit status {-signal.SIGTERM}"),
+        DemoServer(python("import time; time.sleep(600)"), tmp_path, 60.0),
+    ):
+        pass
+
+
+def test_the_server_gets_its_own_state_and_none_of_the_users_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCTAVO_DATABASE_URL", "postgresql://production/octavo")
+    code = "import os; print(sorted(f'{k}={v}' for k, v in os.environ.items() if k.startswith('OCTAVO_')))"
+    server = DemoServer(python(code), tmp_path, 60.0)
+    with pytest.raises(CommandFailed, match="status 0"), server, Client(server.url) as client:
+        server.wait_until_ready(client)
+    logged = server.log_tail()
+    assert "production" not in logged
+    assert f"OCTAVO_DATA_DIR={tmp_path / 'data'}" in logged
+
+
+def test_sigterm_stops_the_server_before_the_demo_ends(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from service.cli.demo import terminated_in_order
+from service.cli.demo_server import DemoServer
+command = (sys.executable, "-c", "import time; time.sleep(600)")
+with terminated_in_order(), DemoServer(command, Path({str(tmp_path)!r}), 60.0) as server:
+    print(server.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ended = subprocess.run(python(code), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert not is_running(int(ended.stdout))
+
+
+def test_missing_reference_models_are_told_with_the_option_that_names_them(octavo: Octavo, tmp_path: Path) -> None:
+    outcome = octavo("demo", "--models", tmp_path)
+    assert outcome.code == 1
+    assert str(tmp_path / "digits") in outcome.err
+    assert "--models" in outcome.err
+
+
+def test_the_repositorys_models_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_model(None).name == demo.MODEL
+
+
+def test_only_the_models_own_latency_lines_are_shown() -> None:
+    name = "octavo_request_duration_seconds"
+    kept = [f'{name}_count{{model="digits",route="stable"}} 50.0', f'{name}_sum{{model="digits",route="stable"}} 0.1']
+    others = [f"# TYPE {name} histogram", f'{name}_count{{model="other"}} 1.0', f'{name}_bucket{{model="digits"}} 1.0']
+    assert latency_lines("\n".join(others + kept), "digits") == kept

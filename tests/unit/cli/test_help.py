@@ -1,0 +1,34 @@
+"""What `--help` promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.cli.exit_codes import ExitCode
+from tests.unit.cli.conftest import Octavo
+
+COMMANDS = ("upload", "dataset", "quantize", "jobs", "report", "deploy", "infer", "predict", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_has_an_example_of_it(octavo: Octavo, command: str) -> None:
+    shown = octavo(command, "--help")
+    assert shown.code == 0
+    assert f"$ octavo {command}" in shown.out.split("Examples")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_documents_every_exit_code(octavo: Octavo, command: str) -> None:
+    codes = octavo(command, "--help").out.split("Exit codes")[1]
+    listed = [int(line.split()[0]) for line in codes.splitlines() if line.strip()]
+    assert listed == [code.value for code in ExitCode]
+
+
+def test_the_top_help_lists_every_client_command_but_the_demo(octavo: Octavo) -> None:
+    shown = octavo("--help").out.split("Commands")[1].split("Examples")[0]
+    assert all(f" {command} " in shown for command in COMMANDS[:-1])
+    assert " demo " not in shown
+
+
+def test_an_unknown_option_is_wrong_usage(octavo: Octavo) -> None:
+    assert octavo("jobs", "--no-such-option").code == ExitCode.USAGE

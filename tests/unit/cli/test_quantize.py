@@ -1,0 +1,121 @@
+"""`octavo quantize`: the request it sends and the exit code for each end of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.conftest import Octavo
+from tests.unit.cli.scripted_server import ScriptedServer
+
+BuildJob = Callable[..., dict[str, Any]]
+RESULT = {"variant": "int8-onnxruntime", "certificate": {"verdict": "passed", "reason": "top1 lost 0.0 of 0.01"}}
+
+
+def run_to(server: ScriptedServer, end: dict[str, Any]) -> None:
+    """Scripts a build that is accepted, runs, and ends so."""
+    queued = end | {"state": "queued", "result": None, "error": None}
+    server.answer("POST", "/quantize", queued, status=202, Location="/jobs/j1")
+    server.answer("GET", "/jobs/j1", queued)
+    server.events("j1", queued | {"state": "running", "stage": "build"}, end)
+    server.answer("GET", "/jobs/j1/report", {})
+
+
+def test_only_what_was_given_is_sent(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
+    server.answer("POST", "/quantize", job("queued"), status=202)
+    assert octavo("quantize", "digits", "--no-wait").code == 0
+    assert server.only("POST", "/quantize").document == {"model": "digits"}
+
+
+def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
+    server.answer("POST", "/quantize", job("queued"), status=202)
+    options = (
+        "--version 2 --precision int8 --runtime onnxruntime --scheme asymmetric --granularity per_tensor "
+        "--method percentile --rows 64 --percentile 99.9 --keep-float /head/* --keep-float op:Softmax "
+        "--batch-min 2 --batch-opt 4 --batch-max 16 --calibration c --validation v --metric top5 --max-loss 0 "
+        "--deploy canary --no-wait --idempotency-key k1"
+    )
+    assert octavo("quantize", "digits", *options.split()).code == 0
+    request = server.only("POST", "/quantize")
+    assert request.headers["idempotency-key"] == "k1"
+    assert request.document == {
+        "model": "digits",
+        "version": 2,
+        "recipe": {
+            "precision": "int8",
+            "runtime": "onnxruntime",
+            "scheme": "asymmetric",
+            "granularity": "per_tensor",
+            "calibration": {"method": "percentile", "rows": 64, "percentile": 99.9},
+            "keep_float": ["/head/*", "op:Softmax"],
+            "batch": {"min": 2, "opt": 4, "max": 16},
+        },
+        "calibration": "c",
+        "validation": "v",
+        "budget": {"metric": "top5", "max_loss": 0.0},
+        "deploy": "canary",
+    }
+
+
+@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("rejected", 3), ("cancelled", 6)])
+def test_the_exit_code_tells_how_the_job_ended(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob, state: str, code: int
+) -> None:
+    run_to(server, job(state))
+    assert octavo("quantize", "digits").code == code
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "rejected", "cancelled"])
+def test_with_json_stdout_is_the_finished_job_however_it_ended(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob, state: str
+) -> None:
+    end = job(state, result=RESULT)
+    run_to(server, end)
+    outcome = octavo("quantize", "digits", "--json")
+    assert outcome.document == end
+    assert outcome.err == ""
+
+
+def test_a_failed_job_shows_its_error(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
+    run_to(server, job("failed", error={"error": "stage build ran 9 s; raise its limit", "code": "stage_time_limit"}))
+    assert "stage build ran 9 s; raise its limit" in octavo("quantize", "digits").out
+
+
+def test_a_result_shows_variant_and_verdict(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
+    run_to(server, job("succeeded", result=RESULT))
+    shown = octavo("quantize", "digits").out
+    assert "int8-onnxruntime" in shown
+    assert "top1 lost 0.0 of 0.01" in shown
+
+
+def test_without_waiting_the_job_is_printed_and_not_followed(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    server.answer("POST", "/quantize", job("queued"), status=202)
+    outcome = octavo("quantize", "digits", "--no-wait", "--json")
+    assert outcome.document == job("queued")
+    assert len(server.received) == 1
+
+
+def test_a_repeated_request_is_told_to_be_the_earlier_job(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    server.answer("POST", "/quantize", job("succeeded"), status=200)
+    assert "job j1" in octavo("quantize", "digits", "--no-wait").err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--precision", "int7"), ("--runtime", "tvm"), ("--scheme", "odd"), ("--granularity", "per_row"),
+     ("--method", "guess"), ("--metric", "luck"), ("--deploy", "now"), ("--rows", "0"), ("--batch-max", "-1"),
+     ("--max-loss", "-0.1"), ("--percentile", "101"), ("--version", "0")],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_wrong_usage_and_nothing_is_sent(
+    octavo: Octavo, server: ScriptedServer, option: str, value: str
+) -> None:
+    outcome = octavo("quantize", "digits", option, value)
+    assert outcome.code == 2
+    assert option in outcome.err
+    assert server.received == []
