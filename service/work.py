@@ -56,7 +56,10 @@ def start_worker(settings: Settings) -> Worker:
         }
     )
     workflow = QuantizationWorkflow(_parts(settings, database))
-    DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_ATTEMPTS + 5)(workflow.run)
+    DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_ATTEMPTS + 5)(
+        # A plain function: DBOS marks what it registers, which a bound method does not allow.
+        lambda job_id: workflow.run(job_id)
+    )
     DBOS.launch()
     DBOS.register_queue(
         QUEUE,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from service.domain.engine import EngineArtifact
+from service.domain.model import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +40,17 @@ class Deployment:
             "canary": canary,
             "shadow": {"variant": self.shadow} if self.shadow else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """All a router needs to serve one model: its version, its deployment, and an artifact for each variant in it."""
+
+    version: ModelVersion
+    deployment: Deployment
+    artifacts: Mapping[str, EngineArtifact]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.version.name

@@ -120,7 +120,9 @@ def _foreign_errors(key: str) -> Iterator[None]:
     except Exception as error:
         if any(mark in str(error) for mark in _FULL):
             raise StorageFull(f"the store has no room for {key!r}: free space, then try again") from error
-        raise StoreUnavailable(f"the store failed at {key!r}: {_first_line(error)}; try again, or check that it is up") from error
+        raise StoreUnavailable(
+            f"the store failed at {key!r}: {_first_line(error)}; try again, or check that it is up"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -27,11 +27,11 @@ class DeploymentRegistry:
             row = _row(connection, model)
         if row is None:
             raise _not_deployed(model)
-        return _deployment(row)
+        return deployment_of_row(row)
 
     def all(self) -> list[Deployment]:
         with self._database.read() as connection:
-            return [_deployment(row) for row in connection.execute(sa.select(DEPLOYMENTS))]
+            return [deployment_of_row(row) for row in connection.execute(sa.select(DEPLOYMENTS))]
 
     def put(self, wanted: Deployment) -> Deployment:
         """Makes `wanted` the deployment; its revision is set here. An equal one changes nothing.
@@ -51,7 +51,7 @@ class DeploymentRegistry:
                 raise _not_deployed(model)
             if row.canary is None:
                 raise Conflict(f"model {model!r} has no canary to promote; PUT /models/{model}/deployment sets one")
-            now = _deployment(row)
+            now = deployment_of_row(row)
             shadow = None if now.shadow == now.canary else now.shadow
             assert now.canary is not None
             return _replace(connection, replace(now, stable=now.canary, canary=None, canary_weight=0, shadow=shadow))
@@ -114,7 +114,7 @@ def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
         values = fields | {"revision": 1, "previous": None}
         connection.execute(sa.insert(DEPLOYMENTS).values(model=wanted.model, updated_at=datetime.now(UTC), **values))
         return replace(wanted, revision=1)
-    now = _deployment(row)
+    now = deployment_of_row(row)
     if _fields(now) == fields:
         return now
     values = fields | {"revision": row.revision + 1, "previous": _fields(now), "updated_at": datetime.now(UTC)}
@@ -132,7 +132,8 @@ def _fields(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _deployment(row: sa.Row[Any]) -> Deployment:
+def deployment_of_row(row: sa.Row[Any]) -> Deployment:
+    """The domain's deployment of a database row."""
     return Deployment(
         model=row.model,
         version=row.version,

@@ -25,7 +25,7 @@ class EngineRegistry:
         if version is not None:
             query = query.where(ENGINES.c.version == version)
         with self._database.read() as connection:
-            return [_artifact(row) for row in connection.execute(query)]
+            return [artifact_of_row(row) for row in connection.execute(query)]
 
     def find(self, model: str, version: int, variant: str) -> EngineArtifact:
         """Raises NotFound naming the variants that exist."""
@@ -57,7 +57,7 @@ def find_artifact(connection: sa.Connection, model: str, version: int, variant: 
         raise NotFound(
             f"version {version} of model {model!r} lacks variant {variant!r}, has: {known}; POST /quantize builds one"
         )
-    return _artifact(rows[variant])
+    return artifact_of_row(rows[variant])
 
 
 def _free_name(connection: sa.Connection, artifact: EngineArtifact) -> str:
@@ -81,7 +81,8 @@ def _values(artifact: EngineArtifact) -> dict[str, Any]:
     }
 
 
-def _artifact(row: sa.Row[Any]) -> EngineArtifact:
+def artifact_of_row(row: sa.Row[Any]) -> EngineArtifact:
+    """The domain's artifact of a database row."""
     values = dict(row._mapping)
     values["certificate"] = Certificate.from_json(values["certificate"]) if values["certificate"] else None
     values["fingerprint"] = Fingerprint.from_json(values["fingerprint"]) if values["fingerprint"] else None

@@ -46,7 +46,7 @@ class ModelRegistry:
             same = (MODEL_VERSIONS.c.name == upload.name) & (MODEL_VERSIONS.c.sha256 == upload.sha256)
             row = connection.execute(sa.select(MODEL_VERSIONS).where(same)).one_or_none()
             if row is not None:
-                return _version(row), False
+                return version_of_row(row), False
             others = connection.execute(sa.select(MODEL_VERSIONS.c.version).where(MODEL_VERSIONS.c.name == upload.name))
             first = others.first() is None
             number = _next_version(connection, upload.name)
@@ -56,7 +56,7 @@ class ModelRegistry:
             if first:
                 _deploy_reference(connection, upload.name, number)
             made = MODEL_VERSIONS.c.name == upload.name, MODEL_VERSIONS.c.version == number
-            return _version(connection.execute(sa.select(MODEL_VERSIONS).where(*made)).one()), True
+            return version_of_row(connection.execute(sa.select(MODEL_VERSIONS).where(*made)).one()), True
 
     def find(self, name: str, version: int | None = None) -> ModelVersion:
         """One version, the newest where none is named. Raises NotFound."""
@@ -68,14 +68,14 @@ class ModelRegistry:
         if row is None:
             which = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
             raise NotFound(f"{which} does not exist; GET /models lists what does")
-        return _version(row)
+        return version_of_row(row)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, oldest first. Raises NotFound where there is none."""
         self.find(name)
         query = sa.select(MODEL_VERSIONS).where(MODEL_VERSIONS.c.name == name).order_by(MODEL_VERSIONS.c.version)
         with self._database.read() as connection:
-            return [_version(row) for row in connection.execute(query)]
+            return [version_of_row(row) for row in connection.execute(query)]
 
     def list(self) -> list[ModelVersion]:
         """The newest version of each model, by name."""
@@ -84,7 +84,7 @@ class ModelRegistry:
         join = (MODEL_VERSIONS.c.name == group.c.name) & (MODEL_VERSIONS.c.version == group.c.version)
         with self._database.read() as connection:
             rows = connection.execute(sa.select(MODEL_VERSIONS).join(group, join).order_by(MODEL_VERSIONS.c.name))
-            return [_version(row) for row in rows]
+            return [version_of_row(row) for row in rows]
 
     def delete(self, name: str, version: int) -> None:
         """Forgets a version and its engines. Raises NotFound, and InUse while it is deployed or a job works on it."""
@@ -170,7 +170,8 @@ def _refuse_in_use(connection: sa.Connection, name: str, version: int) -> None:
         raise InUse(f"job {job} works on version {version} of model {name!r}; wait for it, or cancel it")
 
 
-def _version(row: sa.Row[Any]) -> ModelVersion:
+def version_of_row(row: sa.Row[Any]) -> ModelVersion:
+    """The domain's model version of a database row."""
     return ModelVersion(
         name=row.name,
         version=row.version,

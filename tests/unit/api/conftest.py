@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from service.api.app import create_app
 from service.api.content import Content
 from service.api.dependencies import Services
+from service.api.uploads import prepare_spool
 from service.domain.limits import StageLimits, UploadLimits
 from service.errors import OctavoError
 from service.jobs.queue import JobQueue
@@ -102,31 +104,52 @@ def services(database: Database, router: Router, tmp_path: Path) -> Iterator[Ser
     jobs.close()
 
 
-@contextmanager
-def serving(services: Services) -> Iterator[httpx.Client]:
-    """A client of the services' app on a real socket."""
-    server = uvicorn.Server(uvicorn.Config(create_app(services), log_config=None, lifespan="off"))
+class Switch:
+    """One server and one application for the whole session, whose services each test replaces: building takes long."""
+
+    app: FastAPI | None = None
+
+    def use(self, services: Services) -> None:
+        if self.app is None:
+            self.app = create_app(services)
+        prepare_spool(services.spool)
+        self.app.state.services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.app is not None
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="session")
+def switch() -> Iterator[tuple[Switch, httpx.Client]]:
+    switch = Switch()
+    server = uvicorn.Server(uvicorn.Config(switch, log_config=None, lifespan="off"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         wait_until(lambda: server.started)
         with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
-            yield client
+            yield switch, client
         server.should_exit = True
         thread.join(10)
 
 
 @pytest.fixture
-def serve() -> Callable[[Services], Any]:
-    """Serves other services than the usual ones."""
-    return serving
+def serve(switch: tuple[Switch, httpx.Client]) -> Callable[[Services], httpx.Client]:
+    """Serves these services from now on, over real HTTP, and gives a client of them."""
+
+    def start(services: Services) -> httpx.Client:
+        server, client = switch
+        server.use(services)
+        return client
+
+    return start
 
 
 @pytest.fixture
-def client(services: Services) -> Iterator[httpx.Client]:
-    with serving(services) as opened:
-        yield opened
+def client(services: Services, serve: Callable[[Services], httpx.Client]) -> httpx.Client:
+    return serve(services)
 
 
 @pytest.fixture
@@ -140,5 +163,3 @@ def nothing_left(services: Services, tmp_path: Path) -> Callable[[], None]:
         assert list(services.spool.iterdir()) == []
 
     return check
-
-

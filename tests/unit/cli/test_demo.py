@@ -1,4 +1,4 @@
-"""The demo's own parts: it tells what failed with the server's log, and leaves no process. The e2e test runs it whole."""
+"""The demo's own parts: it tells what failed, with the server's log, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from service.cli import demo, demo_server
 from service.cli.client import Client
-from service.cli.demo import find_model, latency_lines, run_demo
+from service.cli.demo import DemoSteps, find_model, latency_lines, run_demo
 from service.cli.demo_server import DemoServer
 from service.cli.exit_codes import CommandFailed
-from service.cli.session import Terminal
+from service.cli.session import Session, Terminal
 from tests.unit.cli.conftest import Octavo
+from tests.unit.cli.scripted_server import ScriptedServer
 
 # A server that has a child of its own, prints both ids, and never gets ready.
 STUBBORN = """
@@ -138,6 +140,51 @@ def test_missing_reference_models_are_told_with_the_option_that_names_them(octav
 def test_the_repositorys_models_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_model(None).name == demo.MODEL
+
+
+def script_demo(server: ScriptedServer, job: dict[str, Any]) -> None:
+    """Answers for every step; both builds end as `job`."""
+    server.answer("POST", "/models", {"name": "digits", "version": 1, "size_bytes": 5}, status=201)
+    server.answer("POST", "/datasets", {"name": "digits-validation", "rows": 9}, status=201)
+    server.answer("POST", "/quantize", job, status=202)
+    server.answer("GET", f"/jobs/{job['id']}", job)
+    server.answer("GET", f"/jobs/{job['id']}/report", {"variant": "int8-onnxruntime"})
+    server.answer("GET", "/models/digits/deployment", {"version": 1, "stable": {"variant": "fp32-onnxruntime"}})
+    server.answer("PUT", "/models/digits/deployment", {})
+    prediction = {"index": 7, "label": "seven", "score": 0.99}
+    server.answer("POST", "/models/digits/predict", {"variant": "int8-onnxruntime", "predictions": [prediction]})
+    server.answer("GET", "/metrics", b'octavo_request_duration_seconds_count{model="digits"} 50.0')
+
+
+def steps(server: ScriptedServer, job: dict[str, Any]) -> str:
+    """Runs every step against the script; what was printed."""
+    script_demo(server, job)
+    terminal, text = terminal_with_text()
+    with Client(server.url) as client:
+        DemoSteps(Session(client, terminal), find_model(None)).run()
+    return text.getvalue()
+
+
+def test_the_demo_builds_both_precisions_in_the_budget_and_deploys_int8(
+    server: ScriptedServer, job: Callable[..., dict[str, Any]]
+) -> None:
+    printed = steps(server, job("succeeded", result={"variant": "int8-onnxruntime"}))
+    builds = [each.document for each in server.received if each.path == "/quantize"]
+    assert [build["recipe"]["precision"] for build in builds] == ["int8", "fp16"]
+    assert all(build["budget"] == {"metric": "top1", "max_loss": 0.01} for build in builds)
+    deployed = server.only("PUT", "/models/digits/deployment").document
+    assert deployed == {"version": 1, "stable": {"variant": "int8-onnxruntime"}}
+    assert "seven" in printed
+    assert 'octavo_request_duration_seconds_count{model="digits"} 50.0' in printed
+
+
+def test_a_build_outside_the_budget_ends_the_demo_with_its_reason(
+    server: ScriptedServer, job: Callable[..., dict[str, Any]]
+) -> None:
+    certificate = {"verdict": "rejected", "reason": "top1 lost 0.2"}
+    with pytest.raises(CommandFailed, match=r"int8 job ended rejected: top1 lost 0\.2"):
+        steps(server, job("rejected", result={"certificate": certificate}))
+    assert "/models/digits/deployment" not in [each.path for each in server.received]
 
 
 def test_only_the_models_own_latency_lines_are_shown() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.cli import watch
 from tests.unit.cli.conftest import Octavo
 from tests.unit.cli.scripted_server import Answer, ScriptedServer
 
@@ -53,6 +54,18 @@ def test_watching_follows_the_job_to_its_end(octavo: Octavo, server: ScriptedSer
     outcome = octavo("jobs", "j1", "--watch", "--json")
     assert outcome.code == 3
     assert outcome.document["state"] == "rejected"
+
+
+def test_an_interrupted_watch_exits_130_and_says_that_the_job_goes_on(
+    octavo: Octavo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "fetch_job", interrupted)
+    outcome = octavo("jobs", "j1", "--watch")
+    assert outcome.code == 130
+    assert "octavo jobs j1 --watch" in outcome.err
 
 
 def test_cancelling_asks_the_server_and_shows_the_job(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_events_are_the_same_however_the_bytes_are_cut(
         b": ping%b%bevent: job%bdata: %b%b%b" % (ending, ending, ending, t, ending, ending) for t in texts
     )
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    chunks = [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    chunks = [stream[start:end] for start, end in pairwise(edges)]
     assert list(event_data(iter(chunks))) == texts
 
 

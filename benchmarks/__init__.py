@@ -1,0 +1,1 @@
+"""Benchmarks of Octavo: speed and memory, each beside a reference measured in the same run."""

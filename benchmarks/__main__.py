@@ -1,0 +1,106 @@
+"""`python -m benchmarks [NAME]`: measures, prints the summary, and writes it with every round to a folder."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.errors import CannotMeasure
+from benchmarks.footprint import measure_footprint
+from benchmarks.host import describe_host
+from benchmarks.interference import measure_interference
+from benchmarks.options import Options
+from benchmarks.peer_list import PEERS
+from benchmarks.peers import measure_peers
+from benchmarks.quantization import measure_quantization
+from benchmarks.report import Report
+from benchmarks.serving import measure_serving
+
+_RESULTS = Path(__file__).parent / "results"
+BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
+    "serving": measure_serving,
+    "interference": measure_interference,
+    "footprint": measure_footprint,
+    "quantization": measure_quantization,
+    "peers": measure_peers,
+}
+# Installs five other servers from a package index, so it runs only when named.
+_ONLY_BY_NAME = {"peers"}
+
+
+def main() -> int:
+    """0: all was measured, whether or not the goals hold; 1: something could not be measured; 2: wrong use."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.gpu:
+        print("There are no GPU benchmarks yet: no engine of Octavo runs on a GPU.", file=sys.stderr)
+        return 2
+    names = [arguments.name] if arguments.name else [name for name in BENCHMARKS if name not in _ONLY_BY_NAME]
+    output = arguments.output or (Path(tempfile.mkdtemp(prefix="octavo-quick-")) if arguments.quick else _RESULTS)
+    failures = [name for name in names if not _run(name, _options(arguments), output)]
+    return 1 if failures else 0
+
+
+def _run(name: str, options: Options, output: Path) -> bool:
+    host = describe_host()
+    try:
+        report = BENCHMARKS[name](options, lambda line: print(f"[{name}] {line}", file=sys.stderr, flush=True))
+    except CannotMeasure as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return False
+    print(report.to_markdown(host, _command(name)), flush=True)
+    for path in report.write(output, host, _command(name)):
+        print(f"[{name}] wrote {path}", file=sys.stderr)
+    return True
+
+
+def _command(name: str) -> str:
+    """This run for one benchmark, as someone else would type it: paths of this machine become placeholders."""
+    rest = [argument for argument in sys.argv[1:] if argument not in BENCHMARKS]
+    for option, placeholder in (("--model", "MODEL.onnx"), ("--data", "FOLDER"), ("--venvs", "FOLDER"), ("--output", "")):
+        if option in rest:
+            at = rest.index(option)
+            rest[at : at + 2] = [option, placeholder] if placeholder else []
+    return shlex.join(["python", "-m", "benchmarks", name, *rest])
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        rounds=arguments.rounds or (1 if arguments.quick else 5),
+        seconds=arguments.seconds or (2 if arguments.quick else 6),
+        model=arguments.model,
+        data=arguments.data,
+        venvs=arguments.venvs,
+        peers=tuple(arguments.peers.split(",")),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="one benchmark; all but peers by default")
+    parser.add_argument("--rounds", type=_count, help="interleaved rounds, of which medians are taken (default 5)")
+    parser.add_argument("--seconds", type=_count, help="seconds of one measurement, 1 or more (default 6)")
+    parser.add_argument("--quick", action="store_true", help="one round of 2 s, into a temporary folder: a trial, no figure")
+    parser.add_argument("--model", type=Path, help="EfficientNet-Lite0 as ONNX, where models/efficientnet_lite0/build has none")
+    parser.add_argument("--data", type=Path, help="folder of its calibration.npz and validation.npz, likewise")
+    parser.add_argument("--output", type=Path, help="folder of the results (default benchmarks/results)")
+    parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)} (default all)")
+    default = Path.home() / ".cache" / "octavo-peers"
+    parser.add_argument("--venvs", type=Path, default=default, help="where the peers are installed once (default %(default)s)")
+    parser.add_argument("--gpu", action="store_true", help="the benchmarks that need a GPU")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is under 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

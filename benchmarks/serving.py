@@ -1,0 +1,142 @@
+"""Requests/s of `octavo serve` over the rows/s of bare ONNX Runtime at its best batch, and the latency that it adds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.errors import CannotMeasure
+from benchmarks.load import Load, Observed, apply_load, require_wrk
+from benchmarks.octavo import Place, Server, served
+from benchmarks.options import Options
+from benchmarks.payloads import Payload, Requests, check_answer, make_requests
+from benchmarks.reference import Bare, BareSpeed, bare_session
+from benchmarks.report import Goal, Report, Table
+
+_WARM_UP_SECONDS = 2.0
+_COLUMNS = ["request", "connections", "requests/s", "p50 ms", "p99 ms", "over bare rows/s at its best batch"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and how it is loaded: `threads` for the server's engine and for the bare session alike."""
+
+    name: str
+    model: Path
+    threads: int
+    connections: int
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round measured, one thing after another on the same cores."""
+
+    bare: dict[int, BareSpeed]
+    binary: Observed
+    json: Observed
+    alone: Observed
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
+    """Both models; without the exported EfficientNet-Lite0 only the tiny one, and a note says how to make the other."""
+    require_wrk()
+    report = Report(
+        "serving",
+        "Serving against bare ONNX Runtime",
+        "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server under "
+        "load, with the same intra-op threads on the same cores; wrk takes its share of them. Ratios are taken within a "
+        "round; every figure is the median over the rounds.",
+    )
+    try:
+        model = options.find_efficientnet()
+        large = Case("EfficientNet-Lite0 FP32", model, threads=2, connections=8, batches=(1, 2, 4, 8, 16))
+        rounds = _measure(large, options, say, report)
+        ratio = median(_ratios(rounds, best_batch(rounds), "binary"))
+        report.goals.append(Goal("EfficientNet-Lite0, 8 connections, binary: requests/s over bare rows/s", ratio, 0.90))
+    except CannotMeasure as error:
+        if options.model is not None:
+            raise
+        report.notes.append(f"EfficientNet-Lite0 was not measured: {error}")
+        say(report.notes[-1])
+    _measure(Case("Digits CNN FP32", options.digits, 1, 32, (1, 2, 4, 8, 16, 32)), options, say, report)
+    return report
+
+
+def _measure(case: Case, options: Options, say: Callable[[str], None], report: Report) -> list[Round]:
+    with (
+        tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder,
+        bare_session(case.model, case.threads) as bare,
+        served(Place(Path(folder) / "data", case.threads)) as server,
+    ):
+        server.upload_model("model", case.model)
+        requests = make_requests(bare, Path(folder) / "requests")
+        for payload in (requests.binary, requests.json):
+            check_answer(server.infer_url("model"), payload, requests.expected)
+            _load(server, payload, Load(case.connections, _WARM_UP_SECONDS))
+        rounds = [_round(case, options.seconds, bare, server, requests) for _ in _counted(options.rounds, case, say)]
+    _add_table(report, case, rounds)
+    return rounds
+
+
+def _counted(rounds: int, case: Case, say: Callable[[str], None]) -> range:
+    say(f"{case.name}: {rounds} rounds")
+    return range(rounds)
+
+
+def _round(case: Case, seconds: float, bare: Bare, server: Server, requests: Requests) -> Round:
+    return Round(
+        {rows: bare.measure(rows, seconds) for rows in case.batches},
+        _load(server, requests.binary, Load(case.connections, seconds)),
+        _load(server, requests.json, Load(case.connections, seconds)),
+        _load(server, requests.binary, Load(1, seconds)),
+    )
+
+
+def _load(server: Server, payload: Payload, load: Load) -> Observed:
+    return apply_load(server.infer_url("model"), payload, load).checked("octavo serve")
+
+
+def best_batch(rounds: list[Round]) -> int:
+    """The batch size whose median rows/s over the rounds is highest, so that no lucky round picks it."""
+    return max(rounds[0].bare, key=lambda rows: median(one.bare[rows].rows_per_second for one in rounds))
+
+
+def _ratios(rounds: list[Round], batch: int, kind: str) -> list[float]:
+    return [getattr(one, kind).requests_per_second / one.bare[batch].rows_per_second for one in rounds]
+
+
+def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
+    best = best_batch(rounds)
+    threads = f"{case.threads} engine thread{'s' if case.threads > 1 else ''}"
+    served_table = Table(f"{case.name}, {threads}", _COLUMNS)
+    for kind, label, connections in (
+        ("binary", "binary tensors", case.connections),
+        ("json", "JSON", case.connections),
+        ("alone", "binary tensors", 1),
+    ):
+        loads: list[Observed] = [getattr(one, kind) for one in rounds]
+        figures = [median(getattr(load, name) for load in loads) for name in ("requests_per_second", "p50_ms", "p99_ms")]
+        ratio = median(_ratios(rounds, best, kind))
+        served_table.rows.append([label, str(connections), *(f"{value:.4g}" for value in figures), f"{ratio:.3f}"])
+    bare_table = Table(f"{case.name}, bare ONNX Runtime, {threads}", ["batch", "rows/s", "median ms a call"])
+    for rows in case.batches:
+        speeds = [one.bare[rows] for one in rounds]
+        rate = median(speed.rows_per_second for speed in speeds)
+        time = median(speed.median_ms for speed in speeds)
+        bare_table.rows.append([f"{rows}{' (best)' if rows == best else ''}", f"{rate:.4g}", f"{time:.4g}"])
+    added = median(one.alone.p50_ms - one.bare[1].median_ms for one in rounds)
+    calls = median(one.alone.p50_ms / one.bare[1].median_ms for one in rounds)
+    report.tables += [served_table, bare_table]
+    report.notes.append(
+        f"{case.name}: at 1 connection a request's p50 is {added * 1e3:.0f} us over the bare call of one row "
+        f"({calls:.2f} times it)."
+    )
+    report.rounds[case.name] = [one.to_json() for one in rounds]

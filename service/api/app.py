@@ -1,0 +1,26 @@
+"""The HTTP application: the management endpoints, beside the inference routes that the serving process hands in."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import datasets, deployments, jobs, models, operations, quantize
+from service.api.dependencies import Services
+from service.api.error_responses import install_error_handlers
+from service.api.uploads import prepare_spool
+
+_DESCRIPTION = "Turns an uploaded model into engines proven on the host that serves them, and serves them."
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these services. Makes the spool folder, and clears it of abandoned uploads."""
+    prepare_spool(services.spool)
+    app = FastAPI(title="Octavo", description=_DESCRIPTION, version=__version__, redoc_url=None)
+    app.state.services = services
+    install_error_handlers(app)
+    app.add_middleware(operations.CountRequests)
+    app.router.routes.extend(services.routes)
+    for part in (models, datasets, quantize, jobs, deployments, operations):
+        app.include_router(part.router)
+    return app

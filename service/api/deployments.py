@@ -1,0 +1,72 @@
+"""Deployments over HTTP. A change is answered once this server serves it; one that cannot be loaded is taken back."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter
+
+from service.api.dependencies import Services, ServicesDependency
+from service.api.request_body import BoundedJsonRoute
+from service.api.schemas import errors
+from service.api.schemas_requests import DeploymentBody, ModelName
+from service.domain.deployment import Deployment
+from service.errors import NotFound, NotReady, OctavoError
+
+router = APIRouter(tags=["deployments"], route_class=BoundedJsonRoute)
+_log = logging.getLogger(__name__)
+
+
+@router.get("/models/{name}/deployment", responses=errors(404, 422, 503))
+def read_deployment(name: ModelName, services: ServicesDependency) -> DeploymentBody:
+    """Which variants answer for a model."""
+    return DeploymentBody.of(services.deployments.find(name))
+
+
+@router.put("/models/{name}/deployment", responses=errors(400, 404, 409, 413, 422, 500, 503))
+async def put_deployment(name: ModelName, body: DeploymentBody, services: ServicesDependency) -> DeploymentBody:
+    """Changes which variants answer. The new engines are loaded and warm before the old ones drain."""
+    return await _settled(services, await run_sync(services.deployments.put, body.to_domain(name)))
+
+
+@router.delete("/models/{name}/deployment", status_code=204, responses=errors(404, 422, 503))
+async def withdraw(name: ModelName, services: ServicesDependency) -> None:
+    """Ends the model's serving; its versions and engines stay."""
+    await run_sync(services.deployments.withdraw, name)
+    services.wake()
+
+
+@router.post("/models/{name}/deployment/promote", responses=errors(404, 409, 422, 500, 503))
+async def promote(name: ModelName, services: ServicesDependency) -> DeploymentBody:
+    """Makes the canary the stable variant."""
+    return await _settled(services, await run_sync(services.deployments.promote, name))
+
+
+@router.post("/models/{name}/deployment/rollback", responses=errors(404, 409, 422, 500, 503))
+async def roll_back(name: ModelName, services: ServicesDependency) -> DeploymentBody:
+    """Goes back to the deployment before the last change."""
+    return await _settled(services, await run_sync(services.deployments.rollback, name))
+
+
+async def _settled(services: Services, deployment: Deployment) -> DeploymentBody:
+    services.wake()
+    try:
+        await services.settle(deployment.model, deployment.revision)
+    except (NotFound, NotReady):
+        # Withdrawn meanwhile, or still on its way: neither says that it cannot be loaded.
+        raise
+    except OctavoError:
+        await run_sync(_take_back, services, deployment)
+        services.wake()
+        raise
+    return DeploymentBody.of(deployment)
+
+
+def _take_back(services: Services, failed: Deployment) -> None:
+    """What cannot be loaded must not stay on record: every server would try it again and again."""
+    with suppress(OctavoError):
+        if services.deployments.find(failed.model).revision == failed.revision:
+            earlier = services.deployments.rollback(failed.model)
+            _log.warning("deployment taken back", extra={"model": failed.model, "revision": earlier.revision})

@@ -1,0 +1,183 @@
+"""Tensors in JSON: numbers straight into a numpy buffer, strings by the list. Refuses what a datatype cannot hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import simdjson
+
+from service.api.v2_schemas import TensorHead
+from service.domain.inference import Array
+from service.errors import InvalidInput, InvalidTensor
+
+# How simdjson hands numbers out: doubles, and 64-bit integers of either sign.
+_BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
+    "f": ("d", np.dtype(np.float64)),
+    "i": ("i", np.dtype(np.int64)),
+    "u": ("u", np.dtype(np.uint64)),
+}
+_MAX_DEPTH = 100
+
+
+def parse_json(body: bytes | memoryview) -> Any:
+    """JSON whose tensors' `data` stay simdjson arrays, unread; plain lists where the text holds NaN or Infinity.
+
+    Raises InvalidInput with the parser's reason.
+    """
+    try:
+        document = simdjson.Parser().parse(body)
+        return _opened(document)
+    except UnicodeDecodeError as error:
+        raise InvalidInput("the JSON is not UTF-8; send UTF-8") from error
+    except (ValueError, RuntimeError, TypeError) as error:
+        text = bytes(body)
+        if b"NaN" in text or b"Infinity" in text:
+            return _parse_with_literals(text)
+        raise InvalidInput(f"the body is not JSON: {error}; send an object as JSON") from error
+
+
+def _parse_with_literals(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}; send an object as JSON") from error
+
+
+def _opened(document: Any) -> Any:
+    """Python values but for the inputs' `data`."""
+    if not isinstance(document, simdjson.Object):
+        return document.as_list() if isinstance(document, simdjson.Array) else document
+    value: dict[str, Any] = {key: document[key] for key in document}
+    inputs = value.get("inputs")
+    for key, item in value.items():
+        if key != "inputs":
+            value[key] = _plain(item)
+    if isinstance(inputs, simdjson.Array):
+        value["inputs"] = [_opened_input(item) for item in inputs]
+    else:
+        value["inputs"] = _plain(inputs)
+    return value
+
+
+def _opened_input(item: Any) -> Any:
+    if not isinstance(item, simdjson.Object):
+        return _plain(item)
+    return {key: item[key] if key == "data" else _plain(item[key]) for key in item}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, simdjson.Array):
+        return value.as_list()
+    return value.as_dict() if isinstance(value, simdjson.Object) else value
+
+
+def array_from_json(head: TensorHead) -> Array:
+    """The input's `data`, nested or flat, as an array of its shape. Raises InvalidTensor naming the input."""
+    if head.datatype in ("FP16", "BF16"):
+        raise InvalidTensor(
+            f"receiving {head.datatype} data via JSON is not supported. "
+            f"Please use the binary data format for input {head.name!r}"
+        )
+    values = _numbers(head) if head.dtype.kind in _BUFFERS else _plain_values(head)
+    if values.size != head.elements:
+        raise InvalidTensor(
+            f"input {head.name!r} has {values.size} elements; its shape {list(head.shape)} has {head.elements}"
+        )
+    return values.reshape(head.shape)
+
+
+def _numbers(head: TensorHead) -> Array:
+    code, wide = _BUFFERS[head.dtype.kind]
+    if not isinstance(head.data, simdjson.Array):
+        return _numbers_from_list(head, wide)
+    try:
+        values = np.frombuffer(head.data.as_buffer(of_type=code), wide)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidTensor(f"input {head.name!r} holds a value that {head.datatype} cannot: {error}") from error
+    return _narrowed(head, values)
+
+
+def _numbers_from_list(head: TensorHead, wide: np.dtype[Any]) -> Array:
+    """For text with NaN or Infinity, which only the standard library's parser reads."""
+    if not isinstance(head.data, list):
+        raise _not_a_list(head)
+    flat = _leaves(head, head.data)
+    allowed = (int, float) if wide.kind == "f" else (int,)
+    for value in flat:
+        if type(value) not in allowed:
+            raise InvalidTensor(f"input {head.name!r} holds {value!r:.80}, which {head.datatype} cannot; send numbers")
+    try:
+        return _narrowed(head, np.array(flat, wide))
+    except OverflowError as error:
+        raise InvalidTensor(f"input {head.name!r} holds a number out of the range of {head.datatype}") from error
+
+
+def _narrowed(head: TensorHead, values: Array) -> Array:
+    """64-bit values as the tensor's own type; never wraps around."""
+    if values.dtype == head.dtype:
+        return values
+    try:
+        with np.errstate(over="raise"):
+            narrow = values.astype(head.dtype)
+        kept = head.dtype.kind == "f" or bool((narrow == values).all())
+    except FloatingPointError:
+        kept = False
+    if not kept:
+        raise InvalidTensor(f"input {head.name!r} holds a number out of the range of {head.datatype}; send it wider")
+    return narrow
+
+
+def _plain_values(head: TensorHead) -> Array:
+    """BOOL and BYTES."""
+    kind: type = bool if head.dtype.kind == "b" else str
+    data = head.data.as_list() if isinstance(head.data, simdjson.Array) else head.data
+    if not isinstance(data, list):
+        raise _not_a_list(head)
+    leaves = _leaves(head, data)
+    for value in leaves:
+        if type(value) is not kind:
+            wanted = "true and false" if kind is bool else "strings"
+            raise InvalidTensor(f"input {head.name!r} holds {value!r:.80}, which {head.datatype} cannot; send {wanted}")
+    if kind is bool:
+        return np.array(leaves, np.bool_)
+    values = np.empty(len(leaves), np.object_)
+    values[:] = [value.encode() for value in leaves]
+    return values
+
+
+def _leaves(head: TensorHead, data: list[Any], depth: int = 1) -> list[Any]:
+    if depth > _MAX_DEPTH:
+        raise InvalidTensor(f"the data of input {head.name!r} is nested over {_MAX_DEPTH} deep; send it flat")
+    if not any(isinstance(item, list) for item in data):
+        return data
+    flat: list[Any] = []
+    for item in data:
+        flat.extend(_leaves(head, item, depth + 1) if isinstance(item, list) else [item])
+    return flat
+
+
+def _not_a_list(head: TensorHead) -> InvalidTensor:
+    return InvalidTensor(f"the data of input {head.name!r} is {head.data!r:.80}; send a list")
+
+
+def json_values(array: Array) -> Any:
+    """An output as `dump_json` writes it: flat, row-major, BYTES as text."""
+    if array.dtype.kind == "O":
+        return [_text(value) for value in array.reshape(-1)]
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def dump_json(value: dict[str, Any]) -> bytes:
+    """The value as JSON, arrays as lists. NaN and infinities are written out, as clients of the protocol read them."""
+    text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" not in text:
+        return text
+    # A null is how orjson writes what JSON has no number for. It may be part of a name, too, and then nothing is lost.
+    return json.dumps(value, default=np.ndarray.tolist, separators=(",", ":")).encode()

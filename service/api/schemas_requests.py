@@ -1,0 +1,157 @@
+"""Bodies and path values that callers send. Refuses unknown fields, and every value out of its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from service.domain.deployment import Deployment
+from service.domain.model import checked_name
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.quantization.recipes import (
+    LOWEST_PERCENTILE,
+    MAX_BATCH_ROWS,
+    MAX_CALIBRATION_ROWS,
+    MAX_KEEP_FLOAT,
+    MAX_KEEP_FLOAT_CHARACTERS,
+)
+
+# The same language as domain.model.NAME_PATTERN without "..", in words that any JSON Schema tool understands.
+NAME_SCHEMA = {"type": "string", "pattern": r"^[a-z0-9](\.?[a-z0-9_-])*\.?$", "minLength": 1, "maxLength": 63}
+# A database integer; a larger number could not name any version.
+MAX_VERSION = 2**31 - 1
+
+
+def _model_name(name: str) -> str:
+    return checked_name(name, "model")
+
+
+def _dataset_name(name: str) -> str:
+    return checked_name(name, "dataset")
+
+
+def _variant_name(name: str) -> str:
+    return checked_name(name, "variant")
+
+
+ModelName = Annotated[str, AfterValidator(_model_name), WithJsonSchema(NAME_SCHEMA)]
+DatasetName = Annotated[str, AfterValidator(_dataset_name), WithJsonSchema(NAME_SCHEMA)]
+VariantName = Annotated[str, AfterValidator(_variant_name), WithJsonSchema(NAME_SCHEMA)]
+PathVersion = Annotated[int, Path(ge=1, le=MAX_VERSION)]
+QueryVersion = Annotated[int | None, Query(ge=1, le=MAX_VERSION)]
+JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+class RequestBody(BaseModel):
+    """What callers send: every field known, of its own JSON type, and in bounds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CalibrationBody(RequestBody):
+    method: Literal["minmax", "entropy", "percentile", "mse"] = "entropy"
+    rows: Annotated[int, Field(ge=1, le=MAX_CALIBRATION_ROWS)] = 256
+    percentile: Annotated[float, Field(gt=LOWEST_PERCENTILE, le=100)] = 99.99
+
+    def to_domain(self) -> Calibration:
+        return Calibration(self.method, self.rows, self.percentile)
+
+
+class BatchBody(RequestBody):
+    """Batch sizes in rows, min <= opt <= max."""
+
+    min: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)] = 1
+    opt: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)] = 8
+    max: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)] = 32
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BatchBody:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"min {self.min}, opt {self.opt}, max {self.max} must rise; send min <= opt <= max")
+        return self
+
+    def to_domain(self) -> BatchProfile:
+        return BatchProfile(self.min, self.opt, self.max)
+
+
+class RecipeBody(RequestBody):
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
+    runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
+    scheme: Literal["symmetric", "asymmetric"] = "symmetric"
+    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    calibration: CalibrationBody = CalibrationBody()
+    keep_float: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_KEEP_FLOAT_CHARACTERS)]],
+        Field(max_length=MAX_KEEP_FLOAT, description="Node-name globs and op:Type entries that stay float."),
+    ] = []
+    batch: BatchBody = BatchBody()
+
+    def to_domain(self) -> Recipe:
+        return Recipe(
+            self.precision,
+            self.runtime,
+            self.scheme,
+            self.granularity,
+            self.calibration.to_domain(),
+            tuple(self.keep_float),
+            self.batch.to_domain(),
+        )
+
+
+class BudgetBody(RequestBody):
+    """`max_loss` is a share for the ratio metrics and an absolute error for mae."""
+
+    metric: Literal["top1", "top5", "agreement", "mae", "cosine"] | None = None
+    max_loss: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.01
+
+    def to_domain(self) -> Budget:
+        return Budget(self.metric, self.max_loss)
+
+
+class QuantizeBody(RequestBody):
+    """A build asked for. The version defaults to the newest, and every other field but `model` has a default."""
+
+    model: ModelName
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = None
+    recipe: RecipeBody = RecipeBody()
+    calibration: DatasetName | None = None
+    validation: DatasetName | None = None
+    budget: BudgetBody = BudgetBody()
+    deploy: Literal["none", "promote", "canary", "shadow"] = "none"
+
+
+class RouteBody(RequestBody):
+    variant: VariantName
+
+
+class CanaryBody(RequestBody):
+    """`weight` is the canary's share of requests in percent."""
+
+    variant: VariantName
+    weight: Annotated[int, Field(ge=0, le=100)]
+
+
+class DeploymentBody(RequestBody):
+    """Which variants answer. Answers carry the same fields, so an answer can be sent back as it is."""
+
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
+    stable: RouteBody
+    canary: CanaryBody | None = None
+    shadow: RouteBody | None = None
+
+    def to_domain(self, model: str) -> Deployment:
+        canary, shadow = self.canary, self.shadow
+        return Deployment(
+            model,
+            self.version,
+            self.stable.variant,
+            canary.variant if canary else None,
+            canary.weight if canary else 0,
+            shadow.variant if shadow else None,
+        )
+
+    @staticmethod
+    def of(deployment: Deployment) -> DeploymentBody:
+        return DeploymentBody.model_validate(deployment.to_json())

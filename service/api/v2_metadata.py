@@ -1,0 +1,109 @@
+"""What the v2 protocol tells of the server and its models: health, metadata and configuration. Answers no inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from service import __version__
+from service.api.schemas import errors
+from service.domain.limits import InferLimits
+from service.domain.tensor import TensorSpec
+from service.errors import InvalidInput, NotFound, Stopping
+from service.router.router import Router
+from service.router.routes import ModelRoutes
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+# The protocol's own name for a platform, by runtime.
+_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
+
+
+def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimits) -> APIRouter:
+    """`ready` is whether the deployments were read and every model's first load has ended."""
+    routes = APIRouter(prefix="/v2", tags=["inference"])
+
+    @routes.get("", summary="Server metadata")
+    async def read_server() -> dict[str, Any]:
+        return {"name": "octavo", "version": __version__, "extensions": list(EXTENSIONS)}
+
+    @routes.get("/health/live", summary="Whether the server runs", response_class=Response)
+    async def read_live() -> Response:
+        return Response()
+
+    @routes.get("/health/ready", summary="Whether the server answers inference", response_class=Response)
+    async def read_ready() -> Response:
+        if router.stopping:
+            raise Stopping("Server is stopping; send requests elsewhere")
+        if not ready():
+            raise InvalidInput("Server not ready: deployed models are still loading; ask again")
+        return Response()
+
+    async def read_model(model: str, version: str | None = None) -> dict[str, Any]:
+        return _metadata(router.routes(model, version_number(model, version)))
+
+    async def read_model_ready(model: str, version: str | None = None) -> Response:
+        router.routes(model, version_number(model, version))
+        return Response()
+
+    async def read_config(model: str, version: str | None = None) -> dict[str, Any]:
+        return _config(router.routes(model, version_number(model, version)), limits)
+
+    for path in ("/models/{model}", "/models/{model}/versions/{version}"):
+        add = routes.add_api_route
+        add(path, read_model, summary="Model metadata", responses=errors(404, 503))
+        add(f"{path}/ready", read_model_ready, response_class=Response, responses=errors(404, 503))
+        add(f"{path}/config", read_config, summary="Model configuration", responses=errors(404, 503))
+    return routes
+
+
+def version_number(model: str, version: str | None) -> int | None:
+    """The version of a path, or None without one. Raises NotFound for one that is no number."""
+    if version is None:
+        return None
+    if not (version.isascii() and version.isdigit() and len(version) <= 18):
+        raise NotFound(f"Request for unknown model: {model[:80]!r} version {version[:40]!r} is not found, nor a number")
+    return int(version)
+
+
+def _metadata(routes: ModelRoutes) -> dict[str, Any]:
+    replica = routes.stable.replica
+    return {
+        "name": routes.served.name,
+        "versions": [str(routes.served.version.version)],
+        "platform": platform(replica.artifact.runtime),
+        "inputs": [spec.to_json() for spec in replica.inputs],
+        "outputs": [spec.to_json() for spec in replica.outputs],
+    }
+
+
+def platform(runtime: str) -> str:
+    return _PLATFORMS.get(runtime, runtime)
+
+
+def _config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
+    replica = routes.stable.replica
+    rows = replica.max_rows
+    config: dict[str, Any] = {
+        "name": routes.served.name,
+        "platform": platform(replica.artifact.runtime),
+        "backend": replica.artifact.runtime,
+        "version_policy": {"specific": {"versions": [routes.served.version.version]}},
+        "max_batch_size": rows,
+        "input": [_config_tensor(spec, rows) for spec in replica.inputs],
+        "output": [_config_tensor(spec, rows) for spec in replica.outputs],
+        "instance_group": [{"name": routes.stable.route.variant, "kind": "KIND_CPU", "count": 1}],
+        "model_transaction_policy": {"decoupled": False},
+    }
+    if rows:
+        delay = int(limits.max_delay_seconds * 1e6)
+        config["dynamic_batching"] = {"preferred_batch_size": [], "max_queue_delay_microseconds": delay}
+    return config
+
+
+def _config_tensor(spec: TensorSpec, rows: int) -> dict[str, Any]:
+    """With a batch size the configuration leaves the batch axis out, where the metadata shows it."""
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    dims = spec.shape[1:] if rows else spec.shape
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(dims)}

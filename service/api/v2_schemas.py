@@ -1,0 +1,175 @@
+"""The JSON head of an inference request, checked by hand: the hot path cannot pay for a general validator.
+
+Refuses unknown shapes of every field by name; knows nothing of any model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.domain.tensor import NUMPY_TYPES
+from service.errors import InvalidInput, InvalidTensor, Unsupported
+
+MAX_DIMENSIONS = 32
+MAX_TENSORS = 1024
+_MAX_EXTENT = 2**40
+_SOURCES = ("data", "binary_data_size", "shared_memory_region")
+NO_DATA = object()
+
+
+class TensorHead(NamedTuple):
+    """One input as its sender describes it. `size` is its bytes in the binary part, None where `data` holds it."""
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    elements: int
+    size: int | None
+    data: Any
+
+
+class OutputHead(NamedTuple):
+    """One output that the sender asks for, and whether as binary."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(slots=True, eq=False)
+class RequestHead:
+    """The whole head. `outputs` None asks for all of them, as binary where `binary_default` says so.
+
+    What the router needs of it is worked out once: datatypes by input, names of the outputs, and notes of who admitted
+    a request of this head.
+    """
+
+    id: str | None
+    variant: str | None
+    timeout_seconds: float | None
+    binary_default: bool
+    inputs: tuple[TensorHead, ...]
+    outputs: tuple[OutputHead, ...] | None
+    datatypes: dict[str, str] = field(init=False)
+    output_names: tuple[str, ...] | None = field(init=False)
+    admitted: dict[Hashable, tuple[int, object]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.datatypes = {tensor.name: tensor.datatype for tensor in self.inputs}
+        self.output_names = None if self.outputs is None else tuple([output.name for output in self.outputs])
+
+
+def read_head(value: Any) -> RequestHead:
+    """A head from decoded JSON. Raises InvalidInput, InvalidTensor or Unsupported, naming the field and its value."""
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"the request is {_shown(value)}; send a JSON object with 'inputs'")
+    parameters = _parameters(value, "the request")
+    inputs = value.get("inputs")
+    if not isinstance(inputs, list) or not 0 < len(inputs) <= MAX_TENSORS:
+        raise InvalidInput(f"'inputs' is {_shown(inputs)}; send a list of 1 to {MAX_TENSORS} tensors")
+    heads = tuple([_tensor(item) for item in inputs])
+    if len({head.name for head in heads}) < len(heads):
+        raise InvalidInput("'inputs' names a tensor twice; send each input once")
+    identity = value.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise InvalidInput(f"'id' is {_shown(identity)}; send a string, or none")
+    variant, timeout, binary = _options(parameters) if parameters else (None, None, False)
+    return RequestHead(identity or None, variant, timeout, binary, heads, _outputs(value.get("outputs")))
+
+
+def _tensor(item: Any) -> TensorHead:
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"an input is {_shown(item)}; send an object with name, shape, datatype and data")
+    name = item.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"an input's 'name' is {_shown(name)}; send a string")
+    datatype = item.get("datatype")
+    dtype = NUMPY_TYPES.get(datatype) if isinstance(datatype, str) else None
+    if dtype is None or not isinstance(datatype, str):
+        known = ", ".join(NUMPY_TYPES)
+        raise InvalidTensor(f"the datatype of input {name!r} is {_shown(datatype)}; send one of {known}")
+    shape = _shape(name, item.get("shape"))
+    parameters = _parameters(item, f"input {name!r}")
+    size = parameters.get("binary_data_size")
+    data = item.get("data", NO_DATA)
+    given = (data is not NO_DATA) + (size is not None) + ("shared_memory_region" in parameters)
+    if given != 1:
+        raise InvalidTensor(f"input {name!r} has {given} of {', '.join(_SOURCES)}; send exactly one")
+    if "shared_memory_region" in parameters:
+        raise Unsupported(f"input {name!r} is in shared memory, which is not offered; send it in the request's body")
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidTensor(f"'binary_data_size' of input {name!r} is {_shown(size)}; send its count of bytes")
+    return TensorHead(name, datatype, dtype, shape, math.prod(shape), size, data)
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
+        raise InvalidTensor(f"the shape of input {name!r} is {_shown(value)}; send at most {MAX_DIMENSIONS} integers")
+    for extent in value:
+        if type(extent) is not int or not 0 <= extent <= _MAX_EXTENT:
+            raise InvalidTensor(f"the shape of input {name!r} holds {_shown(extent)}; send integers from 0")
+    return tuple(value)
+
+
+def _outputs(value: Any) -> tuple[OutputHead, ...] | None:
+    if not value and (value is None or value == []):
+        return None
+    if not isinstance(value, list) or len(value) > MAX_TENSORS:
+        raise InvalidInput(f"'outputs' is {_shown(value)}; send a list of at most {MAX_TENSORS} outputs, or none")
+    heads = tuple([_output(item) for item in value])
+    if len({head.name for head in heads}) < len(heads):
+        raise InvalidInput("'outputs' names a tensor twice; ask for each output once")
+    return heads
+
+
+def _output(item: Any) -> OutputHead:
+    name = item.get("name") if isinstance(item, Mapping) else None
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"an output is {_shown(item)}; send an object with a name")
+    parameters = _parameters(item, f"output {name!r}")
+    for refused in ("classification", "shared_memory_region"):
+        if parameters.get(refused):
+            raise Unsupported(f"output {name!r} asks for {refused!r}, which is not offered; leave it out")
+    return OutputHead(name, _flag(parameters, "binary_data"))
+
+
+def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, bool]:
+    """Variant, timeout in seconds, and whether unlisted outputs are binary. What is unknown passes unread."""
+    for key in parameters:
+        if key.startswith("triton_"):
+            raise InvalidInput(f"parameter {key[:80]!r} is reserved; choose a name that does not begin with 'triton_'")
+    if parameters.get("sequence_id"):
+        raise Unsupported("'sequence_id' asks for a stateful model, and models here are stateless; leave it out")
+    variant = parameters.get("variant")
+    if variant is not None and not isinstance(variant, str):
+        raise InvalidInput(f"parameter 'variant' is {_shown(variant)}; send a string")
+    timeout = parameters.get("timeout")
+    if timeout is not None and (type(timeout) is not int or timeout < 0):
+        raise InvalidInput(f"parameter 'timeout' is {_shown(timeout)}; send a count of microseconds")
+    return variant, timeout / 1e6 if timeout else None, _flag(parameters, "binary_data_output")
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"parameter {name!r} is {_shown(value)}; send true or false")
+    return value
+
+
+def _parameters(item: Mapping[str, Any], owner: str) -> Mapping[str, Any]:
+    parameters = item.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, Mapping):
+        raise InvalidInput(f"'parameters' of {owner} is {_shown(parameters)}; send an object")
+    return parameters
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -1,0 +1,86 @@
+"""The v2 protocol's statistics extension: counts and nanoseconds of each served model since its routes were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter
+
+from service.api.schemas import errors
+from service.api.v2_metadata import version_number
+from service.router.route import RouteMetrics, RunCount
+from service.router.router import Router
+from service.router.routes import ModelRoutes
+
+_NONE = {"count": 0, "ns": 0}
+
+
+def statistics_router(router: Router) -> APIRouter:
+    routes = APIRouter(prefix="/v2", tags=["inference"])
+
+    # Before the path with {model}: "stats" is no model's name here.
+    @routes.get("/models/stats", summary="Statistics of all models")
+    async def read_all_statistics() -> dict[str, Any]:
+        return {"model_stats": [_statistics(model) for model in router.models()]}
+
+    async def read_statistics(model: str, version: str | None = None) -> dict[str, Any]:
+        return {"model_stats": [_statistics(router.routes(model, version_number(model, version)))]}
+
+    for path in ("/models/{model}/stats", "/models/{model}/versions/{version}/stats"):
+        routes.add_api_route(path, read_statistics, summary="Model statistics", responses=errors(404, 503))
+    return routes
+
+
+def _statistics(routes: ModelRoutes) -> dict[str, Any]:
+    """All routes of the model together. Durations cover requests, but for compute, which covers batches."""
+    metrics = [routed.route.metrics for routed in routes.all]
+    failures = [route.failures for route in metrics]
+    requests = sum(sum(route.request.counts) for route in metrics)
+    batches = sum(sum(route.compute.counts) for route in metrics)
+    failed = sum(failure.runs for failure in failures)
+    failed_seconds = sum(failure.seconds for failure in failures)
+    return {
+        "name": routes.served.name,
+        "version": str(routes.served.version.version),
+        "last_inference": int(max(route.last_at for route in metrics) * 1000),
+        "inference_count": int(sum(route.batch_rows.total for route in metrics)),
+        "execution_count": batches,
+        "inference_stats": {
+            "success": _duration(requests - failed, sum(route.request.total for route in metrics) - failed_seconds),
+            "fail": _duration(failed, failed_seconds),
+            "queue": _duration(
+                sum(sum(route.queue.counts) for route in metrics), sum(route.queue.total for route in metrics)
+            ),
+            "compute_input": _NONE,
+            "compute_infer": _duration(batches, sum(route.compute.total for route in metrics)),
+            "compute_output": _NONE,
+            "cache_hit": _NONE,
+            "cache_miss": _NONE,
+        },
+        "response_stats": {},
+        "batch_stats": _batch_statistics(metrics),
+        "memory_usage": [],
+    }
+
+
+def _batch_statistics(metrics: Iterable[RouteMetrics]) -> list[dict[str, Any]]:
+    sizes: dict[int, RunCount] = {}
+    for route in metrics:
+        for rows, count in route.sizes.items():
+            known = sizes.setdefault(rows, RunCount())
+            known.runs += count.runs
+            known.seconds += count.seconds
+    return [
+        {
+            "batch_size": rows,
+            "compute_input": _NONE,
+            "compute_infer": _duration(count.runs, count.seconds),
+            "compute_output": _NONE,
+        }
+        for rows, count in sorted(sizes.items())
+    ]
+
+
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": max(0, int(seconds * 1e9))}

@@ -1,0 +1,88 @@
+"""The options of `octavo quantize`. The server fills in what is left out, so its defaults are told here, not sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from service.domain.recipe import (
+    DEPLOY_MODES,
+    GRANULARITIES,
+    METHODS,
+    METRICS,
+    PRECISIONS,
+    RUNTIMES,
+    SCHEMES,
+    Budget,
+    Recipe,
+)
+
+_DEFAULTS = Recipe()
+_CALIBRATION = "Calibration"
+_ACCURACY = "Accuracy"
+_BATCHES = "Batch sizes"
+
+
+def _told(text: str, default: object) -> str:
+    return f"{text} Default: {default}."
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str | None], str | None]:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in allowed:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+def _words(allowed: tuple[str, ...], text: str, panel: str | None = None) -> Any:
+    return typer.Option(callback=_one_of(allowed), metavar="|".join(allowed), help=text, rich_help_panel=panel)
+
+
+def _rows(text: str, panel: str) -> Any:
+    return typer.Option(min=1, help=text, rich_help_panel=panel)
+
+
+Precision = Annotated[str | None, _words(PRECISIONS, _told("What to build.", _DEFAULTS.precision))]
+Runtime = Annotated[
+    str | None, _words(RUNTIMES, _told("For which runtime; auto is the fastest in the budget.", _DEFAULTS.runtime))
+]
+Scheme = Annotated[str | None, _words(SCHEMES, _told("How INT8 places zero.", _DEFAULTS.scheme))]
+Granularity = Annotated[str | None, _words(GRANULARITIES, _told("Scales of weights.", _DEFAULTS.granularity))]
+KeepFloat = Annotated[
+    list[str] | None, typer.Option(help="Node-name pattern or op:Type to keep in floating point; repeatable.")
+]
+DeployMode = Annotated[str | None, _words(DEPLOY_MODES, _told("What to do with an engine in the budget.", "none"))]
+
+CalibrationSet = Annotated[
+    str | None, typer.Option(help="Dataset to calibrate with; INT8 needs one.", rich_help_panel=_CALIBRATION)
+]
+Method = Annotated[
+    str | None, _words(METHODS, _told("How ranges are found.", _DEFAULTS.calibration.method), _CALIBRATION)
+]
+CalibrationRows = Annotated[
+    int | None, _rows(_told("Rows to calibrate with.", _DEFAULTS.calibration.rows), _CALIBRATION)
+]
+Percentile = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=100, rich_help_panel=_CALIBRATION,
+        help=_told("Percent of values inside the range.", _DEFAULTS.calibration.percentile),
+    ),
+]  # fmt: skip
+
+BatchMin = Annotated[int | None, _rows(_told("Smallest batch in rows.", _DEFAULTS.batch.min), _BATCHES)]
+BatchOpt = Annotated[int | None, _rows(_told("Usual batch in rows.", _DEFAULTS.batch.opt), _BATCHES)]
+BatchMax = Annotated[int | None, _rows(_told("Largest batch in rows.", _DEFAULTS.batch.max), _BATCHES)]
+
+ValidationSet = Annotated[str | None, typer.Option(help="Dataset to judge the engine by.", rich_help_panel=_ACCURACY)]
+Metric = Annotated[
+    str | None, _words(METRICS, "What may be lost. Default: top1 with labels, else agreement.", _ACCURACY)
+]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(min=0, help=_told("How much may be lost.", Budget().max_loss), rich_help_panel=_ACCURACY),
+]

@@ -1,0 +1,48 @@
+"""`octavo report`: what a job measured, the FP32 reference beside the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.client import Client, Document, url_path
+from service.cli.exit_codes import CommandFailed, ExitCode, epilog
+from service.cli.report_view import report_view
+from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
+
+REPORT_EPILOG = epilog(
+    "octavo report $JOB",
+    "octavo report $JOB --html report.html",
+    "octavo report $JOB --json > report.json",
+)
+
+
+def report(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job that succeeded or was rejected.")],
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write the page with plots here.")] = None,
+    url: ServerUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Show accuracy, error, latency and size of a built engine beside its reference."""
+    with session(url, as_json) as current:
+        figures: Document = current.client.fetch("GET", url_path("jobs", job_id, "report"))
+        if html is not None:
+            _download(current.client, url_path("jobs", job_id, "report.html"), html)
+            current.terminal.note(f"the page is in {html}")
+        current.terminal.show(figures, lambda: report_view(figures))
+
+
+def _download(client: Client, path: str, file: Path) -> None:
+    """Streams the page to the file, which appears only when it is whole."""
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        with client.stream("GET", path) as response, partial.open("wb") as stream:
+            for chunk in response.iter_bytes():
+                stream.write(chunk)
+        partial.replace(file)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}", "not_written", ExitCode.FAILED) from error
+    finally:
+        partial.unlink(missing_ok=True)

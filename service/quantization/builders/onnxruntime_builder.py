@@ -1,0 +1,76 @@
+"""ONNX Runtime compiles at load, so its engine is the converted graph: an optimized one would fit one host only."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, TensorProto
+
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.errors import EngineFailed
+from service.quantization.builders.builder import ExecutedOperator
+
+_INT8_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "QAttention", "DynamicQuantize")
+_INT8_TYPES = (TensorProto.INT8, TensorProto.UINT8)
+# Kernels that take INT8 and give floating point.
+_FLOAT_RESULTS = ("DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_QGEMM_INPUTS_WITH_OUTPUT_SCALE = 8
+# The layout pass renames what it moves to channels-last.
+_LAYOUT_SUFFIX = re.compile(r"(_token_\d+|_nhwc|_nchwc)$")
+
+
+class OnnxRuntimeBuilder:
+    """Copies the converted graph and proves that it loads."""
+
+    engine_file = "engine.onnx"
+
+    def build(self, converted: Path, engine: Path, threads: int) -> None:
+        OnnxRuntimeEngine.load(converted, threads).close()
+        shutil.copyfile(converted, engine)
+
+    def load(self, engine: Path, threads: int) -> OnnxRuntimeEngine:
+        return OnnxRuntimeEngine.load(engine, threads)
+
+    def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
+        return _executed(_optimized(engine, threads))
+
+
+def _optimized(engine: Path, threads: int) -> ModelProto:
+    """The graph as ONNX Runtime rewrites it for this host."""
+    with tempfile.TemporaryDirectory(dir=engine.parent) as folder:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        try:
+            ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineFailed(f"ONNX Runtime cannot load {engine.name}: {error}; check the recipe") from error
+        return onnx.load_model(options.optimized_model_filepath, load_external_data=False)
+
+
+def _executed(model: ModelProto) -> tuple[ExecutedOperator, ...]:
+    """Follows INT8 tensors from node to node: operators that only move them have no INT8 name of their own."""
+    int8 = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _INT8_TYPES}
+    operators = []
+    for node in model.graph.node:
+        kernel = node.op_type.startswith(_INT8_KERNELS)
+        moved = bool(node.input) and node.input[0] in int8 and node.op_type != "DequantizeLinear"
+        if _makes_int8(node, kernel or moved):
+            int8.update(node.output)
+        name = _LAYOUT_SUFFIX.sub("", node.name)
+        operators.append(ExecutedOperator(name, node.op_type, kernel or moved))
+    return tuple(operators)
+
+
+def _makes_int8(node: NodeProto, runs_int8: bool) -> bool:
+    if node.op_type == "QuantizeLinear":
+        return True
+    if node.op_type == "QGemm":
+        return len(node.input) > _QGEMM_INPUTS_WITH_OUTPUT_SCALE - 1
+    return runs_int8 and node.op_type not in _FLOAT_RESULTS

@@ -1,0 +1,76 @@
+"""The convert stage: writes the graph in the wanted precision for every candidate runtime, and the plan behind it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from service.domain.plan import OperatorPrecision, QuantizationPlan
+from service.engines.fingerprint import host_fingerprint
+from service.quantization.atomic_files import replacing
+from service.quantization.calibration import RANGES
+from service.quantization.emitters.half import emit_half
+from service.quantization.emitters.onnxruntime import emit_onnxruntime
+from service.quantization.graph import Graph
+from service.quantization.placement import matching_pattern, place
+from service.quantization.planner import make_plan, saturates
+from service.quantization.preparation import PREPARED
+from service.quantization.recipes import candidate_runtimes
+from service.quantization.task import PipelineTask, Progress
+
+CONVERTED = "converted.onnx"
+PLAN = "plan.json"
+_EMITTERS: dict[str, Callable[[ModelProto, QuantizationPlan], ModelProto]] = {"onnxruntime": emit_onnxruntime}
+_FLOAT_NAMES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64"}
+
+
+def convert_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
+    """Writes `<runtime>/converted.onnx` and `<runtime>/plan.json` for each runtime that the recipe tries."""
+    runtimes = candidate_runtimes(task.recipe)
+    files: list[str] = []
+    for done, runtime in enumerate(runtimes):
+        (task.folder / runtime).mkdir(exist_ok=True)
+        with replacing(task.folder / runtime / CONVERTED) as partial:
+            plan = _convert(task, runtime, partial)
+        files += [f"{runtime}/{CONVERTED}", task.write(f"{runtime}/{PLAN}", plan.to_json())]
+        report_progress((done + 1) / len(runtimes))
+    return {"files": files, "runtimes": list(runtimes)}
+
+
+def _convert(task: PipelineTask, runtime: str, destination: Path) -> QuantizationPlan:
+    keep_float = task.recipe.keep_float
+    if task.recipe.precision == "fp32":
+        shutil.copyfile(task.model, destination)
+        return _float_plan(Graph.load(task.folder / PREPARED), keep_float)
+    graph = Graph.load(task.folder / PREPARED)
+    if task.recipe.precision == "fp16":
+        halved = emit_half(graph.model, keep_float)
+        onnx.save_model(halved, destination)
+        return _float_plan(Graph(halved), keep_float)
+    plan = _int8_plan(task, graph)
+    onnx.save_model(_EMITTERS[runtime](graph.model, plan), destination)
+    return plan
+
+
+def _int8_plan(task: PipelineTask, graph: Graph) -> QuantizationPlan:
+    ranges = {name: (pair[0], pair[1]) for name, pair in task.read(RANGES)["ranges"].items()}
+    placement = place(graph, task.recipe.keep_float)
+    return make_plan(graph, placement, ranges, task.recipe, saturates(host_fingerprint().flags))
+
+
+def _float_plan(graph: Graph, keep_float: tuple[str, ...]) -> QuantizationPlan:
+    """No grids, and of every operator the type that it computes in."""
+    operators = []
+    for node in graph.nodes:
+        made = graph.type_name(node.output[0])
+        pattern = matching_pattern(node, keep_float)
+        reason = "as the recipe's precision asks" if made in _FLOAT_NAMES else "works on shapes or integers"
+        if pattern is not None:
+            reason = f"kept in floating point by keep_float {pattern!r}"
+        operators.append(OperatorPrecision(node.name, node.op_type, _FLOAT_NAMES.get(made, made), reason))
+    return QuantizationPlan((), (), tuple(operators))

@@ -1,0 +1,131 @@
+"""The gate stage: holds every candidate against the budget, picks the winner, and writes certificate and report.
+
+Among candidates inside the budget the fastest at the optimal batch wins; with none inside, the one that loses least.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service.domain.engine import Certificate
+from service.engines.fingerprint import host_fingerprint
+from service.quantization.atomic_files import replacing, write_text
+from service.quantization.building import BUILT
+from service.quantization.decisions import chosen_metric
+from service.quantization.report import ReportParts, build_report
+from service.quantization.report_page import render_page
+from service.quantization.task import PipelineTask, Progress
+from service.quantization.validation import VALIDATED
+
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+# Two losses that differ by less than a float's last digits are the same loss.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One candidate's verdict; `loss` is None where it cannot be told."""
+
+    runtime: str
+    passed: bool
+    loss: float | None
+    reason: str
+    seconds_per_row: float
+
+
+def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
+    """Returns the verdict, the certificate and the winning engine's file; writes it, report.json and report.html."""
+    found, built = task.read(VALIDATED), task.read(BUILT)
+    judgements = [judge(task, found, runtime) for runtime in found["candidates"]]
+    winner = pick(judgements)
+    engine_source = task.folder / built["engines"][winner.runtime]["file"]
+    engine_path = task.folder / engine_source.name
+    with replacing(engine_path) as partial:
+        shutil.copyfile(engine_source, partial)
+    report_progress(0.5)
+    certificate = _certificate(task, found, winner)
+    report = build_report(ReportParts(task, found, built, certificate, winner.runtime, tuple(map(_shown, judgements))))
+    task.write(REPORT, report)
+    write_text(task.folder / REPORT_PAGE, render_page(report))
+    return {
+        "verdict": certificate.verdict,
+        "certificate": certificate.to_json(),
+        "variant": report["variant"],
+        "runtime": winner.runtime,
+        "precision": task.recipe.precision,
+        "engine_file": engine_path.name,
+        "sha256": _sha256(engine_path),
+        "size_bytes": engine_path.stat().st_size,
+        "batch_max": built["batch_max"],
+        "files": [engine_path.name, REPORT, REPORT_PAGE],
+    }
+
+
+def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
+    """The verdict on one candidate of the validate stage's findings, with a sentence of numbers."""
+    candidate = found["candidates"][runtime]
+    metric = chosen_metric(task.budget, found["labels"], candidate["scores"] is not None)
+    figures = candidate["metrics"].get(metric, {"loss": None})
+    timings = candidate["latency"]["engine"]
+    speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
+    broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
+    where = f"on {found['rows']} {found['validated_on']} rows"
+    loss = figures["loss"]
+    passed = loss is not None and not broken and loss <= task.budget.max_loss + _TOLERANCE
+    if broken:
+        count, name = broken[0]["engine_not_finite"], broken[0]["name"]
+        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is finite"
+    elif loss is None:
+        reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
+    else:
+        side = "within" if passed else "outside"
+        reason = f"{_change(metric, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
+    return Judgement(runtime, passed, loss, reason, 1 / speed)
+
+
+def pick(judgements: list[Judgement]) -> Judgement:
+    """The fastest that passed, else the one with the smallest loss."""
+    passed = [judgement for judgement in judgements if judgement.passed]
+    if passed:
+        return min(passed, key=lambda judgement: judgement.seconds_per_row)
+    return min(judgements, key=lambda judgement: float("inf") if judgement.loss is None else judgement.loss)
+
+
+def _change(metric: str, figures: dict[str, Any]) -> str:
+    if metric == "mae":
+        return f"mae is {figures['engine']:.6g}"
+    change = f"{metric} went from {figures['reference']:.4f} to {figures['engine']:.4f}"
+    return f"{change}, a loss of {figures['loss']:.6f}"
+
+
+def _certificate(task: PipelineTask, found: dict[str, Any], winner: Judgement) -> Certificate:
+    candidate = found["candidates"][winner.runtime]
+    return Certificate(
+        verdict="passed" if winner.passed else "rejected",
+        metric=chosen_metric(task.budget, found["labels"], candidate["scores"] is not None),
+        loss=winner.loss,
+        max_loss=task.budget.max_loss,
+        reason=winner.reason,
+        fingerprint=host_fingerprint(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    )
+
+
+def _shown(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "runtime": judgement.runtime,
+        "verdict": "passed" if judgement.passed else "rejected",
+        "loss": judgement.loss,
+        "reason": judgement.reason,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

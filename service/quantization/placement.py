@@ -1,0 +1,199 @@
+"""Decides, from the graph and the recipe alone, which operators run in INT8 on ONNX Runtime's CPU kernels.
+
+A kernel runs in INT8 only with every float input behind a DequantizeLinear and its output before a QuantizeLinear, so
+placement is about tensors. Convolutions are always quantized on both sides; fully connected layers keep a float output
+where nobody wants INT8; everything else joins only between INT8 neighbours, where it costs no further rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from onnx import NodeProto
+
+from service.domain.plan import OperatorPrecision
+from service.quantization.graph import Graph, attribute, clip_bounds
+
+# These move values without changing them, so that one grid serves both sides.
+MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+JOINING = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat"})
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_DTYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}
+
+
+@dataclass(frozen=True)
+class WeightedOperator:
+    """A node that multiplies an activation by a constant weight; `axis` counts its output channels."""
+
+    name: str
+    activation: str
+    weight: str
+    axis: int
+    bias: str | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`grids` maps every tensor to be quantized to the tensor whose range it uses; `ceilings` bounds clipped ones."""
+
+    weighted: tuple[WeightedOperator, ...]
+    grids: dict[str, str]
+    ceilings: dict[str, float]
+    operators: tuple[OperatorPrecision, ...]
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The tensors whose ranges calibration must find."""
+        return tuple(dict.fromkeys(self.grids.values()))
+
+
+def place(graph: Graph, keep_float: Sequence[str]) -> Placement:
+    """The placement for INT8. Its `weighted` is empty where nothing can be quantized."""
+    return _Placer(graph, keep_float).place()
+
+
+def matching_pattern(node: NodeProto, patterns: Sequence[str]) -> str | None:
+    """The first `op:Type` or node-name glob of `patterns` that the node matches."""
+    for pattern in patterns:
+        name, wanted = (node.op_type, pattern[3:]) if pattern.startswith("op:") else (node.name, pattern)
+        if fnmatchcase(name, wanted):
+            return pattern
+    return None
+
+
+def float_reason(node: NodeProto, graph: Graph) -> str | None:
+    """Why a weighted node cannot run in INT8, or None where it can."""
+    if node.input[0] in graph.constants:
+        return "its input is a constant"
+    if not graph.is_float(node.input[0]):
+        return f"its input is {graph.type_name(node.input[0])}, not FLOAT"
+    weight = graph.constant(node.input[1])
+    if weight is None:
+        return "its weight is computed, not a constant"
+    if node.op_type == "MatMul" and weight.ndim != 2:
+        return f"its weight has {weight.ndim} axes; INT8 needs 2"
+    if node.op_type == "Gemm" and (attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0):
+        return "it transposes or scales its input"
+    if node.op_type == "Gemm" and len(node.input) > 2 and attribute(node, "beta", 1.0) != 1.0:
+        return "it scales its bias"
+    if len(node.input) > 2 and node.input[2]:
+        bias = graph.constant(node.input[2])
+        if bias is None or bias.ndim != 1:
+            return "its bias is no constant vector"
+    return None
+
+
+class _Placer:
+    def __init__(self, graph: Graph, keep_float: Sequence[str]) -> None:
+        self._graph = graph
+        self._kept = {node.name: matching_pattern(node, keep_float) for node in graph.nodes}
+        self._reasons: dict[str, str] = {}
+        self._weighted: dict[str, WeightedOperator] = {}
+        self._wanted: set[str] = set()
+        self._grids: dict[str, str] = {}
+        self._ceilings: dict[str, float] = {}
+        self._int8: dict[str, str] = {}
+
+    def place(self) -> Placement:
+        for node in self._graph.nodes:
+            self._find_weighted(node)
+        for node in reversed(self._graph.nodes):
+            if self._wants_inputs(node):
+                self._wanted.update(self._activations(node))
+        self._grids = {operator.activation: operator.activation for operator in self._weighted.values()}
+        for node in self._graph.nodes:
+            self._place_node(node)
+        operators = tuple(self._precision(node) for node in self._graph.nodes)
+        return Placement(tuple(self._weighted.values()), self._grids, self._ceilings, operators)
+
+    def _find_weighted(self, node: NodeProto) -> None:
+        if node.op_type not in WEIGHTED or self._kept[node.name] is not None:
+            return
+        reason = float_reason(node, self._graph)
+        if reason is not None:
+            self._reasons[node.name] = reason
+            return
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+        self._weighted[node.name] = WeightedOperator(node.name, node.input[0], node.input[1], axis, bias)
+
+    def _wants_inputs(self, node: NodeProto) -> bool:
+        """Whether INT8 inputs would let this node, or one behind it, run in INT8."""
+        if self._kept[node.name] is not None:
+            return False
+        passes_on = node.op_type in MOVING | JOINING or self._clips_at_zero(node)
+        return node.name in self._weighted or (passes_on and node.output[0] in self._wanted)
+
+    def _activations(self, node: NodeProto) -> list[str]:
+        if node.op_type in ("Add", "Mul", "Concat"):
+            return list(node.input)
+        return [node.input[0]]
+
+    def _clips_at_zero(self, node: NodeProto) -> bool:
+        bounds = clip_bounds(node, self._graph)
+        return bounds is not None and bounds[0] == 0.0 and bounds[1] > 0.0
+
+    def _place_node(self, node: NodeProto) -> None:
+        if node.name in self._weighted:
+            self._int8[node.name] = "input, weight and bias are INT8"
+            self._place_output(node, always=node.op_type == "Conv")
+        elif self._kept[node.name] is not None:
+            return
+        elif node.op_type in MOVING:
+            self._place_moving(node)
+        elif node.op_type in JOINING:
+            self._place_joining(node)
+
+    def _place_output(self, node: NodeProto, always: bool) -> None:
+        """Quantizes the output behind the clip that its grid makes redundant, or directly."""
+        output = node.output[0]
+        clip = self._graph.only_reader(output)
+        if clip is not None and self._kept[clip.name] is None and self._clips_at_zero(clip):
+            if always or clip.output[0] in self._wanted:
+                self._int8[clip.name] = f"fused into {node.name!r}: its grid starts at zero"
+                self._grids[clip.output[0]] = clip.output[0]
+                bounds = clip_bounds(clip, self._graph)
+                assert bounds is not None
+                self._ceilings[clip.output[0]] = bounds[1]
+        elif always or output in self._wanted:
+            self._grids[output] = output
+
+    def _place_moving(self, node: NodeProto) -> None:
+        source, output = node.input[0], node.output[0]
+        extra_outputs = [name for name in node.output[1:] if name]
+        if source not in self._grids or output not in self._wanted or extra_outputs:
+            self._reasons[node.name] = self._unwanted_reason(node)
+            return
+        self._int8[node.name] = "moves INT8 values unchanged"
+        self._grids[output] = self._grids[source]
+
+    def _place_joining(self, node: NodeProto) -> None:
+        wanted = node.output[0] in self._wanted
+        odd_pool = node.op_type == "AveragePool" and any(
+            attribute(node, name, 0) for name in ("ceil_mode", "dilations")
+        )
+        if not wanted or odd_pool or any(name not in self._grids for name in self._activations(node)):
+            self._reasons[node.name] = "its padding has no INT8 kernel" if odd_pool else self._unwanted_reason(node)
+            return
+        self._int8[node.name] = "all its inputs and its output are INT8"
+        self._place_output(node, always=True)
+
+    def _unwanted_reason(self, node: NodeProto) -> str:
+        if not all(name in self._grids for name in self._activations(node)):
+            return "an input is in floating point"
+        return "its result is used in floating point"
+
+    def _precision(self, node: NodeProto) -> OperatorPrecision:
+        if node.name in self._int8:
+            return OperatorPrecision(node.name, node.op_type, "INT8", self._int8[node.name])
+        made = self._graph.type_name(node.output[0])
+        precision = _DTYPES.get(made, made)
+        if self._kept[node.name] is not None:
+            reason = f"kept in floating point by keep_float {self._kept[node.name]!r}"
+        elif precision not in _DTYPES.values():
+            reason = "works on shapes or integers"
+        else:
+            reason = self._reasons.get(node.name, f"{node.op_type} has no INT8 kernel that pays on this runtime")
+        return OperatorPrecision(node.name, node.op_type, precision, reason)

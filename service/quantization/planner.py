@@ -1,0 +1,98 @@
+"""From placement, ranges and recipe to the quantization plan for ONNX Runtime's CPU kernels.
+
+Activations are UINT8 and weights INT8 in every scheme, the one pair whose kernels are fast on all CPUs. `symmetric`
+then means a fixed zero point: 128 for tensors with negative values, 0 for tensors without, so that a rectifier still
+fuses; `asymmetric` puts the zero point where the range asks for it. Weights are always symmetric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from service.domain.plan import QuantizationPlan, TensorGrid, WeightGrid
+from service.domain.recipe import Recipe
+from service.quantization.graph import Graph
+from service.quantization.placement import Placement, WeightedOperator
+
+_SMALLEST_SCALE = 1e-12
+# A bias of INT32 keeps half its range free, for the kernel adds products to it.
+_LARGEST_BIAS = 2**30
+_WEIGHT_LIMIT = 127
+# Without VNNI two products of 8 bits are added in 16, which overflows; 7 bits of weight cannot.
+_REDUCED_WEIGHT_LIMIT = 64
+_DOT_PRODUCT_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimd"})
+
+Floats = npt.NDArray[np.float64]
+
+
+def saturates(cpu_flags: tuple[str, ...]) -> bool:
+    """Whether 8-bit products overflow their 16-bit sum on this CPU: x86 without VNNI."""
+    return not _DOT_PRODUCT_FLAGS & set(cpu_flags)
+
+
+def make_plan(
+    graph: Graph, placement: Placement, ranges: Mapping[str, tuple[float, float]], recipe: Recipe, reduce_range: bool
+) -> QuantizationPlan:
+    """The plan; `ranges` holds (low, high) of every observed tensor of the placement."""
+    symmetric = recipe.scheme == "symmetric"
+    made = {
+        name: activation_grid(name, ranges[name], symmetric, placement.ceilings.get(name, float("inf")))
+        for name in placement.observed
+    }
+    activations = tuple(
+        TensorGrid(tensor, made[root].datatype, made[root].scales, made[root].zero_point)
+        for tensor, root in placement.grids.items()
+    )
+    limit = _REDUCED_WEIGHT_LIMIT if reduce_range else _WEIGHT_LIMIT
+    per_channel = recipe.granularity == "per_channel"
+    weights = tuple(
+        weight_grids(graph, operator, made[placement.grids[operator.activation]].scales[0], (limit, per_channel))
+        for operator in placement.weighted
+    )
+    return QuantizationPlan(activations, weights, placement.operators)
+
+
+def activation_grid(tensor: str, extent: tuple[float, float], symmetric: bool, ceiling: float) -> TensorGrid:
+    """The UINT8 grid over low..high. The scale is rounded down to FP32 so that the top level stays below `high` and
+    `ceiling`: only then does ONNX Runtime see that a Clip is redundant.
+    """
+    low, high = min(0.0, extent[0]), min(max(0.0, extent[1]), ceiling)
+    if symmetric and low < 0:
+        zero_point, scale = 128, max(-low, high) / 127
+    else:
+        scale = (high - low) / 255
+        zero_point = 0 if scale <= 0 else int(np.clip(np.rint(-low / scale), 0, 255))
+    rounded = np.float32(max(scale, _SMALLEST_SCALE) if high > low else 1.0)
+    if zero_point == 0:
+        while high > low and np.float32(rounded * np.float32(255)) > np.float32(high):
+            rounded = np.nextafter(rounded, np.float32(0))
+    return TensorGrid(tensor, "UINT8", (float(rounded),), zero_point)
+
+
+def weight_grids(graph: Graph, operator: WeightedOperator, input_scale: float, form: tuple[int, bool]) -> WeightGrid:
+    """INT8 grid of the weight and INT32 grid of the bias, whose scale is input scale times weight scale.
+
+    A channel with a bias too large for that scale gets a coarser weight scale instead of a clipped bias.
+    `form` is (largest integer, whether per channel).
+    """
+    limit, per_channel = form
+    weight = graph.constant(operator.weight)
+    assert weight is not None
+    bias = None if operator.bias is None else graph.constant(operator.bias)
+    axes = tuple(axis for axis in range(weight.ndim) if axis != operator.axis)
+    largest = np.abs(weight.astype(np.float64)).max(axis=axes, initial=0.0)
+    needed = np.maximum(largest / limit, _SMALLEST_SCALE)
+    if bias is not None:
+        needed = np.maximum(needed, np.abs(bias.astype(np.float64)) / (input_scale * _LARGEST_BIAS))
+    scales = (needed if per_channel else np.full(1, needed.max())).astype(np.float32)
+    axis = operator.axis if per_channel else None
+    kept = tuple(float(scale) for scale in scales)
+    bias_grid = None
+    if operator.bias is not None:
+        products = scales * np.float32(input_scale)
+        bias_scales = tuple(float(scale) for scale in products)
+        bias_grid = TensorGrid(operator.bias, "INT32", bias_scales, 0, 0 if per_channel else None)
+    return WeightGrid(operator.name, TensorGrid(operator.weight, "INT8", kept, 0, axis), bias_grid)

@@ -1,0 +1,174 @@
+"""Refuses, before any work, a recipe that this host cannot build or that the named data cannot prove.
+
+Light to import: the HTTP side calls it on every request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+from service.domain.model import Dataset
+from service.domain.recipe import (
+    GRANULARITIES,
+    METHODS,
+    METRICS,
+    PRECISIONS,
+    RUNTIMES,
+    SCHEMES,
+    BatchProfile,
+    Budget,
+    Calibration,
+    Recipe,
+)
+from service.domain.tensor import TensorSpec
+from service.errors import InvalidDataset, InvalidRecipe
+
+MAX_CALIBRATION_ROWS = 100_000
+MAX_BATCH_ROWS = 1024
+MAX_KEEP_FLOAT = 256
+MAX_KEEP_FLOAT_CHARACTERS = 256
+LOWEST_PERCENTILE = 50.0
+_LABEL_METRICS = ("top1", "top5")
+# Runtimes that have a builder here, each with the module that must be installed and the precisions it builds.
+_BUILDABLE: dict[str, tuple[str, tuple[str, ...]]] = {"onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8"))}
+
+
+def available_runtimes() -> tuple[str, ...]:
+    """The runtimes that this host can build engines for, in order of preference."""
+    return tuple(name for name, (module, _) in _BUILDABLE.items() if find_spec(module) is not None)
+
+
+def candidate_runtimes(recipe: Recipe) -> tuple[str, ...]:
+    """The runtimes that a build of `recipe` tries: the named one, or for `auto` all that can build its precision."""
+    named = available_runtimes() if recipe.runtime == "auto" else (recipe.runtime,)
+    return tuple(name for name in named if name in _BUILDABLE and recipe.precision in _BUILDABLE[name][1])
+
+
+def check_recipe(recipe: Recipe, budget: Budget, calibration: Dataset | None, validation: Dataset | None) -> None:
+    """Raises InvalidRecipe, naming the field, its value and the next step, where the build could never succeed."""
+    _check_words(recipe, budget)
+    _check_runtime(recipe)
+    _check_calibration(recipe.calibration)
+    _check_keep_float(recipe.keep_float)
+    _check_batch(recipe.batch)
+    _check_data(recipe, budget, calibration, validation)
+
+
+def check_dataset_fits(dataset: str, arrays: Mapping[str, TensorSpec], inputs: Sequence[TensorSpec]) -> None:
+    """Raises InvalidDataset unless `arrays` (name to spec, rows first) can feed a model with these inputs."""
+    for wanted in inputs:
+        if wanted.name not in arrays:
+            raise InvalidDataset(
+                f"the {dataset} set has no array {wanted.name!r}, only {', '.join(sorted(arrays)) or 'none'}; "
+                "name one array after each input of the model"
+            )
+        given = arrays[wanted.name]
+        if given.datatype != wanted.datatype:
+            raise InvalidDataset(
+                f"array {wanted.name!r} of the {dataset} set is {given.datatype} but the model's input is "
+                f"{wanted.datatype}; save it as {wanted.dtype}"
+            )
+        if rows_per_run(given.shape[1:], wanted) is None:
+            raise InvalidDataset(
+                f"a row of array {wanted.name!r} of the {dataset} set has shape {list(given.shape[1:])} but the "
+                f"model's input has {list(wanted.shape)}; rows go on the first axis, send {_wanted_rows(wanted)}"
+            )
+
+
+def rows_per_run(row_shape: tuple[int, ...], spec: TensorSpec) -> int | None:
+    """How many dataset rows one run of the model takes for this input: 0 for any number, None where rows do not fit.
+
+    A fixed first axis of K takes K rows that lack that axis; a row with the input's own shape is one run.
+    """
+    if spec.batched:
+        return 0 if TensorSpec(spec.name, spec.datatype, spec.row_shape).accepts(row_shape) else None
+    if spec.accepts(row_shape):
+        return 1
+    inner = TensorSpec(spec.name, spec.datatype, spec.shape[1:])
+    return spec.shape[0] if spec.shape and inner.accepts(row_shape) else None
+
+
+def _wanted_rows(spec: TensorSpec) -> str:
+    inner = spec.row_shape if spec.batched else spec.shape
+    return str(["rows", *("any" if extent == -1 else extent for extent in inner)]).replace("'", "")
+
+
+def _check_words(recipe: Recipe, budget: Budget) -> None:
+    words = (
+        ("precision", recipe.precision, PRECISIONS),
+        ("runtime", recipe.runtime, RUNTIMES),
+        ("scheme", recipe.scheme, SCHEMES),
+        ("granularity", recipe.granularity, GRANULARITIES),
+        ("calibration.method", recipe.calibration.method, METHODS),
+        ("budget.metric", budget.metric, (None, *METRICS)),
+    )
+    for field, value, known in words:
+        if value not in known:
+            raise InvalidRecipe(f"{field} is {value!r}; send one of {', '.join(str(word) for word in known if word)}")
+    if not math.isfinite(budget.max_loss) or budget.max_loss < 0:
+        raise InvalidRecipe(f"budget.max_loss is {budget.max_loss}; send a finite number from 0, such as 0.01")
+    if budget.metric != "mae" and budget.max_loss > 2:
+        raise InvalidRecipe(f"budget.max_loss is {budget.max_loss}; a loss of {budget.metric or 'top1'} is at most 2")
+
+
+def _check_runtime(recipe: Recipe) -> None:
+    available = available_runtimes()
+    if recipe.runtime not in ("auto", *available):
+        raise InvalidRecipe(
+            f"runtime is {recipe.runtime!r}, which this host cannot build for; send auto or "
+            f"{' or '.join(available) or 'install onnxruntime'}"
+        )
+    if not candidate_runtimes(recipe):
+        offered = sorted({word for name in available for word in _BUILDABLE[name][1]})
+        raise InvalidRecipe(
+            f"precision is {recipe.precision!r}, which runtime {recipe.runtime!r} does not build on this host; "
+            f"send one of {', '.join(offered)}"
+        )
+
+
+def _check_calibration(calibration: Calibration) -> None:
+    if not 1 <= calibration.rows <= MAX_CALIBRATION_ROWS:
+        raise InvalidRecipe(f"calibration.rows is {calibration.rows}; send 1 to {MAX_CALIBRATION_ROWS}")
+    if not LOWEST_PERCENTILE < calibration.percentile <= 100:
+        raise InvalidRecipe(
+            f"calibration.percentile is {calibration.percentile}; send more than {LOWEST_PERCENTILE:g} and at most "
+            "100, such as 99.99"
+        )
+
+
+def _check_keep_float(patterns: tuple[str, ...]) -> None:
+    if len(patterns) > MAX_KEEP_FLOAT:
+        raise InvalidRecipe(f"keep_float has {len(patterns)} patterns; send at most {MAX_KEEP_FLOAT}")
+    for pattern in patterns:
+        name = pattern.removeprefix("op:")
+        if not name or len(pattern) > MAX_KEEP_FLOAT_CHARACTERS or not pattern.isprintable():
+            raise InvalidRecipe(
+                f"keep_float holds {pattern[:80]!r} ({len(pattern)} characters); send a node name with * or ?, or "
+                f"op:Type, of 1 to {MAX_KEEP_FLOAT_CHARACTERS} printable characters"
+            )
+
+
+def _check_batch(batch: BatchProfile) -> None:
+    if not 1 <= batch.min <= batch.opt <= batch.max <= MAX_BATCH_ROWS:
+        raise InvalidRecipe(
+            f"batch is min {batch.min}, opt {batch.opt}, max {batch.max}; "
+            f"send 1 <= min <= opt <= max <= {MAX_BATCH_ROWS}"
+        )
+
+
+def _check_data(recipe: Recipe, budget: Budget, calibration: Dataset | None, validation: Dataset | None) -> None:
+    if recipe.precision == "int8" and calibration is None:
+        raise InvalidRecipe(
+            "precision is 'int8' but no calibration set is named; upload real rows with POST /datasets and name them "
+            "in calibration"
+        )
+    judge = validation or calibration
+    if judge is None:
+        raise InvalidRecipe("no validation set is named, so nothing can be proven; name one in validation")
+    if budget.metric in _LABEL_METRICS and not judge.labels:
+        raise InvalidRecipe(
+            f"budget.metric is {budget.metric!r} but dataset {judge.name!r} has no labels; add an array 'labels', or "
+            "send agreement"
+        )

@@ -1,0 +1,152 @@
+"""The report as one self-contained page: no scripts, no fonts, no images from elsewhere; every string is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from service.quantization.plots import grouped_bars, histogram_plot
+
+_MIB = 1024 * 1024
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1c2430;--soft:#5c6878;--line:#d5dbe3;--back:#fff;--card:#f5f7fa;--bar:#2563c9;
+--muted:#9aa7b8;--good:#14733c;--bad:#b3261e}
+@media(prefers-color-scheme:dark){:root{--ink:#e7ecf3;--soft:#9daabb;--line:#37414f;--back:#12171e;--card:#1b222c;
+--bar:#6ea3ff;--muted:#5d6a7b;--good:#5fd08a;--bad:#ff8a80}}
+*{box-sizing:border-box}body{margin:0 auto;max-width:1180px;padding:20px;background:var(--back);color:var(--ink);
+font:14px/1.45 system-ui,sans-serif}h1{font-size:20px;margin:0 0 4px}h2{font-size:14px;margin:0 0 6px}
+p{margin:4px 0}.soft{color:var(--soft)}.passed{color:var(--good)}.rejected{color:var(--bad)}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:12px;margin:14px 0}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,td{text-align:right;padding:3px 8px;
+border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
+svg{width:100%;height:auto;font-size:11px}svg text{fill:var(--soft)}.bar{fill:var(--bar)}.muted{fill:var(--muted)}
+.axis{stroke:var(--line)}summary{cursor:pointer;padding:6px 0}li{margin:2px 0}
+"""
+
+
+def render_page(report: dict[str, Any]) -> str:
+    """The whole HTML document for one report of `report.build_report`."""
+    cards = (
+        _card("FP32 beside this engine", _comparison(report)),
+        _card("Latency p50, milliseconds (grey: reference)", _latency_plot(report)),
+        *(
+            _card(f"Error of {output['name']!r}: reference - engine", _error_plot(output))
+            for output in report["outputs"]
+        ),
+        _card("Errors by output", _outputs(report["outputs"])),
+    )
+    sections = (_operators(report), _classes(report["classes"]), _candidates(report["candidates"]))
+    title = f"{report['variant']}: {report['verdict']}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{_heading(report)}"
+        f'<div class="cards">{"".join(cards)}</div>{"".join(sections)}</body></html>\n'
+    )
+
+
+def _heading(report: dict[str, Any]) -> str:
+    host, verdict = report["host"], report["verdict"]
+    libraries = ", ".join(f"{name} {version}" for name, version in host["libraries"].items())
+    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in report["warnings"])
+    return (
+        f'<h1>{escape(report["variant"])} <span class="{escape(verdict)}">{escape(verdict)}</span></h1>'
+        f"<p>{escape(report['certificate']['reason'])}</p>"
+        f'<p class="soft">Proven on {escape(host["device"])} ({escape(libraries)}), '
+        f"{escape(report['certificate']['created_at'])}</p>" + (f"<ul>{warnings}</ul>" if warnings else "")
+    )
+
+
+def _comparison(report: dict[str, Any]) -> str:
+    reference, engine = report["reference"], report["engine"]
+    rows = [
+        (metric, _number(figures["reference"], 4), _number(figures["engine"], 4), _loss(figures))
+        for metric, figures in report["metrics"].items()
+    ]
+    for key, unit in (("disk_bytes", "on disk"), ("resident_bytes", "resident")):
+        ratio = f"{engine[key] / reference[key]:.2f}x" if reference[key] and engine[key] is not None else ""
+        rows.append((f"MiB {unit}", _mebibytes(reference[key]), _mebibytes(engine[key]), ratio))
+    for before, after in zip(reference["latency"], engine["latency"], strict=True):
+        size = after["batch"]
+        for key in ("p50", "p99"):
+            pair = before[f"{key}_seconds"], after[f"{key}_seconds"]
+            shown = (f"{seconds * 1000:.3f}" for seconds in pair)
+            rows.append((f"ms {key}, batch {size}", *shown, f"{pair[0] / pair[1]:.2f}x faster"))
+        speeds = before["rows_per_second"], after["rows_per_second"]
+        rows.append((f"rows/s, batch {size}", f"{speeds[0]:.0f}", f"{speeds[1]:.0f}", f"{speeds[1] / speeds[0]:.2f}x"))
+    return _table(("", "reference", "engine", "loss or ratio"), rows)
+
+
+def _loss(figures: dict[str, Any]) -> str:
+    if figures["loss"] is None:
+        return "unknown"
+    low, high = figures["interval"] or (None, None)
+    interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return f"{figures['loss']:.4f}{interval}"
+
+
+def _latency_plot(report: dict[str, Any]) -> str:
+    groups = [f"batch {taken['batch']}" for taken in report["engine"]["latency"]]
+    series = [
+        (side, [taken["p50_seconds"] * 1000 for taken in report[side]["latency"]]) for side in ("reference", "engine")
+    ]
+    return grouped_bars(groups, series, "Milliseconds")
+
+
+def _error_plot(output: dict[str, Any]) -> str:
+    shown = output["histogram"]
+    return histogram_plot(shown["low"], shown["high"], shown["counts"]) + '<p class="soft">Square-root scale.</p>'
+
+
+def _outputs(outputs: Sequence[dict[str, Any]]) -> str:
+    keys = ("mean_error", "mean_absolute_error", "p50", "p90", "p99", "max", "sqnr_db", "cosine")
+    names = ("E[e]", "E|e|", "p50 |e|", "p90 |e|", "p99 |e|", "max |e|", "SQNR dB", "cosine")
+    rows = [(name, *(_number(output[key], 6) for output in outputs)) for key, name in zip(keys, names, strict=True)]
+    return _table(("", *(output["name"] for output in outputs)), rows)
+
+
+def _operators(report: dict[str, Any]) -> str:
+    rows = [
+        (entry["name"], entry["operator"], entry["precision"], entry["runs_as"] or "(fused)", entry["reason"])
+        for entry in report["operators"]
+    ]
+    planned = sum(entry["precision"] == "INT8" for entry in report["operators"])
+    title = f"{len(rows)} operators: {planned} planned in INT8, {report['int8_operators']} kernels run in INT8"
+    return _details(title, _table(("operator", "type", "precision", "runs as", "because"), rows))
+
+
+def _classes(classes: Sequence[dict[str, Any]]) -> str:
+    if not classes:
+        return ""
+    keys = ("label", "rows", "reference_top1", "engine_top1", "mean_error", "mean_absolute_error", "p99", "max")
+    rows = [[_number(entry[key], 5) for key in keys] for entry in classes]
+    return _details(f"{len(classes)} classes", _table(keys, rows))
+
+
+def _candidates(candidates: Sequence[dict[str, Any]]) -> str:
+    rows = [(entry["runtime"], entry["verdict"], entry["reason"]) for entry in candidates]
+    return _details(f"{len(candidates)} runtimes tried", _table(("runtime", "verdict", "because"), rows))
+
+
+def _card(title: str, body: str) -> str:
+    return f'<section class="card"><h2>{escape(title)}</h2>{body}</section>'
+
+
+def _details(title: str, body: str) -> str:
+    return f'<details class="card"><summary>{escape(title)}</summary>{body}</details>'
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "none" if value is None else f"{value:.{digits}g}"
+
+
+def _mebibytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / _MIB:.2f}"

@@ -1,0 +1,126 @@
+"""One batch: requests whose rows are joined for one run of the engine, and split again. Refuses a wrong row count."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from service.domain.inference import Array, InferResult
+from service.engines.engine import Engine
+from service.errors import EngineFailed, OctavoError
+from service.router.route import Route
+
+Outputs = dict[str, Array]
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """One admitted request: `key` tells which others it may share a batch with."""
+
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...] | None
+    rows: int
+    key: object
+    route: Route
+    future: Future[InferResult]
+    queued_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """The members, and after the run one outcome for each: its outputs, or why it failed."""
+
+    members: Sequence[Pending]
+    rows: int
+    started_at: float = 0.0
+    seconds: float = 0.0
+    outcomes: Sequence[Outputs | OctavoError] = ()
+
+
+@dataclass(slots=True, eq=False)
+class BatchRunner:
+    """Runs batches on one engine, one at a time. The joined inputs live in buffers that every batch reuses."""
+
+    engine: Engine
+    max_rows: int
+    clock: Callable[[], float]
+    _buffers: dict[str, Array] = field(default_factory=dict)
+
+    def run(self, batch: Batch) -> None:
+        """Fills `outcomes`, `started_at` and `seconds`; never raises for a failing engine.
+
+        Where a joined batch fails, each member is run alone once, so that only a bad one fails.
+        """
+        members = batch.members
+        batch.started_at = self.clock()
+        try:
+            batch.outcomes = self._run_together(members, batch.rows)
+        except OctavoError as error:
+            batch.outcomes = [error] if len(members) == 1 else [self._run_alone(member) for member in members]
+        batch.seconds = self.clock() - batch.started_at
+
+    def _run_alone(self, member: Pending) -> Outputs | OctavoError:
+        try:
+            return self._run_together([member], member.rows)[0]
+        except OctavoError as error:
+            return error
+
+    def _run_together(self, members: Sequence[Pending], rows: int) -> list[Outputs]:
+        first = members[0]
+        inputs = self._joined(members, rows) if len(members) > 1 else _aligned(first.inputs)
+        try:
+            answer = self.engine.infer(inputs, first.outputs)
+        except OctavoError:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"the engine failed on this batch: {type(error).__name__}: {error}") from error
+        if self.max_rows:
+            _check_rows(answer, rows)
+        if len(members) == 1:
+            return [answer]
+        return _split(_owned(answer, inputs), members)
+
+    def _joined(self, members: Sequence[Pending], rows: int) -> Outputs:
+        joined: Outputs = {}
+        for name, array in members[0].inputs.items():
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.shape[1:] != array.shape[1:] or buffer.dtype != array.dtype:
+                buffer = np.empty((self.max_rows, *array.shape[1:]), array.dtype)
+                self._buffers[name] = buffer
+            joined[name] = np.concatenate([member.inputs[name] for member in members], out=buffer[:rows])
+        return joined
+
+
+def _aligned(inputs: Mapping[str, Array]) -> Outputs:
+    """Arrays that view a request's body may begin at any byte, where kernels want whole elements."""
+    return {name: array if array.flags.aligned else array.copy() for name, array in inputs.items()}
+
+
+def _check_rows(answer: Outputs, rows: int) -> None:
+    for name, array in answer.items():
+        if array.shape[:1] != (rows,):
+            raise EngineFailed(
+                f"the engine answered shape {list(array.shape)} of {name!r} to {rows} rows; check the model"
+            )
+
+
+def _owned(answer: Outputs, inputs: Mapping[str, Any]) -> Outputs:
+    """An output that is an input passed through must not change with the next batch in the same buffer."""
+    for name, array in answer.items():
+        if any(np.may_share_memory(array, given) for given in inputs.values()):
+            answer[name] = array.copy()
+    return answer
+
+
+def _split(answer: Outputs, members: Sequence[Pending]) -> list[Outputs]:
+    parts: list[Outputs] = []
+    start = 0
+    for member in members:
+        end = start + member.rows
+        parts.append({name: array[start:end] for name, array in answer.items()})
+        start = end
+    return parts

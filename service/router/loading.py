@@ -1,0 +1,91 @@
+"""Loads and warms the engines that a deployment needs and that are not loaded yet, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from service.domain.deployment import ServedModel
+from service.domain.engine import EngineArtifact
+from service.domain.limits import InferLimits
+from service.engines.engine import Engine
+from service.errors import EngineFailed, OctavoError
+from service.metrics import ENGINE_LOAD_SECONDS
+from service.router.replica import Replica
+from service.router.warmup import WarmEngine, warm_up
+
+# Two at a time: one slow load holds up no other model, and serving keeps most of the processor.
+_LOADS_AT_ONCE = 2
+
+
+class ReplicaLoader:
+    """Makes replicas. `load_engine` blocks and raises; what it raises beside Octavo's own becomes EngineFailed."""
+
+    def __init__(
+        self, limits: InferLimits, load_engine: Callable[[EngineArtifact], Engine], clock: Callable[[], float]
+    ) -> None:
+        self._limits = limits
+        self._load_engine = load_engine
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(_LOADS_AT_ONCE, "octavo-load")
+
+    async def load(
+        self, served: ServedModel, loaded: dict[str, Replica]
+    ) -> tuple[dict[str, Replica], OctavoError | None]:
+        """A replica for each variant, taken from `loaded` where its artifact is the same, and the first failure.
+
+        The stable variant comes first: where it fails, nothing else is loaded.
+        """
+        replicas: dict[str, Replica] = {}
+        failure: OctavoError | None = None
+        for variant in served.deployment.variants:
+            artifact = served.artifacts[variant]
+            try:
+                replicas[variant] = _same(loaded.get(variant), artifact) or await self._load_one(artifact)
+            except OctavoError as error:
+                failure = failure or error
+                if variant == served.deployment.stable:
+                    break
+        return replicas, failure
+
+    async def _load_one(self, artifact: EngineArtifact) -> Replica:
+        loop = asyncio.get_running_loop()
+        warm = await loop.run_in_executor(self._threads, self._load_warm, artifact)
+        return Replica(artifact, warm, self._limits, self._clock)
+
+    def _load_warm(self, artifact: EngineArtifact) -> WarmEngine:
+        began = self._clock()
+        try:
+            engine = self._load_engine(artifact)
+        except OctavoError:
+            raise
+        except Exception as error:
+            raise EngineFailed(
+                f"variant {artifact.variant!r} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        warm = _warmed(engine, min(self._limits.max_batch_rows, artifact.batch_max), self._clock)
+        labels = (artifact.model, str(artifact.version), artifact.variant)
+        ENGINE_LOAD_SECONDS.labels(*labels).set(self._clock() - began)
+        return warm
+
+    def close(self) -> None:
+        """Takes no more work; a load under way ends in the background."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _warmed(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
+    try:
+        return warm_up(engine, max_rows, clock)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _same(replica: Replica | None, artifact: EngineArtifact) -> Replica | None:
+    """The replica where it is an engine of this very artifact."""
+    if replica is None:
+        return None
+    then, now = replica.artifact, artifact
+    same = (then.model, then.version, then.sha256) == (now.model, now.version, now.sha256)
+    return replica if same else None

@@ -1,0 +1,76 @@
+"""What is known of one model from the first wish to serve it: its routes, and why a wished version does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from service.domain.deployment import ServedModel
+from service.errors import NoReadyVersion, NotFound, NotReady, OctavoError
+from service.router.replica import Replica
+from service.router.routes import ModelRoutes
+from service.router.shadow import ShadowMirror
+
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """A line of the repository index: `reason` says why a version is not READY, or what of it failed to load."""
+
+    name: str
+    version: int
+    state: str
+    reason: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class ModelState:
+    """`wanted` is the newest wish, `routes` what answers now; `failure` says why the two differ."""
+
+    wanted: ServedModel
+    routes: ModelRoutes | None = None
+    mirror: ShadowMirror | None = None
+    failure: OctavoError | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the wish was fulfilled or has failed; only a first load that goes on is neither."""
+        return self.routes is not None or self.failure is not None
+
+    def routes_of(self, version: int | None) -> ModelRoutes:
+        """Raises NoReadyVersion, NotFound or NotReady in the words that clients of the v2 protocol look for."""
+        name, routes = self.wanted.name, self.routes
+        if routes is not None and version in (None, routes.served.version.version):
+            return routes
+        if version is None:
+            raise NoReadyVersion(f"Request for unknown model: {name!r} has no available versions; {self._why()}")
+        if version == self.wanted.version.version:
+            raise NotReady(
+                f"Request for unknown model: {name!r} version {version} is not at ready state; {self._why()}"
+            )
+        raise NotFound(f"Request for unknown model: {name!r} version {version} is not found; leave the version out")
+
+    def install(self, routes: ModelRoutes | None) -> list[Replica]:
+        """Makes `routes` the ones that answer, at once; gives the replicas that answer no more."""
+        before = self.routes.replicas.values() if self.routes else ()
+        self.routes = routes
+        self.mirror = ShadowMirror(routes.shadow) if routes and routes.shadow else None
+        kept = set(routes.replicas.values()) if routes else set()
+        return [replica for replica in before if replica not in kept]
+
+    def statuses(self) -> list[VersionStatus]:
+        """The version that answers, and the wished one where that is another."""
+        name, wanted = self.wanted.name, self.wanted.version.version
+        reason = str(self.failure) if self.failure else ""
+        lines: list[VersionStatus] = []
+        if self.routes is not None:
+            now = self.routes.served.version.version
+            lines.append(VersionStatus(name, now, READY, reason if now == wanted else ""))
+        if not lines or lines[0].version != wanted:
+            lines.append(VersionStatus(name, wanted, UNAVAILABLE if self.failure else LOADING, reason))
+        return lines
+
+    def _why(self) -> str:
+        return f"its load failed: {self.failure}" if self.failure else "it is loading: try again"

@@ -1,0 +1,65 @@
+"""One route of a model: its name in the deployment, and its metric handles, looked up once. Holds no engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from service.metrics import BATCH_ROWS, COMPUTE_SECONDS, QUEUE_SECONDS, REQUEST_SECONDS, REQUESTS, Count, Series
+
+
+@dataclass(slots=True)
+class RunCount:
+    """How often batches of one size ran, and for how many seconds in all."""
+
+    runs: int = 0
+    seconds: float = 0.0
+
+
+class RouteMetrics:
+    """Written on the event loop only. Routes of the same labels continue one another's histograms."""
+
+    __slots__ = ("answered", "batch_rows", "compute", "failures", "labels", "last_at", "queue", "request", "sizes")
+
+    def __init__(self, labels: tuple[str, str, str, str]) -> None:
+        self.labels = labels
+        self.request: Series = REQUEST_SECONDS.labels(*labels)
+        self.queue: Series = QUEUE_SECONDS.labels(*labels)
+        self.compute: Series = COMPUTE_SECONDS.labels(*labels)
+        self.batch_rows: Series = BATCH_ROWS.labels(*labels)
+        self.answered: Count = REQUESTS.labels(*labels, "ok")
+        self.failures = RunCount()
+        self.sizes: dict[int, RunCount] = {}
+        self.last_at = 0.0
+
+    def record_batch(self, rows: int, seconds: float) -> None:
+        self.compute.observe(seconds)
+        self.batch_rows.observe(rows)
+        size = self.sizes.get(rows)
+        if size is None:
+            size = self.sizes[rows] = RunCount()
+        size.runs += 1
+        size.seconds += seconds
+        self.last_at = time.time()
+
+    def record_failure(self, code: str, seconds: float) -> None:
+        """`code` is an error's public code."""
+        self.request.observe(seconds)
+        REQUESTS.labels(*self.labels, code).value += 1
+        self.failures.runs += 1
+        self.failures.seconds += seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """A variant under its part in the deployment: stable, canary or shadow."""
+
+    name: str
+    model: str
+    version: int
+    variant: str
+    metrics: RouteMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        labels = (self.model, str(self.version), self.variant, self.name)
+        object.__setattr__(self, "metrics", RouteMetrics(labels))

@@ -1,0 +1,173 @@
+"""The serving state: which models answer by which routes, and how a deployment change takes effect.
+
+Loads and warms before it swaps, and drains after, so that no request fails. A failed load leaves what answers alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from service.domain.deployment import ServedModel
+from service.domain.engine import EngineArtifact
+from service.domain.inference import InferRequest, InferResult
+from service.domain.limits import InferLimits
+from service.engines.engine import Engine
+from service.errors import NotFound, OctavoError
+from service.metrics import ENGINES_READY, QUEUED_ROWS
+from service.router.batcher import stopping
+from service.router.loading import ReplicaLoader
+from service.router.model_state import ModelState, VersionStatus
+from service.router.replica import Replica
+from service.router.route import Route
+from service.router.routes import ModelRoutes, RoutedReplica
+
+_log = logging.getLogger(__name__)
+_DRAIN_SECONDS = 60.0
+
+
+class Submitted(NamedTuple):
+    """A request under way: its answer to come, its route, and the datatypes of the outputs by name.
+
+    `prompt` is whether the answer comes within a turn or two of the event loop.
+    """
+
+    answer: asyncio.Future[InferResult]
+    route: Route
+    datatypes: Mapping[str, str]
+    prompt: bool
+
+
+class Router:
+    """Belongs to the event loop that calls it. `load_engine` is called in a thread and may block."""
+
+    def __init__(
+        self,
+        limits: InferLimits,
+        load_engine: Callable[[EngineArtifact], Engine],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loader = ReplicaLoader(limits, load_engine, clock)
+        self._states: dict[str, ModelState] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        QUEUED_ROWS.read_from(lambda: [(r.route.metrics.labels, r.replica.queued_rows) for r in self._routed()])
+        ENGINES_READY.read_from(lambda: [(r.route.metrics.labels[:3], 1) for r in self._distinct()])
+
+    def submit(self, model: str, version: int | None, request: InferRequest) -> Submitted:
+        """Admits one request without waiting. Raises what `routes`, admission and the queue raise."""
+        state = self._state(model)
+        route, replica = state.routes_of(version).pick(request.variant)
+        answer = replica.submit(request, route)
+        if state.mirror is not None and route.name != "shadow":
+            state.mirror.watch(request, answer)
+        return Submitted(answer, route, replica.output_datatypes, replica.runs_inline)
+
+    async def infer(self, model: str, version: int | None, request: InferRequest) -> InferResult:
+        """One request to its answer; a cancelled caller's is not run. Raises also EngineFailed, DeadlineExceeded."""
+        return await self.submit(model, version, request).answer
+
+    def routes(self, model: str, version: int | None = None) -> ModelRoutes:
+        """What answers for the model now. Raises NotFound, NoReadyVersion, NotReady or Stopping."""
+        return self._state(model).routes_of(version)
+
+    def models(self) -> list[ModelRoutes]:
+        """The routes of every model that answers, by name."""
+        return [state.routes for _, state in sorted(self._states.items()) if state.routes is not None]
+
+    def statuses(self) -> list[VersionStatus]:
+        """Every version that answers or should, with what keeps it from answering."""
+        return [line for _, state in sorted(self._states.items()) for line in state.statuses()]
+
+    @property
+    def settled(self) -> bool:
+        """Whether no wished model is still at its first load."""
+        return all(state.settled for state in self._states.values())
+
+    def current(self, model: str) -> ServedModel | None:
+        """What answers for the model with all its variants loaded; None where there is no such thing."""
+        state = self._states.get(model)
+        if state is None or state.routes is None or not state.routes.complete:
+            return None
+        return state.routes.served
+
+    @property
+    def deployed(self) -> frozenset[str]:
+        """Names of all models that were deployed and not withdrawn."""
+        return frozenset(self._states)
+
+    def failure(self, model: str, revision: int) -> OctavoError | None:
+        """Why this or a later revision of the model's deployment could not be loaded; None where that is not so."""
+        state = self._states.get(model)
+        return state.failure if state is not None and state.wanted.deployment.revision >= revision else None
+
+    async def deploy(self, served: ServedModel) -> None:
+        """Makes `served` answer: loads and warms what is new, swaps the routes at once, then drains what is old.
+
+        Returns once it answers. Raises what kept an engine from loading; what answered before goes on then. Where
+        nothing answered, and only a canary or shadow fails, the stable variant answers all the same.
+        """
+        state = self._states.setdefault(served.name, ModelState(served))
+        async with state.lock:
+            if self._states.get(served.name) is state:
+                await self._replace(state, served)
+                return
+        # It was withdrawn while this waited; what is wished now starts afresh.
+        await self.deploy(served)
+
+    async def _replace(self, state: ModelState, served: ServedModel) -> None:
+        state.wanted = served
+        loaded = state.routes.replicas if state.routes else {}
+        replicas, state.failure = await self._loader.load(served, loaded)
+        fresh = [replica for replica in replicas.values() if replica not in loaded.values()]
+        if self.stopping:
+            self._retire(fresh)
+            raise stopping()
+        first = state.routes is None and served.deployment.stable in replicas
+        if state.failure is None or first:
+            self._retire(state.install(ModelRoutes(served, replicas)))
+        else:
+            self._retire(fresh)
+        if state.failure is not None:
+            raise type(state.failure)(str(state.failure))
+        _log.info("model is served", extra={"model": served.name, "revision": served.deployment.revision})
+
+    async def withdraw(self, model: str) -> None:
+        """Ends the model's serving once its admitted requests are answered; an unknown model is no error."""
+        state = self._states.get(model)
+        if state is None:
+            return
+        async with state.lock:
+            self._states.pop(model, None)
+            self._retire(state.install(None))
+
+    async def close(self, drain_seconds: float) -> None:
+        """Refuses new requests, answers the admitted ones within `drain_seconds`, and closes every engine."""
+        self.stopping = True
+        states, self._states = self._states, {}
+        self._retire([r for state in states.values() for r in state.install(None)], drain_seconds)
+        await asyncio.gather(*self._closing)
+        self._loader.close()
+
+    def _state(self, model: str) -> ModelState:
+        state = self._states.get(model)
+        if state is not None:
+            return state
+        if self.stopping:
+            raise stopping()
+        raise NotFound(f"Request for unknown model: {model[:80]!r} is not found; GET /models lists what there is")
+
+    def _retire(self, replicas: list[Replica], drain_seconds: float = _DRAIN_SECONDS) -> None:
+        for replica in replicas:
+            task = asyncio.ensure_future(replica.close(drain_seconds))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _routed(self) -> Iterator[RoutedReplica]:
+        return (routed for routes in self.models() for routed in routes.all)
+
+    def _distinct(self) -> list[RoutedReplica]:
+        return list({id(routed.replica): routed for routed in self._routed()}.values())

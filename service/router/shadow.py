@@ -1,0 +1,71 @@
+"""Mirrors answered requests to the shadow variant and counts how often it agrees. Never delays or changes an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from service.domain.inference import Array, InferRequest, InferResult
+from service.errors import OctavoError, QueueFull, Stopping
+from service.metrics import SHADOW_COMPARISONS
+from service.router.routes import RoutedReplica
+
+# Outputs without classes agree within this share of their largest value.
+_TOLERANCE = 0.02
+
+
+class ShadowMirror:
+    """Watches one route's answers. The shadow gets a request only after its caller's answer is on its way."""
+
+    def __init__(self, shadow: RoutedReplica) -> None:
+        self._shadow = shadow
+        route = shadow.route
+        labels = (route.model, str(route.version), route.variant)
+        self._count = {
+            outcome: SHADOW_COMPARISONS.labels(*labels, outcome).inc
+            for outcome in ("agree", "differ", "failed", "dropped")
+        }
+
+    def watch(self, request: InferRequest, answer: asyncio.Future[InferResult]) -> None:
+        answer.add_done_callback(partial(self._answered, request))
+
+    def _answered(self, request: InferRequest, answer: asyncio.Future[InferResult]) -> None:
+        if answer.cancelled() or answer.exception() is not None:
+            return
+        # One turn later: the caller wakes in this one.
+        answer.get_loop().call_soon(self._mirror, request, answer.result())
+
+    def _mirror(self, request: InferRequest, answer: InferResult) -> None:
+        plain = request._replace(variant=None, timeout_seconds=None)
+        try:
+            mirrored = self._shadow.replica.submit(plain, self._shadow.route)
+        except (QueueFull, Stopping):
+            self._count["dropped"]()
+        except OctavoError:
+            self._count["failed"]()
+        else:
+            mirrored.add_done_callback(partial(self._compare, answer))
+
+    def _compare(self, answer: InferResult, mirrored: asyncio.Future[InferResult]) -> None:
+        if mirrored.cancelled() or mirrored.exception() is not None:
+            self._count["failed"]()
+        else:
+            self._count["agree" if agree(answer.outputs, mirrored.result().outputs) else "differ"]()
+
+
+def agree(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether two answers say the same: the same top class in every row, or values within 2 % of the largest."""
+    return one.keys() == other.keys() and all(_same(array, other[name]) for name, array in one.items())
+
+
+def _same(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind != "f" or one.size == 0:
+        return bool(np.array_equal(one, other))
+    if one.ndim == 2 and one.shape[1] > 1:
+        return bool(np.array_equal(one.argmax(axis=1), other.argmax(axis=1)))
+    return bool(np.max(np.abs(one - other)) <= _TOLERANCE * np.max(np.abs(one)))

@@ -1,0 +1,117 @@
+"""Runs a fresh engine at every batch size before it serves, and learns from the runs how it may be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.domain.inference import Array
+from service.domain.tensor import TensorSpec
+from service.engines.engine import Engine, sample_inputs
+from service.errors import EngineFailed
+
+_log = logging.getLogger(__name__)
+
+# A batch this short is run on the event loop itself: a hand-over to a thread and back would cost as much again.
+INLINE_SECONDS = 0.0005
+# Measuring goes no further once warming took this long; larger batches are then warmed by traffic.
+WARM_UP_SECONDS = 10.0
+_RUNS = 5
+_RUNS_SECONDS = 0.05
+# Engines that quantize activations per batch differ a little between batch sizes; a shared row differs a lot.
+_ROW_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WarmEngine:
+    """An engine that has run, and what was learned: the rows it takes at once, and the rows it may run inline.
+
+    `max_rows` 0 means that requests are never joined; `inline_rows` 0 that every batch goes to the engine's thread.
+    """
+
+    engine: Engine
+    max_rows: int
+    inline_rows: int
+
+
+def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
+    """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run."""
+    joined = max_rows >= 1 and _joins_rows(engine)
+    inline_rows = 0
+    began = clock()
+    for rows in _sizes(max_rows) if joined else [1]:
+        seconds = _best_seconds(engine, rows, clock)
+        if seconds <= INLINE_SECONDS:
+            inline_rows = rows
+        if clock() - began > WARM_UP_SECONDS:
+            break
+    return WarmEngine(engine, max_rows if joined else 0, inline_rows)
+
+
+def _sizes(max_rows: int) -> list[int]:
+    powers = [1 << exponent for exponent in range(max_rows.bit_length()) if 1 << exponent < max_rows]
+    return [*powers, max_rows]
+
+
+def _best_seconds(engine: Engine, rows: int, clock: Callable[[], float]) -> float:
+    batch = sample_inputs(engine.inputs, rows)
+    best, began = float("inf"), clock()
+    for _ in range(_RUNS):
+        start = clock()
+        engine.infer(batch)
+        now = clock()
+        best = min(best, now - start)
+        if now - began > _RUNS_SECONDS:
+            break
+    return best
+
+
+def _joins_rows(engine: Engine) -> bool:
+    """Whether two requests may share a batch: every first axis varies, and no row changes another's answer.
+
+    A first axis that varies may be something else than a batch (a sequence, say), so this is tried, not assumed.
+    """
+    specs = (*engine.inputs, *engine.outputs)
+    if not engine.inputs or not all(spec.batched for spec in specs):
+        return False
+    two = _probe(engine.inputs)
+    try:
+        together = engine.infer(two)
+        alone = [engine.infer({name: array[row : row + 1] for name, array in two.items()}) for row in (0, 1)]
+    except EngineFailed:
+        engine.infer(sample_inputs(engine.inputs, 1))
+        _log.warning("engine failed on two rows at once; its requests are not batched")
+        return False
+    if all(_same_rows(name, together, alone) for name in together):
+        return True
+    _log.warning("engine answers a row differently beside another; its requests are not batched")
+    return False
+
+
+def _probe(specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Two rows that differ; integers stay 0 and 1, which every vocabulary and mask has."""
+    random = np.random.default_rng(0)
+    batch = sample_inputs(specs, 2)
+    for name, array in batch.items():
+        if array.dtype.kind == "f":
+            batch[name] = random.random(array.shape).astype(array.dtype)
+        elif array.dtype.kind in "iub":
+            batch[name] = random.integers(0, 2, array.shape).astype(array.dtype)
+    return batch
+
+
+def _same_rows(name: str, together: Mapping[str, Array], alone: Sequence[Mapping[str, Array]]) -> bool:
+    whole = together[name]
+    parts = [answer[name] for answer in alone]
+    if any(part.shape != (1, *whole.shape[1:]) for part in parts) or len(whole) != len(parts):
+        return False
+    if whole.dtype.kind != "f":
+        return True
+    for row, part in zip(whole, parts, strict=True):
+        scale = float(np.max(np.abs(part), initial=0.0)) + 1e-6
+        if float(np.max(np.abs(row - part[0]), initial=0.0)) > _ROW_TOLERANCE * scale:
+            return False
+    return True

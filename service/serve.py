@@ -1,0 +1,115 @@
+"""Composes the serving process: the HTTP API, the router, and the reconciler that keeps the router up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.api.app import create_app
+from service.api.content import Content
+from service.api.dependencies import Services
+from service.api.inference import InferenceEndpoint, InferenceGate
+from service.domain.engine import EngineArtifact
+from service.domain.limits import StageLimits
+from service.engines.engine import Engine
+from service.engines.loader import load_engine
+from service.jobs.queue import JobQueue
+from service.registry.blobs import Blobs
+from service.registry.database import Database
+from service.registry.datasets import DatasetRegistry
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.models import ModelRegistry
+from service.registry.schema import migrate
+from service.registry.serving import ServingRegistry
+from service.router.reconcile import Reconciler
+from service.router.router import Router
+from service.settings import Settings
+
+# Checking an upload is quicker than any stage of a job; a caller waits for it.
+_INSPECTION_SECONDS = 300.0
+_log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """One serving process. Made on a current database; `run` serves until SIGTERM or SIGINT."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
+        self._router = Router(settings.infer_limits, self._load_engine)
+        self._reconciler = Reconciler(self._router, ServingRegistry(database, self._blobs).wanted)
+        self._jobs = JobQueue(database, settings.max_queued_jobs)
+        super().__init__(
+            uvicorn.Config(
+                self._application(),
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_graceful_shutdown=int(settings.drain_seconds),
+            )
+        )
+
+    @asynccontextmanager
+    async def _serving(self, _app: ASGIApp) -> AsyncIterator[None]:
+        reconciling = asyncio.create_task(self._reconciler.run())
+        # What was made at start lives as long as the process: the collector need not walk it again.
+        gc.freeze()
+        try:
+            yield
+        finally:
+            await self._router.close(self._settings.drain_seconds)
+            reconciling.cancel()
+            with suppress(asyncio.CancelledError):
+                await reconciling
+            self._jobs.close()
+
+    def _application(self) -> ASGIApp:
+        app = create_app(self._services())
+        app.router.lifespan_context = self._serving
+        return InferenceGate(app, InferenceEndpoint(self._router, self._settings.max_infer_bytes))
+
+    def _services(self) -> Services:
+        settings, database = self._settings, self._database
+        return Services(
+            models=ModelRegistry(database),
+            datasets=DatasetRegistry(database),
+            engines=EngineRegistry(database),
+            deployments=DeploymentRegistry(database),
+            jobs=self._jobs,
+            blobs=self._blobs,
+            content=Content(self._blobs, database),
+            spool=settings.data_dir.absolute() / "spool",
+            wake=self._reconciler.wake,
+            settle=self._reconciler.settle,
+            upload_limits=settings.upload_limits,
+            inspection_limits=StageLimits(_INSPECTION_SECONDS, settings.stage_memory_bytes),
+            stopping=lambda: self.should_exit,
+            routes=[],
+        )
+
+    def _load_engine(self, artifact: EngineArtifact) -> Engine:
+        return load_engine(self._blobs.fetch(artifact.blob_key), artifact, self._settings.engine_threads)
+
+
+def serve(settings: Settings) -> None:
+    """Migrates the database and serves until SIGTERM or SIGINT; then answers what is in flight and returns."""
+    database = Database(settings.resolved_database_url)
+    migrate(database)
+    # The signal that stopped the server is raised again when it has drained: by then the process ends anyway.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    Server(settings, database).run()
+    database.close()
+    _log.info("server stopped")

@@ -1,0 +1,41 @@
+"""What the settings promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import InvalidInput
+from service.settings import read_settings
+
+
+def test_an_embedded_installation_needs_no_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings()
+    assert settings.resolved_database_url == f"sqlite:///{tmp_path / 'data' / 'octavo.db'}"
+    assert settings.resolved_store_url == (tmp_path / "data" / "store").as_uri()
+
+
+def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCTAVO_PORT", "9000")
+    monkeypatch.setenv("OCTAVO_ENGINE_THREADS", "3")
+    assert (read_settings().port, read_settings().engine_threads) == (9000, 3)
+    assert read_settings(port=9001, host=None).port == 9001
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OCTAVO_PORT", "70000"),
+        ("OCTAVO_PORT", "http"),
+        ("OCTAVO_ENGINE_THREADS", "0"),
+        ("OCTAVO_MAX_UPLOAD_BYTES", "-1"),
+        ("OCTAVO_LOG_LEVEL", "LOUD"),
+        ("OCTAVO_BATCH_DELAY_SECONDS", "11"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidInput, match=f"{variable} is '{value}'.*docs/settings.md"):
+        read_settings()
