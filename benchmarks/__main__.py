@@ -30,6 +30,8 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
 }
 # Installs five other servers from a package index, so it runs only when named.
 _ONLY_BY_NAME = {"peers"}
+# Options whose values say something about one machine alone; "" leaves the option out of what is written down.
+_PATHS = {"--model": "MODEL.onnx", "--data": "FOLDER", "--venvs": "", "--output": ""}
 
 
 def main() -> int:
@@ -61,7 +63,7 @@ def _run(name: str, options: Options, output: Path) -> bool:
 def _command(name: str) -> str:
     """This run for one benchmark, as someone else would type it: paths of this machine become placeholders."""
     rest = [argument for argument in sys.argv[1:] if argument not in BENCHMARKS]
-    for option, placeholder in (("--model", "MODEL.onnx"), ("--data", "FOLDER"), ("--venvs", "FOLDER"), ("--output", "")):
+    for option, placeholder in _PATHS.items():
         if option in rest:
             at = rest.index(option)
             rest[at : at + 2] = [option, placeholder] if placeholder else []
@@ -84,13 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="one benchmark; all but peers by default")
     parser.add_argument("--rounds", type=_count, help="interleaved rounds, of which medians are taken (default 5)")
     parser.add_argument("--seconds", type=_count, help="seconds of one measurement, 1 or more (default 6)")
-    parser.add_argument("--quick", action="store_true", help="one round of 2 s, into a temporary folder: a trial, no figure")
-    parser.add_argument("--model", type=Path, help="EfficientNet-Lite0 as ONNX, where models/efficientnet_lite0/build has none")
+    parser.add_argument("--quick", action="store_true", help="one round of 2 s, to a temporary folder: no figure")
+    parser.add_argument("--model", type=Path, help="EfficientNet-Lite0 as ONNX, if not in its build folder")
     parser.add_argument("--data", type=Path, help="folder of its calibration.npz and validation.npz, likewise")
     parser.add_argument("--output", type=Path, help="folder of the results (default benchmarks/results)")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)} (default all)")
-    default = Path.home() / ".cache" / "octavo-peers"
-    parser.add_argument("--venvs", type=Path, default=default, help="where the peers are installed once (default %(default)s)")
+    cache = Path.home() / ".cache" / "octavo-peers"
+    parser.add_argument("--venvs", type=Path, default=cache, help="where peers are installed (default %(default)s)")
     parser.add_argument("--gpu", action="store_true", help="the benchmarks that need a GPU")
     return parser
 

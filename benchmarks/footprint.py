@@ -1,7 +1,8 @@
-"""What the serving process costs before it does anything: time to ready, modules imported, memory over a bare session."""
+"""What the serving process costs by itself: time to ready, libraries imported, memory over a bare session."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ import httpx
 
 from benchmarks.errors import CannotMeasure
 from benchmarks.imports import HEAVY, Imported, imported_modules
-from benchmarks.octavo import Place, free_port, is_ready, serve_program, served
+from benchmarks.octavo import Place, accept, free_port, is_ready, serve_program, served
 from benchmarks.options import Options
 from benchmarks.payloads import check_answer, make_requests
 from benchmarks.process import anonymous_bytes, resident_bytes, running
@@ -33,10 +34,10 @@ def measure_footprint(options: Options, say: Callable[[str], None]) -> Report:
     report = Report(
         "footprint",
         "Footprint of the serving process",
-        "Start: from `octavo serve` on an empty state folder to the first 200 on `/v2/health/ready`, beside a Python that "
-        "only imports numpy and onnxruntime. Memory: resident memory of the serving process after "
-        f"{_REQUESTS} requests of one row, less that of a bare process (Python, numpy, an ONNX Runtime session on the same "
-        "file) after the same inferences.",
+        "Start: from `octavo serve` on an empty state folder to the first 200 on `/v2/health/ready`, beside a Python "
+        "that only imports numpy and onnxruntime. Memory: resident memory of the serving process after "
+        f"{_REQUESTS} requests of one row, less that of a bare process (Python, numpy, an ONNX Runtime session on the "
+        "same file) after the same inferences.",
     )
     _add_start(report, options.rounds, say)
     _add_imports(report, options, say)
@@ -77,8 +78,6 @@ def _seconds_to_ready() -> float:
 
 
 def _seconds_to_import() -> float:
-    import subprocess
-
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", "import numpy, onnxruntime"], check=True)
     return time.monotonic() - started
@@ -123,8 +122,9 @@ def _add_memory(report: Report, options: Options, say: Callable[[str], None]) ->
         report.rounds[f"memory {name}"] = found
     report.tables.append(table)
     report.notes.append(
-        "Before it answers, the server runs each engine at batches of 1 to 32 rows, and ONNX Runtime keeps the memory of the "
-        'largest. "Same batches": the bare session ran them too, so the difference is what the server itself takes.'
+        "Before it answers, the server runs each engine at batches of 1 to 32 rows, and ONNX Runtime keeps the memory "
+        'of the largest. "Same batches": the bare session ran them too, so the difference is what the server itself '
+        "takes."
     )
 
 
@@ -140,8 +140,9 @@ def _memory(model: Path, threads: int) -> dict[str, Any]:
         requests = make_requests(single, Path(folder) / "requests")
         body = requests.binary.body.read_bytes()
         check_answer(server.infer_url("model"), requests.binary, requests.expected)
+        url, headers = server.infer_url("model"), requests.binary.headers
         for _ in range(_REQUESTS):
-            server.client.post("/v2/models/model/infer", content=body, headers=requests.binary.headers).raise_for_status()
+            accept(server.client.post(url, content=body, headers=headers))
         _repeat(bare, _WARM_SIZES, _WARM_RUNS)
         for session in (bare, single):
             _repeat(session, (1,), _REQUESTS + 1)

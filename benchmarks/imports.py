@@ -19,7 +19,8 @@ from benchmarks.reference import bare_session
 
 # Libraries that cost much to import, whichever of Octavo's processes uses them.
 HEAVY = (
-    "onnxruntime", "sqlalchemy", "alembic", "dbos", "cv2", "onnx", "openvino", "sklearn", "scipy", "rich", "typer", "httpx",
+    "onnxruntime", "sqlalchemy", "alembic", "dbos", "cv2", "onnx", "openvino", "sklearn", "scipy", "rich", "typer",
+    "httpx",
 )  # fmt: skip
 # Each path written to the named pipe gets the names of the modules; the server's own code knows nothing of it.
 _WATCHED = """

@@ -27,6 +27,7 @@ _METHODS = ("minmax", "entropy", "percentile", "mse")
 _CONNECTIONS = 4
 _PAUSE_MS = 10.0
 _WARM_UP_SECONDS = 2.0
+_FIGURES = ("requests_per_second", "p50_ms", "p99_ms")
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ def measure_interference(options: Options, say: Callable[[str], None]) -> Report
     report = Report(
         "interference",
         "Answers beside a quantization job",
-        f"`octavo serve` and the load generator share core {cores[0]}; `octavo work`, and every process of its jobs, has core "
-        f"{cores[1]}. {_CONNECTIONS} connections send one binary request of the digits model each and pause {_PAUSE_MS:g} ms on "
-        "average, so that the core is mostly idle and a latency is not the wait behind other load. Rounds with INT8 jobs of "
-        "the digits model one after another, and rounds without, take turns.",
+        f"`octavo serve` and the load generator share core {cores[0]}; `octavo work`, and every process of its jobs, "
+        f"has core {cores[1]}. Each of {_CONNECTIONS} connections sends a binary request of the digits model and pauses "
+        f"{_PAUSE_MS:g} ms on average after its answer: the server's core is mostly idle, so that a latency is no wait "
+        "behind the load itself. Rounds beside INT8 jobs of the digits model, one after another, and rounds without "
+        "take turns; the worker runs in both.",
     )
     with (
         tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder,
@@ -114,7 +116,7 @@ def _observe_beside_jobs(bench: Bench) -> tuple[Observed, float]:
     wait_until(lambda: read_job(bench.server, jobs[0])["state"] != "queued", "the first job to start")
     observed = bench.observe()
     if read_job(bench.server, jobs[-1])["state"] != "queued":
-        raise CannotMeasure(f"{_QUEUED} jobs ended before the round did; use fewer --seconds than {bench.load.seconds:g}")
+        raise CannotMeasure(f"{_QUEUED} jobs ended before the round did; use under {bench.load.seconds:g} --seconds")
     # From the last: cancelling the running one first would let the next begin.
     for job in reversed(jobs):
         cancel_job(bench.server, job)
@@ -124,15 +126,14 @@ def _observe_beside_jobs(bench: Bench) -> tuple[Observed, float]:
 def _add(report: Report, rounds: list[Round]) -> None:
     ratio = median(one.beside.p99_ms / one.quiet.p99_ms for one in rounds)
     report.goals.append(Goal("p99 beside a job over p99 without", ratio, 1.5, at_most=True))
-    table = Table(
-        "Digits CNN FP32, binary tensors", ["", "requests/s", "p50 ms", "p99 ms", "worker's core busy", "lowest and highest p99"]
-    )
+    columns = ["", "requests/s", "p50 ms", "p99 ms", "p99, lowest to highest round", "worker's core busy"]
+    table = Table("Digits CNN FP32, binary tensors", columns)
     for name, label in (("quiet", "no job"), ("beside", "beside INT8 jobs")):
         loads: list[Observed] = [getattr(one, name) for one in rounds]
-        rate, p50, p99 = (median(getattr(load, key) for load in loads) for key in ("requests_per_second", "p50_ms", "p99_ms"))
+        rate, p50, p99 = (median(getattr(load, key) for load in loads) for key in _FIGURES)
         busy = median(one.busy if name == "beside" else one.quiet_busy for one in rounds)
         extremes = f"{min(load.p99_ms for load in loads):.3g} to {max(load.p99_ms for load in loads):.3g} ms"
-        table.rows.append([label, f"{rate:.0f}", f"{p50:.3f}", f"{p99:.3f}", f"{busy:.0%}", extremes])
+        table.rows.append([label, f"{rate:.0f}", f"{p50:.3f}", f"{p99:.3f}", extremes, f"{busy:.0%}"])
     p50 = median(one.beside.p50_ms / one.quiet.p50_ms for one in rounds)
     table.rows.append(["ratio, median of rounds", "", f"{p50:.2f}", f"{ratio:.2f}", "", ""])
     report.tables.append(table)

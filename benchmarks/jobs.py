@@ -37,7 +37,9 @@ def read_job(server: Server, job_id: str) -> dict[str, Any]:
 
 def wait_for_end(server: Server, job_id: str) -> dict[str, Any]:
     """The job as it ended, whichever way."""
-    return wait_until(lambda: _ended(server, job_id), f"job {job_id} to end", _JOB_SECONDS, every=0.1)
+    ended = wait_until(lambda: _ended(server, job_id), f"job {job_id} to end", _JOB_SECONDS, every=0.1)
+    assert ended is not None
+    return ended
 
 
 def cancel_job(server: Server, job_id: str) -> None:

@@ -39,10 +39,9 @@ class Options:
         return path
 
     def find_efficientnet_data(self) -> Path:
-        """The folder of its calibration.npz and validation.npz. Raises CannotMeasure with the command that makes them."""
+        """The folder of its calibration.npz and validation.npz. Raises CannotMeasure like find_efficientnet."""
         folder = self.data or EFFICIENTNET / "build"
         if not all((folder / name).is_file() for name in ("calibration.npz", "validation.npz")):
-            raise CannotMeasure(
-                f"{folder} lacks calibration.npz or validation.npz; make them with: {_SCRIPTS.format(script='make_data.py')}"
-            )
+            command = _SCRIPTS.format(script="make_data.py")
+            raise CannotMeasure(f"{folder} lacks calibration.npz or validation.npz; make them with: {command}")
         return folder

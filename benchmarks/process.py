@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _STOP_SECONDS = 40.0
 
 @dataclass(frozen=True)
 class Program:
-    """A command with its own variables, its log file, the folder it runs in, and the cores it and its children may use."""
+    """A command with its variables, its log file, its folder, and the cores that it and its children may use."""
 
     command: Sequence[str]
     log: Path
@@ -53,14 +53,10 @@ def pinned(command: Sequence[str], cores: frozenset[int] | None) -> list[str]:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     # To the leader first: a supervisor among the peers stops its own children, and complains when they go before it.
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Round:
-    """One job, stage by stage, and the reference's run on the same rows; `reference` None: it ran out of memory."""
+    """One job, stage by stage, and the reference's run on the same rows."""
 
     state: str
     seconds: dict[str, float]
@@ -56,8 +57,8 @@ def measure_quantization(options: Options, say: Callable[[str], None]) -> Report
         "quantization",
         "Stages of an INT8 job",
         "Each round runs one INT8 job over HTTP, with symmetric per-channel weights, and then `quantize_static` of "
-        "ONNX Runtime in a process of its own on the same model and calibration rows. Each stage runs in a child process of "
-        "the worker; its peak is that child's highest resident memory. Medians over the rounds.",
+        "ONNX Runtime in a process of its own on the same model and calibration rows. Each stage runs in a child "
+        "process of the worker; its peak is that child's highest resident memory. Medians over the rounds.",
     )
     _measure(Case("Digits CNN", options.digits, DIGITS, "top1", "entropy", 256, 1), options.rounds, say, report)
     try:
@@ -100,29 +101,30 @@ def _round(job: dict[str, Any], memory: StageMemory, reference: dict[str, Any]) 
     seconds = {stage["name"]: stage["seconds"] for stage in job["stages"]}
     # Each stage but the last, publish, is one child of the worker, and they run in the stages' order.
     if len(memory.children) != len(seconds) - 1:
-        raise CannotMeasure(f"the worker started {len(memory.children)} processes for {len(seconds) - 1} stages; run again")
+        raise CannotMeasure(f"{len(seconds) - 1} stages took {len(memory.children)} processes; run again")
     peaks = dict(zip(seconds, memory.children.values(), strict=False))
     return Round(job["state"], seconds, peaks, memory.worker, reference["seconds"], reference["peak_bytes"])
 
 
 def _reference(case: Case) -> dict[str, Any]:
-    """Runs benchmarks.quantize_static in a process of its own."""
+    """Runs benchmarks.quantize_static in a process of its own; seconds from its start to its end, as a stage's are."""
     with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
         command = [sys.executable, "-m", "benchmarks.quantize_static", str(case.model.absolute())]
         command += [str(case.data.absolute() / "calibration.npz"), case.method, str(case.rows), str(case.threads)]
+        started = time.monotonic()
         done = subprocess.run(
             [*command, str(Path(folder) / "int8.onnx")],
             cwd=ROOT,
             env=clean_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
+        seconds = time.monotonic() - started
     if done.returncode:
         raise CannotMeasure(f"quantize_static ended with {done.returncode} on {case.name}: {done.stderr[-1000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    peak = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
+    return {"seconds": seconds, "peak_bytes": peak}
 
 
 def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
@@ -131,7 +133,8 @@ def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
     for stage in rounds[0].seconds:
         seconds = median(one.seconds[stage] for one in rounds)
         peaks = [one.peak_bytes.get(stage, one.worker_bytes) for one in rounds]
-        table.rows.append([stage, f"{seconds:.2f}", f"{median(peaks) / _MIB:.0f}{' (the worker)' * (stage == 'publish')}"])
+        whose = "" if stage in rounds[0].peak_bytes else " (the worker)"
+        table.rows.append([stage, f"{seconds:.2f}", f"{median(peaks) / _MIB:.0f}{whose}"])
     whole = median(sum(one.seconds.values()) for one in rounds)
     highest = median(max(one.peak_bytes.values()) for one in rounds)
     table.rows.append(["all stages", f"{whole:.2f}", f"{highest / _MIB:.0f}"])
@@ -142,5 +145,7 @@ def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
     peak = [max(one.peak_bytes[stage] for stage in _QUANTIZER_STAGES) / one.reference_peak_bytes for one in rounds]
     table.rows.append([f"{', '.join(_QUANTIZER_STAGES)} over it", f"{median(quantizer):.2f}x", f"{median(peak):.2f}x"])
     report.tables.append(table)
-    report.notes.append(f"{case.name}: the job ended as {rounds[-1].state} under a budget of 100 % loss in {case.metric}.")
+    report.notes.append(
+        f"{case.name}: the job ended as {rounds[-1].state}; its budget was 100 % loss of {case.metric}."
+    )
     report.rounds[case.name] = [asdict(one) for one in rounds]

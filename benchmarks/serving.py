@@ -18,6 +18,7 @@ from benchmarks.reference import Bare, BareSpeed, bare_session
 from benchmarks.report import Goal, Report, Table
 
 _WARM_UP_SECONDS = 2.0
+_FIGURES = ("requests_per_second", "p50_ms", "p99_ms")
 _COLUMNS = ["request", "connections", "requests/s", "p50 ms", "p99 ms", "over bare rows/s at its best batch"]
 
 
@@ -51,9 +52,9 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
     report = Report(
         "serving",
         "Serving against bare ONNX Runtime",
-        "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server under "
-        "load, with the same intra-op threads on the same cores; wrk takes its share of them. Ratios are taken within a "
-        "round; every figure is the median over the rounds.",
+        "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
+        "under load, with the same intra-op threads on the same cores; wrk takes its share of them. Ratios are taken "
+        "within a round; every figure is the median over the rounds.",
     )
     try:
         model = options.find_efficientnet()
@@ -123,7 +124,7 @@ def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
         ("alone", "binary tensors", 1),
     ):
         loads: list[Observed] = [getattr(one, kind) for one in rounds]
-        figures = [median(getattr(load, name) for load in loads) for name in ("requests_per_second", "p50_ms", "p99_ms")]
+        figures = [median(getattr(load, name) for load in loads) for name in _FIGURES]
         ratio = median(_ratios(rounds, best, kind))
         served_table.rows.append([label, str(connections), *(f"{value:.4g}" for value in figures), f"{ratio:.3f}"])
     bare_table = Table(f"{case.name}, bare ONNX Runtime, {threads}", ["batch", "rows/s", "median ms a call"])

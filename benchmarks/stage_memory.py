@@ -11,9 +11,9 @@ _EVERY_SECONDS = 0.01
 
 
 class StageMemory:
-    """A thread that samples while the context is open. Each sample reads the kernel's own peak of the whole life so far,
+    """A thread that samples while the context is open.
 
-    so that only what a child takes in its last hundredth of a second can be missed.
+    Each sample reads the kernel's own peak of a child's life so far: only its last hundredth of a second can be missed.
     """
 
     def __init__(self, worker: int) -> None:

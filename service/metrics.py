@@ -53,7 +53,7 @@ class LoopHistogram:
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=VARIANT_LABELS)
-        edges = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]
+        edges = [_edge(bound) for bound in (*self._bounds, float("inf"))]
         for values, series in list(self._series.items()):
             family.add_metric(values, list(zip(edges, accumulate(series.counts), strict=True)), series.total)
         yield family
@@ -107,6 +107,10 @@ class LiveGauge:
         for values, value in self._read():
             family.add_metric(values, value)
         yield family
+
+
+def _edge(bound: float) -> str:
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 REQUEST_SECONDS = LoopHistogram(

@@ -16,6 +16,8 @@ from service.api.app import create_app
 from service.api.content import Content
 from service.api.dependencies import Services
 from service.api.inference import InferenceEndpoint, InferenceGate
+from service.api.predict import Predictor, predict_routes
+from service.api.v2_routes import v2_routes
 from service.domain.engine import EngineArtifact
 from service.domain.limits import StageLimits
 from service.engines.engine import Engine
@@ -48,6 +50,8 @@ class Server(uvicorn.Server):
         self._router = Router(settings.infer_limits, self._load_engine)
         self._reconciler = Reconciler(self._router, ServingRegistry(database, self._blobs).wanted)
         self._jobs = JobQueue(database, settings.max_queued_jobs)
+        self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
+        self._predictor = Predictor(self._router, settings.infer_limits)
         super().__init__(
             uvicorn.Config(
                 self._application(),
@@ -73,15 +77,17 @@ class Server(uvicorn.Server):
             reconciling.cancel()
             with suppress(asyncio.CancelledError):
                 await reconciling
+            self._predictor.close()
             self._jobs.close()
 
     def _application(self) -> ASGIApp:
         app = create_app(self._services())
         app.router.lifespan_context = self._serving
-        return InferenceGate(app, InferenceEndpoint(self._router, self._settings.max_infer_bytes))
+        return InferenceGate(app, self._endpoint)
 
     def _services(self) -> Services:
         settings, database = self._settings, self._database
+        limits = settings.infer_limits
         return Services(
             models=ModelRegistry(database),
             datasets=DatasetRegistry(database),
@@ -96,7 +102,10 @@ class Server(uvicorn.Server):
             upload_limits=settings.upload_limits,
             inspection_limits=StageLimits(_INSPECTION_SECONDS, settings.stage_memory_bytes),
             stopping=lambda: self.should_exit,
-            routes=[],
+            routes=[
+                *v2_routes(self._router, self._endpoint, self._reconciler.first_pass.is_set, limits),
+                *predict_routes(self._predictor, limits),
+            ],
         )
 
     def _load_engine(self, artifact: EngineArtifact) -> Engine:

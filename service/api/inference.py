@@ -95,9 +95,9 @@ class InferenceEndpoint:
                 _log.error("inference failed", extra={"model": model, "code": error.code, "error": str(error)})
             await _send_error(send, status_of(error), error_body(str(error), error.code), error_headers(error))
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 (logged, and answered as a failure of our own)
             self._record_failure(target, submitted, "internal", began)
-            _log.error("inference crashed", extra={"model": model}, exc_info=True)
+            _log.exception("inference crashed", extra={"model": model})
             await _send_error(send, 500, error_body(INTERNAL, "internal"), {})
             return
         metrics = submitted.route.metrics

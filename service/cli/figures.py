@@ -24,8 +24,8 @@ def percent_text(fraction: Any) -> str:
 
 
 def milliseconds_text(seconds: Any) -> str:
-    """Seconds as milliseconds with three decimals."""
-    return f"{seconds * 1000:.3f} ms" if isinstance(seconds, int | float) else MISSING
+    """0.0012345 as 1.234 ms."""
+    return number_text(seconds * 1000, unit=" ms") if isinstance(seconds, int | float) else MISSING
 
 
 def byte_text(count: Any) -> str:

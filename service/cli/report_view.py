@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _Row = tuple[str, ...]
+# mae and cosine are metrics too; they stand among the outputs' errors.
+_METRICS = ("top1", "top5", "agreement", "top5_agreement")
 _ERRORS = (
     ("E[e]", "mean_error", ""),
     ("E|e|", "mean_absolute_error", ""),
@@ -40,7 +42,8 @@ def comparison_view(reports: list[Document]) -> RenderableType:
 
 
 def _metric_rows(reports: list[Document]) -> Iterator[_Row]:
-    for metric in _at(reports[0], "metrics") or ():
+    told = _at(reports[0], "metrics") or {}
+    for metric in (name for name in _METRICS if name in told):
         engines = (number_text(_at(report, "metrics", metric, "engine")) for report in reports)
         yield metric, number_text(_at(reports[0], "metrics", metric, "reference")), *engines
         yield f"{metric} loss", "", *(_loss_text(_at(report, "metrics", metric)) for report in reports)
@@ -61,10 +64,10 @@ def _error_rows(reports: list[Document]) -> Iterator[_Row]:
 
 
 def _latency_rows(reports: list[Document]) -> Iterator[_Row]:
-    for size in _at(reports[0], "reference", "latency") or ():
+    for index, taken in enumerate(_at(reports[0], "reference", "latency") or ()):
         for name in ("p50", "p99"):
-            path = ("latency", size, f"{name}_seconds")
-            yield _compared(reports, f"batch {size} {name}", path, milliseconds_text)
+            path = ("latency", index, f"{name}_seconds")
+            yield _compared(reports, f"batch {_text(taken, 'batch')} {name}", path, milliseconds_text)
 
 
 def _size_rows(reports: list[Document]) -> Iterator[_Row]:
@@ -72,7 +75,7 @@ def _size_rows(reports: list[Document]) -> Iterator[_Row]:
         yield _compared(reports, name, (key,), byte_text)
 
 
-def _compared(reports: list[Document], name: str, path: tuple[str, ...], shown: Callable[[Any], str]) -> _Row:
+def _compared(reports: list[Document], name: str, path: tuple[str | int, ...], shown: Callable[[Any], str]) -> _Row:
     """A row whose engine cells tell how many times smaller than the reference's figure theirs is."""
 
     def cell(report: Document, side: str) -> str:

@@ -68,7 +68,7 @@ class Reconciler:
         self._woken.set()
 
     async def reconcile_now(self) -> None:
-        """One pass, and the loads it began. Raises what reading the wish raises; failed loads are the router's to tell."""
+        """One pass, and the loads it began. Raises what reading the wish raises; the router tells of failed loads."""
         await self._begin_pass()
         await self._announce()
 
@@ -94,8 +94,8 @@ class Reconciler:
     async def _pass_and_log(self) -> None:
         try:
             await self._begin_pass()
-        except Exception as error:
-            _log.error("deployments cannot be read", extra={"error": str(error)}, exc_info=error)
+        except Exception as error:  # noqa: BLE001 (logged, and read again in a period)
+            _log.exception("deployments cannot be read", extra={"error": str(error)})
             return
         if self._first is None:
             # Not awaited here: a slow first load must not keep a new deployment of another model waiting.
