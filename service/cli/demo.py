@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +114,10 @@ class DemoSteps:
         self._upload()
         built = [self._build("int8"), self._build("fp16")]
         self.current.terminal.out.print(comparison_view([report for _, report in built]))
-        self._deploy(built[0][0])
+        variant = built[0][0]
+        self._deploy(variant)
         self._classify()
-        self._show_metrics()
+        self._show_metrics(variant)
 
     def _upload(self) -> None:
         terminal = self.current.terminal
@@ -163,21 +164,21 @@ class DemoSteps:
         _say(self.current.terminal, f"classified {self.folder / 'sample.png'} {_PREDICTIONS} times")
         self.current.terminal.out.print(prediction_view(answers[-1]))
 
-    def _show_metrics(self) -> None:
-        """The model's request latency, as Prometheus scrapes it."""
-        text = self.current.client.send("GET", "/metrics").text
-        lines = latency_lines(text, MODEL)
+    def _show_metrics(self, variant: str) -> None:
+        """The variant's request latency, as Prometheus scrapes it."""
+        lines = latency_lines(self.current.client.send("GET", "/metrics").text, MODEL, variant)
         if not lines:
-            raise CommandFailed(f"/metrics has no request latency of model {MODEL}", "no_metrics", ExitCode.FAILED)
+            raise CommandFailed(f"/metrics has no latency of {MODEL} {variant}", "no_metrics", ExitCode.FAILED)
         _say(self.current.terminal, "its request latency in /metrics, in seconds")
         for line in lines:
             self.current.terminal.out.print(f"  {line}", soft_wrap=True)
 
 
-def latency_lines(metrics: str, model: str) -> Sequence[str]:
-    """The sum and count of the model's request latency among Prometheus text lines."""
+def latency_lines(metrics: str, model: str, variant: str) -> list[str]:
+    """The sum and count of a variant's request latency among Prometheus text lines."""
     names = ("octavo_request_duration_seconds_sum", "octavo_request_duration_seconds_count")
-    return [line for line in metrics.splitlines() if line.startswith(names) and f'model="{model}"' in line]
+    labels = (f'model="{model}"', f'variant="{variant}"')
+    return [line for line in metrics.splitlines() if line.startswith(names) and all(label in line for label in labels)]
 
 
 def _say(terminal: Terminal, text: str) -> None:

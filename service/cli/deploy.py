@@ -100,7 +100,7 @@ def _both_view(deployment: Document, engines: list[Document]) -> RenderableType:
     from rich.console import Group
 
     columns = ("version", "variant", "runtime", "precision", "size", "verdict", "loss", "job")
-    return Group(_deployment_view(deployment), rows_table(None, columns, (_engine_row(engine) for engine in engines)))
+    return Group(_deployment_view(deployment), rows_table(columns, (_engine_row(engine) for engine in engines)))
 
 
 def _engine_row(engine: Document) -> tuple[object, ...]:

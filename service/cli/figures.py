@@ -53,11 +53,11 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
     return table
 
 
-def rows_table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+def rows_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     """A headed table; None becomes a dash."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

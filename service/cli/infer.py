@@ -82,9 +82,11 @@ def predict(
 
 def prediction_view(answer: Document) -> RenderableType:
     """The classes, best first, and who answered."""
-    title = f"{answer.get('model')} version {answer.get('version')}, variant {answer.get('variant')}"
+    from rich.console import Group
+
+    who = f"{answer.get('model')} version {answer.get('version')}, variant {answer.get('variant')}"
     rows = ((p["index"], p.get("label"), f"{p['score']:.4f}") for p in answer["predictions"])
-    return rows_table(title, ("class", "label", "score"), rows)
+    return Group(who, rows_table(("class", "label", "score"), rows))
 
 
 def _answer_view(answer: Document) -> RenderableType:
@@ -93,7 +95,7 @@ def _answer_view(answer: Document) -> RenderableType:
     parameters = answer.get("parameters") or {}
     facts = {"model": f"{answer.get('model_name')} version {answer.get('model_version')}"} | parameters
     rows = ((o["name"], o["datatype"], o["shape"], _preview(o.get("data"))) for o in answer["outputs"])
-    return Group(facts_table(facts), rows_table(None, ("output", "datatype", "shape", "values"), rows))
+    return Group(facts_table(facts), rows_table(("output", "datatype", "shape", "values"), rows))
 
 
 def _preview(data: Any) -> str:

@@ -75,7 +75,6 @@ def _newest(client: Client, filters: dict[str, str], limit: int) -> Document:
 def _list_view(listed: list[Document]) -> RenderableType:
     columns = ("job", "model", "version", "state", "stage", "progress", "created")
     return rows_table(
-        None,
         columns,
         (
             (job["id"], job["model"], job["version"], job["state"], job.get("stage"), percent_text(job.get("progress")),

@@ -38,7 +38,7 @@ def comparison_view(reports: list[Document]) -> RenderableType:
 
     columns = ("", _text(reports[0], "reference", "variant"), *(_text(report, "variant") for report in reports))
     rows = (*_metric_rows(reports), *_error_rows(reports), *_latency_rows(reports), *_size_rows(reports))
-    return Group(rows_table(None, columns, rows), *_remarks(reports))
+    return Group(rows_table(columns, rows), *_remarks(reports))
 
 
 def _metric_rows(reports: list[Document]) -> Iterator[_Row]:

@@ -42,7 +42,7 @@ class Blobs:
             if parts.scheme == "file":
                 self._folder = Path(unquote(parts.path))
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._store: Any = LocalStore(prefix=self._folder)
+                self._store: Any = LocalStore(prefix=self._folder, automatic_cleanup=True)
             else:
                 self._store = from_url(store_url, retry_config={"retry_timeout": timedelta(seconds=retry_seconds)})
         except Exception as error:

@@ -1,0 +1,131 @@
+"""Answers infer requests inside uvicorn's HTTP protocol: without a task, a coroutine or a queue for each of them.
+
+Takes plain requests only; any other (compressed, chunked, pipelined, upgraded) goes the usual way through ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.inference import Exchange, InferenceEndpoint, Reply, Target
+from service.domain.inference import InferResult
+
+# Whatever changes how a body arrives or a reply is sent.
+_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"accept-encoding", b"upgrade"})
+
+
+class DirectCycle:
+    """Stands where uvicorn keeps the request in flight, so that pipelining, shutdown and disconnects see this one."""
+
+    __slots__ = ("answer", "body", "disconnected", "headers", "keep_alive", "message_event", "response_complete", "target")
+
+    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool) -> None:
+        self.target = target
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.body: list[bytes] = []
+        self.answer: asyncio.Future[InferResult] | None = None
+        self.response_complete = False
+        self.disconnected = False
+        # uvicorn sets this when the connection is lost: what waits for an answer then is not run.
+        self.message_event = self
+
+    def set(self) -> None:
+        if self.answer is not None:
+            self.answer.cancel()
+
+
+class InferProtocol(HttpToolsProtocol):
+    """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
+
+    endpoint: InferenceEndpoint
+    _direct: DirectCycle | None = None
+
+    def on_headers_complete(self) -> None:
+        self._direct = self._direct_cycle()
+        if self._direct is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = self._direct  # type: ignore[assignment]
+
+    def _direct_cycle(self) -> DirectCycle | None:
+        if not self.url.endswith(b"/infer") or self.parser.get_method() != b"POST" or self.limit_concurrency is not None:
+            return None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None
+        if b"%" in self.url or b"?" in self.url or self.parser.get_http_version() != "1.1" or self.root_path:
+            return None
+        headers = dict(self.headers)
+        if not _SPECIAL_HEADERS.isdisjoint(headers) or not _fits(headers, self.endpoint.max_body_bytes):
+            return None
+        target = self.endpoint.target(self.url.decode("latin-1"))
+        if target is None:
+            return None
+        return DirectCycle(target, headers, self.parser.should_keep_alive())
+
+    def on_body(self, body: bytes) -> None:
+        if self._direct is None:
+            super().on_body(body)
+        else:
+            self._direct.body.append(body)
+
+    def on_message_complete(self) -> None:
+        cycle, self._direct = self._direct, None
+        if cycle is None:
+            super().on_message_complete()
+            return
+        body = cycle.body[0] if len(cycle.body) == 1 else b"".join(cycle.body)
+        cycle.body = []
+        exchange = self.endpoint.exchange(cycle.target)
+        try:
+            submitted = self.endpoint.submit(exchange, cycle.headers, body)
+        except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
+            self._write(cycle, self.endpoint.refusal(exchange, error))
+            return
+        cycle.answer = submitted.answer
+        submitted.answer.add_done_callback(partial(self._answered, cycle, exchange))
+
+    def _answered(self, cycle: DirectCycle, exchange: Exchange, answer: asyncio.Future[InferResult]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        try:
+            if error is not None:
+                raise error
+            reply = self.endpoint.reply(exchange, answer.result())
+        except Exception as failure:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
+            reply = self.endpoint.refusal(exchange, failure)
+        self._write(cycle, reply)
+
+    def _write(self, cycle: DirectCycle, reply: Reply) -> None:
+        cycle.response_complete = True
+        transport = self.transport
+        if transport.is_closing():
+            return
+        lines = [STATUS_LINE[reply.status]]
+        for name, value in (*self.server_state.default_headers, *reply.headers):
+            lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        lines.append(reply.parts[0])  # type: ignore[arg-type]
+        transport.write(b"".join(lines))
+        for part in reply.parts[1:]:
+            transport.write(part)
+        if not cycle.keep_alive:
+            transport.close()
+        self.on_response_complete()
+
+
+def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
+    declared = headers.get(b"content-length", b"")
+    return declared.isdigit() and len(declared) < 15 and int(declared) <= max_bytes
+
+
+def infer_protocol(endpoint: InferenceEndpoint) -> type[HttpToolsProtocol]:
+    """The protocol class of a server whose infer requests `endpoint` answers: `uvicorn.Config(http=...)`."""
+    return type("BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint})

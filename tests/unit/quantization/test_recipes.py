@@ -1,0 +1,146 @@
+"""Recipes that could never lead to a proven engine are refused before any work, by field, value and next step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from service.domain.model import Dataset
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.domain.tensor import TensorSpec
+from service.errors import InvalidDataset, InvalidRecipe
+from service.quantization.recipes import (
+    available_runtimes,
+    candidate_runtimes,
+    check_dataset_fits,
+    check_recipe,
+    rows_per_run,
+)
+
+ROWS = Dataset("rows", "d", 9, 10, {"x": TensorSpec("x", "FP32", (-1, 3))}, True, "k", (), datetime.now(UTC))
+UNLABELLED = replace(ROWS, labels=False)
+
+
+def test_the_default_recipe_with_labelled_rows_is_accepted() -> None:
+    check_recipe(Recipe(), Budget(), ROWS, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(precision="int3"), "precision is 'int3'; send one of fp32, fp16, bf16, int8"),
+        (Recipe(runtime="tvm"), "runtime is 'tvm'"),
+        (Recipe(runtime="tensorrt"), "'tensorrt', which this host cannot build for; send auto or onnxruntime"),
+        (Recipe(precision="bf16"), "precision is 'bf16', which runtime 'auto' does not build.*fp16, fp32, int8"),
+        (Recipe(scheme="odd"), "scheme is 'odd'; send one of symmetric, asymmetric"),
+        (Recipe(granularity="per_row"), "granularity is 'per_row'"),
+        (Recipe(calibration=Calibration(method="guess")), "calibration.method is 'guess'"),
+        (Recipe(calibration=Calibration(rows=0)), "calibration.rows is 0; send 1 to 100000"),
+        (Recipe(calibration=Calibration(rows=100_001)), "calibration.rows is 100001"),
+        (Recipe(calibration=Calibration(percentile=50.0)), "calibration.percentile is 50.0"),
+        (Recipe(calibration=Calibration(percentile=100.1)), "calibration.percentile is 100.1"),
+        (Recipe(calibration=Calibration(percentile=float("nan"))), "calibration.percentile is nan"),
+        (Recipe(keep_float=("x",) * 257), "keep_float has 257 patterns; send at most 256"),
+        (Recipe(keep_float=("x" * 257,)), "257 characters"),
+        (Recipe(keep_float=("",)), "keep_float holds ''"),
+        (Recipe(keep_float=("op:",)), "keep_float holds 'op:'"),
+        (Recipe(keep_float=("a\nb",)), "printable"),
+        (Recipe(batch=BatchProfile(0, 1, 1)), "batch is min 0, opt 1, max 1; send 1 <= min"),
+        (Recipe(batch=BatchProfile(4, 2, 8)), "batch is min 4, opt 2, max 8"),
+        (Recipe(batch=BatchProfile(1, 8, 1025)), "max 1025"),
+    ],
+)
+def test_a_recipe_that_cannot_be_built_is_refused(recipe: Recipe, words: str) -> None:
+    with pytest.raises(InvalidRecipe, match=words):
+        check_recipe(recipe, Budget(), ROWS, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (Budget("f1"), "budget.metric is 'f1'; send one of top1, top5, agreement, mae, cosine"),
+        (Budget("top1", -0.1), "budget.max_loss is -0.1"),
+        (Budget("top1", float("inf")), "budget.max_loss is inf"),
+        (Budget("top1", float("nan")), "budget.max_loss is nan"),
+        (Budget("cosine", 3.0), "a loss of cosine is at most 2"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_refused(budget: Budget, words: str) -> None:
+    with pytest.raises(InvalidRecipe, match=words):
+        check_recipe(Recipe(), budget, ROWS, ROWS)
+
+
+def test_an_mae_budget_may_be_of_any_size() -> None:
+    check_recipe(Recipe(), Budget("mae", 250.0), ROWS, UNLABELLED)
+
+
+def test_int8_without_calibration_rows_is_refused() -> None:
+    with pytest.raises(InvalidRecipe, match="no calibration set is named"):
+        check_recipe(Recipe(precision="int8"), Budget(), None, ROWS)
+
+
+def test_fp16_needs_no_calibration_but_something_to_be_judged_on() -> None:
+    check_recipe(Recipe(precision="fp16"), Budget(), None, ROWS)
+    with pytest.raises(InvalidRecipe, match="nothing can be proven; name one in validation"):
+        check_recipe(Recipe(precision="fp16"), Budget(), None, None)
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5"])
+def test_accuracy_without_labels_is_refused(metric: str) -> None:
+    with pytest.raises(InvalidRecipe, match="the dataset|dataset 'rows' has no labels"):
+        check_recipe(Recipe(), Budget(metric), ROWS, UNLABELLED)
+
+
+def test_auto_tries_every_available_runtime_that_builds_the_precision() -> None:
+    assert candidate_runtimes(Recipe()) == available_runtimes() == ("onnxruntime",)
+    assert candidate_runtimes(Recipe(precision="bf16")) == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "count"),
+    [
+        ((-1, 3, 8), (3, 8), 0),
+        ((-1, 3, -1), (3, 5), 0),
+        ((1, 3, 8), (3, 8), 1),
+        ((1, 3, 8), (1, 3, 8), 1),
+        ((4, 3), (3,), 4),
+        ((), (), 1),
+        ((-1, 3), (4,), None),
+        ((1, 3), (4,), None),
+    ],
+)
+def test_a_row_fits_an_input_with_or_without_its_batch_axis(
+    shape: tuple[int, ...], row: tuple[int, ...], count: int | None
+) -> None:
+    assert rows_per_run(row, TensorSpec("x", "FP32", shape)) == count
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"y": TensorSpec("y", "FP32", (-1, 3))}, "has no array 'x', only y"),
+        ({"x": TensorSpec("x", "FP64", (-1, 3))}, "is FP64 but the model's input is FP32; save it as float32"),
+        ({"x": TensorSpec("x", "FP32", (-1, 4))}, r"has shape \[4\] but the model's input has \[-1, 3\]"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_the_model_is_refused(arrays: dict[str, TensorSpec], words: str) -> None:
+    with pytest.raises(InvalidDataset, match=words):
+        check_dataset_fits("rows", arrays, [TensorSpec("x", "FP32", (-1, 3))])
+
+
+def test_surplus_arrays_do_no_harm() -> None:
+    spec = TensorSpec("x", "FP32", (-1, 3))
+    check_dataset_fits("rows", {"x": spec, "z": spec}, [spec])
+
+
+def test_checking_recipes_loads_no_runtime() -> None:
+    code = (
+        "import sys, service.quantization.recipes as r; r.available_runtimes();"
+        "print([m for m in ('onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"
