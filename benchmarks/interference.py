@@ -68,7 +68,7 @@ def measure_interference(options: Options, say: Callable[[str], None]) -> Report
         "interference",
         "Answers beside a quantization job",
         f"`octavo serve` and the load generator share core {cores[0]}; `octavo work`, and every process of its jobs, "
-        f"has core {cores[1]}. Each of {_CONNECTIONS} connections sends a binary request of the digits model and pauses "
+        f"has core {cores[1]}. Each of {_CONNECTIONS} connections sends a request of the digits model and pauses "
         f"{_PAUSE_MS:g} ms on average after its answer: the server's core is mostly idle, so that a latency is no wait "
         "behind the load itself. Rounds beside INT8 jobs of the digits model, one after another, and rounds without "
         "take turns; the worker runs in both.",

@@ -43,12 +43,14 @@ def wait_for_end(server: Server, job_id: str) -> dict[str, Any]:
 
 
 def cancel_job(server: Server, job_id: str) -> None:
-    """Cancels what has not ended, and waits until it has."""
+    """Cancels what has not ended, and waits until it has. Raises CannotMeasure when it had failed by itself."""
     if not _ended(server, job_id):
         answer = server.client.delete(f"/jobs/{job_id}")
         if answer.status_code != 409:
             accept(answer)
-    wait_for_end(server, job_id)
+    job = wait_for_end(server, job_id)
+    if job["state"] == "failed":
+        raise CannotMeasure(f"job {job_id} failed, so it was no load: {job['error']}")
 
 
 def _ended(server: Server, job_id: str) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ REQUESTS = LoopCounter(
     "octavo_requests_total", "Inference requests by outcome: ok, or the error's code.", (*VARIANT_LABELS, "outcome")
 )
 QUEUED_ROWS = LiveGauge("octavo_queued_rows", "Rows waiting before a replica.", VARIANT_LABELS)
-ENGINES_READY = LiveGauge("octavo_engine_ready_count", "Replicas that are ready.", ("model", "version", "variant"))
+ENGINES_READY = LiveGauge("octavo_engines_ready", "Replicas that are ready.", ("model", "version", "variant"))
 ENGINE_LOAD_SECONDS = Gauge(
     "octavo_engine_load_duration_seconds", "Load and warm-up of the replica.", ("model", "version", "variant"),
     registry=REGISTRY,

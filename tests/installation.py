@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from service.domain.job import FINISHED
 from tests.waiting import wait_until
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits"
@@ -86,10 +88,11 @@ def quantize_body(name: str = "digits", precision: str = "int8", **more: object)
     } | more
 
 
-def finished_job(client: httpx.Client, job_id: str, seconds: float = 120) -> dict[str, object]:
+def finished_job(client: httpx.Client, job_id: str, seconds: float = 120) -> dict[str, Any]:
     """The job as it is when it has ended."""
-    states = ("succeeded", "rejected", "failed", "cancelled")
-    answer: dict[str, object] = wait_until(
-        lambda: (job := client.get(f"/jobs/{job_id}").json())["state"] in states and job, seconds
-    )
-    return answer
+
+    def ended() -> dict[str, Any]:
+        job: dict[str, Any] = client.get(f"/jobs/{job_id}").json()
+        return job if job["state"] in FINISHED else {}
+
+    return wait_until(ended, seconds)

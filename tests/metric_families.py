@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from tempfile import TemporaryDirectory
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -32,13 +33,15 @@ class Family:
         return tuple(self.name + suffix for suffix in _SUFFIXES.get(self.kind, ("",)))
 
 
-def declared_families(folder: Path) -> dict[str, Family]:
-    """Every family by name. `folder` takes the empty database that the job metrics read."""
-    database = Database(f"sqlite:///{folder / 'octavo.db'}")
-    migrate(database)
-    collectors = [value for value in vars(metrics).values() if _is_collector(value)]
-    found = [family for collector in (*collectors, JobMetrics(JobQueue(database, 1))) for family in _of(collector)]
-    database.close()
+@cache
+def declared_families() -> dict[str, Family]:
+    """Every family by name; those of the jobs are read from an empty database."""
+    with TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/octavo.db")
+        migrate(database)
+        collectors = [value for value in vars(metrics).values() if _is_collector(value)]
+        found = [family for collector in (*collectors, JobMetrics(JobQueue(database, 1))) for family in _of(collector)]
+        database.close()
     return {family.name: family for family in found}
 
 
@@ -54,5 +57,6 @@ def _of(collector: Collector) -> Iterator[Family]:
 
 def _labels(metric: Metric, collector: Collector) -> tuple[str, ...]:
     # The client library keeps label names on the family, or on the collector, and shows them nowhere without samples.
-    names: tuple[str, ...] = getattr(metric, "_labelnames", None) or getattr(collector, "_labelnames", ())
-    return tuple(names)
+    on_family: tuple[str, ...] = getattr(metric, "_labelnames", ())
+    on_collector: tuple[str, ...] = getattr(collector, "_labelnames", ())
+    return tuple(on_family or on_collector)

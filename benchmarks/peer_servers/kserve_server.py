@@ -20,7 +20,7 @@ class BenchModel(Model):
         rows = self._session.run(payload.inputs[0].as_numpy())
         output = InferOutput("logits", list(rows.shape), "FP32")
         output.set_data_from_numpy(rows, binary_data=payload.use_binary_outputs)
-        return InferResponse(payload.id, self.name, [output], use_binary_outputs=payload.use_binary_outputs)
+        return InferResponse(payload.id or "", self.name, [output], use_binary_outputs=payload.use_binary_outputs)
 
 
 if __name__ == "__main__":

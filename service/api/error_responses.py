@@ -102,15 +102,22 @@ async def _answer_octavo_error(request: Request, error: Exception) -> Response:
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:_MAX_SHOWN]
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         message = f"Not Found: there is no path {path!r}; see /docs for those that there are"
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"Method Not Allowed: {request.method} on {path!r}; send {allowed}"
+        headers["Allow"] = _allowed_methods(request) or headers.get("Allow", "")
+        message = f"Method Not Allowed: {request.method} on {path!r}; send {headers['Allow'] or 'another method'}"
     else:
         message = str(error.detail)
     code = _HTTP_CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal")
-    return _response(error.status_code, message, code, dict(error.headers or {}))
+    return _response(error.status_code, message, code, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """The documented methods of the path; the router alone would tell those of the first route that matches it."""
+    template = getattr(request.scope.get("route"), "path", None)
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(template, ())))
 
 
 async def _answer_invalid_request(request: Request, error: Exception) -> Response:

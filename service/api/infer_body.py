@@ -15,7 +15,7 @@ IDLE_SECONDS = 60.0
 Headers = dict[bytes, bytes]
 
 
-class ClientLeft(Exception):  # noqa: N818 (an event, not an error of ours)
+class ClientLeft(Exception):
     """The connection closed before the answer."""
 
 

@@ -8,20 +8,29 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.api.content_coding import wanted_coding
 from service.api.inference import Exchange, InferenceEndpoint, Reply, Target
 from service.domain.inference import InferResult
 
 # Whatever changes how a body arrives or a reply is sent.
-_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"accept-encoding", b"upgrade"})
+_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
 
 
 class DirectCycle:
     """Stands where uvicorn keeps the request in flight, so that pipelining, shutdown and disconnects see this one."""
 
-    __slots__ = ("answer", "body", "disconnected", "headers", "keep_alive", "message_event", "response_complete", "target")
+    __slots__ = (
+        "answer",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "message_event",
+        "response_complete",
+        "target",
+    )
 
     def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool) -> None:
         self.target = target
@@ -53,16 +62,23 @@ class InferProtocol(HttpToolsProtocol):
             self.cycle = self._direct  # type: ignore[assignment]
 
     def _direct_cycle(self) -> DirectCycle | None:
-        if not self.url.endswith(b"/infer") or self.parser.get_method() != b"POST" or self.limit_concurrency is not None:
+        if (
+            not self.url.endswith(b"/infer")
+            or self.parser.get_method() != b"POST"
+            or self.limit_concurrency is not None
+        ):
             return None
-        if self.cycle is not None and not self.cycle.response_complete:
+        # A second request on its way, or a caller that does not read its replies: uvicorn makes both wait.
+        if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
             return None
-        if b"%" in self.url or b"?" in self.url or self.parser.get_http_version() != "1.1" or self.root_path:
+        if self.parser.get_http_version() != "1.1" or self.root_path or self.limit_concurrency is not None:
             return None
         headers = dict(self.headers)
         if not _SPECIAL_HEADERS.isdisjoint(headers) or not _fits(headers, self.endpoint.max_body_bytes):
             return None
-        target = self.endpoint.target(self.url.decode("latin-1"))
+        if wanted_coding(headers.get(b"accept-encoding")) is not None:
+            return None
+        target = None if b"%" in self.url else self.endpoint.target(self.url.decode("latin-1"))
         if target is None:
             return None
         return DirectCycle(target, headers, self.parser.should_keep_alive())

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -104,7 +104,7 @@ def predict_routes(predictor: Predictor, limits: InferLimits) -> list[BaseRoute]
         summary="Classify a picture",
     )
     async def predict(
-        name: ModelName, request: Request, top_k: Annotated[int, Query(ge=1, le=limits.max_top_k)] = 5
+        name: ModelName, request: Request, top_k: int = Query(5, ge=1, le=limits.max_top_k)
     ) -> PredictBody:
         """The body is a JPEG or PNG, or a multipart form with the picture as its `file`."""
         return await predictor.predict(name, await read_image(request, limits), top_k)

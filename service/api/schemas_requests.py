@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from service.domain.deployment import Deployment
 from service.domain.model import checked_name
@@ -39,6 +39,14 @@ def _variant_name(name: str) -> str:
 ModelName = Annotated[str, AfterValidator(_model_name), WithJsonSchema(NAME_SCHEMA)]
 DatasetName = Annotated[str, AfterValidator(_dataset_name), WithJsonSchema(NAME_SCHEMA)]
 VariantName = Annotated[str, AfterValidator(_variant_name), WithJsonSchema(NAME_SCHEMA)]
+
+
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 8.0 is the integer 8, while "8" and true are none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)
 PathVersion = Annotated[int, Path(ge=1, le=MAX_VERSION)]
 QueryVersion = Annotated[int | None, Query(ge=1, le=MAX_VERSION)]
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$")]
@@ -52,7 +60,7 @@ class RequestBody(BaseModel):
 
 class CalibrationBody(RequestBody):
     method: Literal["minmax", "entropy", "percentile", "mse"] = "entropy"
-    rows: Annotated[int, Field(ge=1, le=MAX_CALIBRATION_ROWS)] = 256
+    rows: Annotated[int, Field(ge=1, le=MAX_CALIBRATION_ROWS), _WHOLE] = 256
     percentile: Annotated[float, Field(gt=LOWEST_PERCENTILE, le=100)] = 99.99
 
     def to_domain(self) -> Calibration:
@@ -62,9 +70,9 @@ class CalibrationBody(RequestBody):
 class BatchBody(RequestBody):
     """Batch sizes in rows, min <= opt <= max."""
 
-    min: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)] = 1
-    opt: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)] = 8
-    max: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)] = 32
+    min: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), _WHOLE] = 1
+    opt: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), _WHOLE] = 8
+    max: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), _WHOLE] = 32
 
     @model_validator(mode="after")
     def _in_order(self) -> BatchBody:
@@ -114,7 +122,7 @@ class QuantizeBody(RequestBody):
     """A build asked for. The version defaults to the newest, and every other field but `model` has a default."""
 
     model: ModelName
-    version: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = None
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION), _WHOLE] | None = None
     recipe: RecipeBody = RecipeBody()
     calibration: DatasetName | None = None
     validation: DatasetName | None = None
@@ -130,13 +138,13 @@ class CanaryBody(RequestBody):
     """`weight` is the canary's share of requests in percent."""
 
     variant: VariantName
-    weight: Annotated[int, Field(ge=0, le=100)]
+    weight: Annotated[int, Field(ge=0, le=100), _WHOLE]
 
 
 class DeploymentBody(RequestBody):
     """Which variants answer. Answers carry the same fields, so an answer can be sent back as it is."""
 
-    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION), _WHOLE]
     stable: RouteBody
     canary: CanaryBody | None = None
     shadow: RouteBody | None = None

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 _Row = tuple[str, ...]
 # mae and cosine are metrics too; they stand among the outputs' errors.
-_METRICS = ("top1", "top5", "agreement", "top5_agreement")
+_METRICS = {
+    "top1": "accuracy (top1)",
+    "top5": "accuracy (top5)",
+    "agreement": "agreement",
+    "top5_agreement": "agreement (top5)",
+}
 _ERRORS = (
     ("E[e]", "mean_error", ""),
     ("E|e|", "mean_absolute_error", ""),
@@ -43,10 +48,10 @@ def comparison_view(reports: list[Document]) -> RenderableType:
 
 def _metric_rows(reports: list[Document]) -> Iterator[_Row]:
     told = _at(reports[0], "metrics") or {}
-    for metric in (name for name in _METRICS if name in told):
+    for metric, title in ((metric, title) for metric, title in _METRICS.items() if metric in told):
         engines = (number_text(_at(report, "metrics", metric, "engine")) for report in reports)
-        yield metric, number_text(_at(reports[0], "metrics", metric, "reference")), *engines
-        yield f"{metric} loss", "", *(_loss_text(_at(report, "metrics", metric)) for report in reports)
+        yield title, number_text(_at(reports[0], "metrics", metric, "reference")), *engines
+        yield f"{title} loss", "", *(_loss_text(_at(report, "metrics", metric)) for report in reports)
 
 
 def _loss_text(figures: Any) -> str:

@@ -57,7 +57,7 @@ def decode_answer(content: bytes, header_length: str | None) -> Document:
         answer: Document = orjson.loads(content[:length])
         rest = memoryview(content)[length:]
         for output in answer["outputs"]:
-            size = output.get("parameters", {}).get("binary_data_size")
+            size = output.get("parameters", {}).pop("binary_data_size", None)
             if size is not None:
                 output["data"] = _decoded(output, bytes(rest[:size]))
                 rest = rest[size:]

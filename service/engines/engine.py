@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 class Engine(Protocol):
-    """A loaded engine. Used by one thread at a time; the loader gives it out warmed or not at all."""
+    """A loaded engine. Used by one thread at a time, and warmed up by the router before it serves."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -25,7 +25,7 @@ class Engine(Protocol):
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Runs one batch. Arrays have the spec's dtype and shape, C-contiguous; `outputs` None means all.
 
-        Raises EngineFailed with the runtime's own words.
+        Raises EngineFailed with the runtime's own words, InvalidTensor for values that it cannot take.
         """
         ...
 

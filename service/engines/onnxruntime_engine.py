@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
-from service.errors import EngineFailed, InvalidModel
+from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -36,6 +37,7 @@ class OnnxRuntimeEngine:
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        self._text_inputs = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
 
     @classmethod
     def load(cls, path: Path, threads: int) -> OnnxRuntimeEngine:
@@ -52,6 +54,8 @@ class OnnxRuntimeEngine:
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         names = self._output_names if outputs is None else list(outputs)
+        if self._text_inputs:
+            inputs = dict(inputs) | {name: _text(name, inputs[name]) for name in self._text_inputs}
         try:
             arrays = self._session.run(names, inputs)
         except Exception as error:
@@ -60,6 +64,17 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         del self._session
+
+
+def _text(name: str, elements: Array) -> Array:
+    """ONNX strings are UTF-8 text; the runtime would write bytes out as Python shows them. Raises InvalidTensor."""
+    try:
+        words = [item.decode() if isinstance(item, bytes) else str(item) for item in elements.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise InvalidTensor(f"input {name!r} holds {error.object[:40]!r}, which is not UTF-8; send text") from error
+    text = np.empty(len(words), np.object_)
+    text[:] = words
+    return text.reshape(elements.shape)
 
 
 def _spec(node: ort.NodeArg) -> TensorSpec:

@@ -55,11 +55,23 @@ def check_graph(model: ModelProto) -> None:
     """All checks below, cheapest first. Raises InvalidModel with the value and the next step."""
     if not model.graph.node:
         raise InvalidModel("the graph holds no nodes; export the model again")
+    check_text(model)
     check_domains(model)
     check_external_data(model)
     check_names(model.graph)
     check_order(model.graph)
     check_interface(model.graph)
+
+
+def check_text(model: ModelProto) -> None:
+    """The parser hands out strings that are not UTF-8 as bytes, which nothing behind this check expects."""
+    for graph in graphs_of(model):
+        names: list[object] = [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
+        for node in graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        for name in names:
+            if not isinstance(name, str):
+                raise InvalidModel(f"the name {name!r:.80} is not UTF-8 text; export the model again")
 
 
 def check_domains(model: ModelProto) -> None:
@@ -164,8 +176,8 @@ def check_value(value: ValueInfoProto, kind: str) -> None:
     if names.get(tensor.elem_type) not in SERVED_TYPES:
         shown = names.get(tensor.elem_type, tensor.elem_type)
         raise InvalidModel(f"{kind} {value.name!r:.120} has element type {shown}; use one of {', '.join(SERVED_TYPES)}")
-    if kind == "input" and not tensor.HasField("shape"):
-        raise InvalidModel(f"input {value.name!r:.120} has no known rank; state its shape, -1 or a name for open axes")
+    if not tensor.HasField("shape"):
+        raise InvalidModel(f"{kind} {value.name!r:.120} has no known rank; state its shape, with names for open axes")
     for dim in tensor.shape.dim:
         if dim.HasField("dim_value") and not 1 <= dim.dim_value <= MAX_EXTENT:
             raise InvalidModel(

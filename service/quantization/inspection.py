@@ -130,8 +130,8 @@ def _check_by_onnx(model: ModelProto) -> None:
 def _loaded(path: Path) -> OnnxRuntimeEngine:
     try:
         return OnnxRuntimeEngine.load(path, threads=1)
-    except EngineFailed as error:
-        raise InvalidModel(f"{str(error)[:600]}") from error
+    except (EngineFailed, UnicodeDecodeError) as error:
+        raise InvalidModel(f"ONNX Runtime refuses the model: {str(error)[:600]}") from error
 
 
 def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:

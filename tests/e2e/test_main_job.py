@@ -35,14 +35,14 @@ def test_one_command_uploads_quantizes_proves_and_serves(tmp_path: Path) -> None
         assert client.post("/quantize", json=body).status_code == 200
         job = finished_job(client, job_id)
         assert job["state"] == "succeeded", job
-        assert [stage["name"] for stage in job["stages"]] == list(STAGES)  # type: ignore[attr-defined]
+        assert [stage["name"] for stage in job["stages"]] == list(STAGES)
         _is_served(client, "int8-onnxruntime")
         report = client.get(f"/jobs/{job_id}/report").json()
         page = client.get(f"/jobs/{job_id}/report.html").text
         assert report["certificate"]["verdict"] == "passed"
         assert report["certificate"]["fingerprint"]["libraries"]["onnxruntime"]
         assert "<svg" in page
-        assert "src=" not in page.replace("src=\"data:", "")
+        assert "src=" not in page.replace('src="data:', "")
         metrics = client.get("/metrics").text
         assert 'octavo_jobs{kind="quantize",state="succeeded"} 1.0' in metrics
         assert 'octavo_requests_total{model="digits",outcome="ok",route="stable",variant="int8-onnxruntime"' in metrics

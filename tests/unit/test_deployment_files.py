@@ -1,4 +1,4 @@
-"""The files around the code name things that exist: images, settings, metrics, and packages pinned with their hashes."""
+"""The files around the code name things that exist: images, settings, metrics, volumes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import json
 import re
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from tests.metric_families import Family, declared_families
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE = sorted(ROOT.glob("docker-compose*.yml"))
 YAML_FILES = sorted([*COMPOSE, *DEPLOY.rglob("*.yml"), *DEPLOY.rglob("*.yaml"), ROOT / ".pre-commit-config.yaml"])
-PINNED = sorted((ROOT / "requirements").glob("*.txt"))
 SETTINGS = {f"OCTAVO_{name.upper()}" for name in Settings.model_fields}
 PROCESSES = {"serve": ["serve"], "work": ["work"]}
 # Metrics and labels that Prometheus itself adds.
@@ -49,9 +45,9 @@ def stages() -> dict[str, str]:
     return dict(zip(parts[2::3], parts[3::3], strict=True))
 
 
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
-    return declared_families(tmp_path_factory.mktemp("jobs"))
+@pytest.fixture
+def families() -> dict[str, Family]:
+    return declared_families()
 
 
 # ---- images ----
@@ -91,8 +87,8 @@ def test_the_images_set_only_settings_that_exist() -> None:
 def test_the_build_is_sent_nothing_but_what_it_copies() -> None:
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {rule[1:].split("/")[0] for rule in rules if rule.startswith("!")}
-    copied = {source for line in re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-              for source in line.split()}  # fmt: skip
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    copied = {source for line in copies for source in line.split()}
     assert "*" in rules
     assert {source.split("/")[0] for source in copied} == allowed
     assert all((ROOT / source).exists() for source in copied)
@@ -120,7 +116,7 @@ def test_compose_values_are_accepted_as_settings(monkeypatch: pytest.MonkeyPatch
         environment = compose_services()[process]["environment"]
         for key, value in environment.items():
             monkeypatch.setenv(key, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
-        settings = Settings()
+        settings = read_settings()
         assert settings.resolved_database_url == "postgresql+psycopg://octavo:local-only@postgres:5432/octavo"
         assert settings.resolved_store_url == "s3://octavo"
 
@@ -250,55 +246,10 @@ def test_every_alert_is_played_by_its_test() -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 @pytest.mark.parametrize(
-    "command", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")], ids=lambda words: words[-1]
+    "command",
+    [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")],
+    ids=lambda words: words[-1],
 )
 def test_prometheus_accepts_its_files_and_raises_each_alert_when_it_should(command: tuple[str, ...]) -> None:
     run = subprocess.run(["promtool", *command], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-
-
-# ---- pinned requirements ----
-
-
-def pins(path: Path) -> dict[str, Requirement]:
-    lines = (line.split("\\")[0].strip() for line in path.read_text().splitlines() if not line.startswith(" "))
-    found = [Requirement(line) for line in lines if line]
-    return {canonicalize_name(requirement.name): requirement for requirement in found}
-
-
-@pytest.mark.parametrize("path", PINNED, ids=name_of)
-def test_every_pinned_package_has_hashes_and_no_line_names_an_index_or_a_machine(path: Path) -> None:
-    pin = r"[a-z0-9][a-z0-9.-]*==[^\s;]+( ; [^\\]+)? \\\n"
-    hashes = r"(?:    --hash=sha256:[0-9a-f]{64} \\\n)*    --hash=sha256:[0-9a-f]{64}\n"
-    assert re.fullmatch(f"(?:{pin}{hashes})+", path.read_text())
-
-
-@pytest.mark.parametrize(
-    ("file", "extras"), [("cpu.txt", ("cpu",)), ("gpu.txt", ("gpu",)), ("dev.txt", ("cpu", "dev")), ("build.txt", ())]
-)
-def test_pinned_versions_fit_what_the_project_asks_for(file: str, extras: tuple[str, ...]) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = list(project["build-system"]["requires"])
-    if extras:
-        asked = list(project["project"]["dependencies"])
-        for extra in extras:
-            asked += project["project"]["optional-dependencies"][extra]
-    pinned = pins(ROOT / "requirements" / file)
-    for requirement in map(Requirement, asked):
-        pin = pinned.get(canonicalize_name(requirement.name))
-        assert pin is not None, f"{requirement} is not in {file}; run make requirements"
-        version = str(pin.specifier).removeprefix("==")
-        assert requirement.specifier.contains(version, prereleases=True), f"{pin}: {requirement}; run make requirements"
-
-
-@pytest.mark.parametrize("file", ["cpu.txt", "gpu.txt", "build.txt"])
-def test_an_image_gets_the_versions_that_the_tests_ran_with(file: str) -> None:
-    tested = pins(ROOT / "requirements" / "dev.txt")
-    shipped = pins(ROOT / "requirements" / file)
-    shared = shipped.keys() & tested.keys()
-    assert {name: str(shipped[name].specifier) for name in shared} == {name: str(tested[name].specifier) for name in shared}
-
-
-def test_the_two_onnx_runtimes_are_never_installed_together() -> None:
-    for path in PINNED:
-        assert len({"onnxruntime", "onnxruntime-gpu"} & pins(path).keys()) <= 1, path.name

@@ -17,9 +17,9 @@ DECISIONS = sorted((DOCS / "decisions").glob("0*.md"))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
 
 
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
-    return declared_families(tmp_path_factory.mktemp("jobs"))
+@pytest.fixture
+def families() -> dict[str, Family]:
+    return declared_families()
 
 
 def table_rows(page: Path, prefix: str) -> dict[str, list[str]]:
@@ -29,7 +29,9 @@ def table_rows(page: Path, prefix: str) -> dict[str, list[str]]:
 
 
 def test_every_setting_is_documented_and_no_other() -> None:
-    assert set(table_rows(DOCS / "settings.md", "OCTAVO_")) == {f"OCTAVO_{name.upper()}" for name in Settings.model_fields}
+    assert set(table_rows(DOCS / "settings.md", "OCTAVO_")) == {
+        f"OCTAVO_{name.upper()}" for name in Settings.model_fields
+    }
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -51,7 +53,8 @@ def test_every_setting_has_a_unit_and_a_meaning() -> None:
 
 def test_every_metric_is_documented_with_its_type_and_labels_and_no_other(families: dict[str, Family]) -> None:
     documented = {
-        name: (cells[0], tuple(cells[1].split(", "))) for name, cells in table_rows(DOCS / "metrics.md", "octavo_").items()
+        name: (cells[0], tuple(cells[1].split(", ")))
+        for name, cells in table_rows(DOCS / "metrics.md", "octavo_").items()
     }
     assert documented == {name: (family.kind, family.labels) for name, family in families.items()}
 

@@ -94,6 +94,12 @@ def test_every_path_answers_errors_in_the_one_form(client: httpx.Client, method:
     refusal(client.request(method, path), status)
 
 
+def test_a_wrong_method_is_told_every_right_one(client: httpx.Client) -> None:
+    answer = client.post("/models/digits/deployment")
+    refusal(answer, 405, "DELETE, GET, PUT")
+    assert answer.headers["allow"] == "DELETE, GET, PUT"
+
+
 def test_the_openapi_document_names_every_path_of_the_contract(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     expected = {
@@ -138,3 +144,11 @@ def test_uploads_are_described_as_forms(client: httpx.Client) -> None:
         schema = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert schema["required"] == ["name", "file"]
         assert set(schema["properties"]) >= optional
+
+
+def test_the_bounds_of_numbers_are_in_the_openapi_document(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    rows = schemas["CalibrationBody"]["properties"]["rows"]
+    assert (rows["type"], rows["minimum"], rows["maximum"]) == ("integer", 1, 100_000)
+    weight = schemas["CanaryBody"]["properties"]["weight"]
+    assert (weight["type"], weight["minimum"], weight["maximum"]) == ("integer", 0, 100)

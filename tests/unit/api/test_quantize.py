@@ -61,7 +61,7 @@ def test_the_version_defaults_to_the_newest(client: httpx.Client, services: Serv
 
 def test_every_field_of_the_contract_reaches_the_job(client: httpx.Client, services: Services) -> None:
     asked = ASKED | {
-        "version": 1,
+        "version": 1.0,
         "recipe": {
             "precision": "int8",
             "runtime": "onnxruntime",

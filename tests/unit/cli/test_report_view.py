@@ -45,8 +45,8 @@ def shown(view: Any) -> list[list[str]]:
 def test_every_figure_stands_beside_the_references() -> None:
     lines = shown(report_view(report_on("int8-onnxruntime", 0.002, 1024)))
     for row in (
-        ["top1", "0.985", "0.98"],
-        ["top1 loss", "", "0.005076 [-0.001, 0.011]"],
+        ["accuracy (top1)", "0.985", "0.98"],
+        ["accuracy (top1) loss", "", "0.005076 [-0.001, 0.011]"],
         ["logits E[e]", "", "0.00125"],
         ["logits E|e|", "", "0.0625"],
         ["logits SQNR", "", "31.25 dB"],
@@ -79,7 +79,7 @@ def test_a_report_that_lacks_figures_shows_dashes(report: dict[str, Any]) -> Non
 def test_a_loss_that_cannot_be_told_is_a_dash() -> None:
     report = report_on("int8-onnxruntime", 0.002, 1024)
     report["metrics"]["top1"] |= {"loss": None, "interval": None}
-    assert ["top1 loss", "", "-"] in shown(report_view(report))
+    assert ["accuracy (top1) loss", "", "-"] in shown(report_view(report))
 
 
 def test_the_report_command_prints_the_table(octavo: Octavo, server: ScriptedServer) -> None:

@@ -59,12 +59,12 @@ def test_an_error_that_the_task_raises_on_purpose_comes_back_as_itself() -> None
 
 
 def test_an_unexpected_exception_is_a_crash_that_names_it_and_how_to_reproduce_it() -> None:
-    with pytest.raises(StageCrashed, match="KeyError: 'absent'; reproduce it with: echo '{}' | "):
+    with pytest.raises(StageCrashed, match=r"KeyError: 'absent'; reproduce it with: echo '{}' \| "):
         run("fail")
 
 
 def test_a_segmentation_fault_is_told_by_its_signal_with_the_last_output() -> None:
-    with pytest.raises(StageCrashed, match="crashed with SIGSEGV; its last output: .*about to read address zero"):
+    with pytest.raises(StageCrashed, match=r"crashed with SIGSEGV; its last output: .*about to read address zero"):
         run("crash")
 
 
@@ -83,7 +83,7 @@ def test_a_child_that_leaves_without_a_result_is_a_crash_with_its_status() -> No
 
 @linux_only
 def test_a_task_over_its_memory_limit_says_so_with_the_limit() -> None:
-    with pytest.raises(StageMemoryLimit, match="needed more memory than its limit of 512 MiB.*OCTAVO_STAGE_MEMORY"):
+    with pytest.raises(StageMemoryLimit, match=r"needed more memory than its limit of 512 MiB.*OCTAVO_STAGE_MEMORY"):
         run("allocate", StageLimits(30, 512 * MIB), megabytes=1024)
 
 
@@ -145,7 +145,10 @@ def test_a_child_inherits_no_sockets_no_secrets_and_leads_its_own_group(monkeypa
 
 
 def test_the_sandbox_starts_without_heavy_libraries() -> None:
-    code = "import sys, service.quantization.sandbox; print([m for m in ('onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+    code = (
+        "import sys, service.quantization.sandbox;"
+        "print([m for m in ('onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
 

@@ -1,0 +1,108 @@
+"""Small ONNX models made by hand, and rows for them: random but from fixed seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, save_model
+
+FLOAT = TensorProto.FLOAT
+Array = npt.NDArray[Any]
+Shape = Sequence[int | str] | None
+
+
+def value(name: str, shape: Shape, element: int = FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, element, shape)
+
+
+def model_of(
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[ValueInfoProto],
+    outputs: Sequence[ValueInfoProto],
+    constants: dict[str, Array] | None = None,
+    opset: int = 17,
+) -> ModelProto:
+    """A model of these parts; every domain that its nodes use is imported."""
+    tensors = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
+    graph = helper.make_graph(list(nodes), "small", list(inputs), list(outputs), tensors)
+    domains = {node.domain for node in nodes} - {""}
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def relu_model(shape: Shape = ("batch", 4), **changes: Any) -> ModelProto:
+    """y = Relu(x)."""
+    return model_of(
+        [helper.make_node("Relu", ["x"], ["y"], "relu")],
+        changes.pop("inputs", [value("x", shape)]),
+        changes.pop("outputs", [value("y", shape)]),
+        **changes,
+    )
+
+
+def classifier(opset: int = 17, batch: int | str = "batch", seed: int = 3) -> ModelProto:
+    """Conv-BatchNorm-Relu, a depthwise block with a residual Add, pooling, and a Gemm to four scores.
+
+    FP32 [batch, 3, 8, 8] to [batch, 4]. The first block's channels differ in size a hundredfold, so that granularity
+    matters.
+    """
+    random = np.random.default_rng(seed)
+
+    def weights(*shape: int) -> Array:
+        return random.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+
+    spread = np.logspace(-1, 1, 8).astype(np.float32)
+    constants = {
+        "stem.w": weights(8, 3, 3, 3) * spread[:, None, None, None],
+        "bn.scale": random.uniform(0.5, 1.5, 8).astype(np.float32),
+        "bn.bias": random.normal(0, 0.1, 8).astype(np.float32),
+        "bn.mean": random.normal(0, 0.1, 8).astype(np.float32),
+        "bn.var": random.uniform(0.5, 1.5, 8).astype(np.float32),
+        "dw.w": weights(8, 1, 3, 3),
+        "dw.b": random.normal(0, 0.1, 8).astype(np.float32),
+        "pw.w": weights(8, 8, 1, 1),
+        "pw.b": random.normal(0, 0.1, 8).astype(np.float32),
+        "head.w": weights(4, 8) * 3,
+        "head.b": random.normal(0, 0.1, 4).astype(np.float32),
+        "zero": np.float32(0).reshape(()),
+        "six": np.float32(6).reshape(()),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "stem.w"], ["a"], "stem", kernel_shape=[3, 3], pads=[1] * 4),
+        node("BatchNormalization", ["a", "bn.scale", "bn.bias", "bn.mean", "bn.var"], ["b"], "bn"),
+        node("Relu", ["b"], ["c"], "stem/relu"),
+        node("Conv", ["c", "dw.w", "dw.b"], ["d"], "dw", kernel_shape=[3, 3], pads=[1] * 4, group=8),
+        node("Clip", ["d", "zero", "six"], ["e"], "dw/clip") if opset >= 11 else
+        node("Clip", ["d"], ["e"], "dw/clip", min=0.0, max=6.0),
+        node("Conv", ["e", "pw.w", "pw.b"], ["f"], "pw", kernel_shape=[1, 1]),
+        node("Add", ["c", "f"], ["g"], "residual"),
+        node("GlobalAveragePool", ["g"], ["h"], "pool"),
+        node("Flatten", ["h"], ["i"], "flatten"),
+        node("Gemm", ["i", "head.w", "head.b"], ["scores"], "head", transB=1),
+    ]  # fmt: skip
+    if opset < 11:
+        del constants["zero"], constants["six"]
+    shape = [batch, 3, 8, 8]
+    return model_of(nodes, [value("x", shape)], [value("scores", [batch, 4])], constants, opset)
+
+
+def images(rows: int, seed: int = 0) -> Array:
+    """FP32 [rows, 3, 8, 8], each row of its own brightness so that scores differ between rows."""
+    random = np.random.default_rng(seed)
+    level = random.normal(0, 1, (rows, 3, 1, 1))
+    return (random.normal(0, 0.5, (rows, 3, 8, 8)) + level).astype(np.float32)
+
+
+def saved(model: ModelProto, path: Path) -> Path:
+    save_model(model, path)
+    return path
+
+
+def saved_rows(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path

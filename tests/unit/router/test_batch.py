@@ -1,0 +1,114 @@
+"""One batch: rows joined for the engine, outputs split again, and failures kept to their own request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from service.domain.inference import Array
+from service.errors import EngineFailed
+from service.router.batch import Batch, BatchRunner, Pending
+from service.router.route import Route
+from tests.fake_engine import FakeEngine, row, rows
+
+ROUTE = Route("stable", "m", 1, "v")
+
+
+def batch_of(*members: Mapping[str, Array]) -> Batch:
+    loop = asyncio.new_event_loop()
+    pending = [Pending(inputs, None, len(inputs["x"]), None, ROUTE, loop.create_future()) for inputs in members]
+    loop.close()
+    return Batch(pending, sum(p.rows for p in pending))
+
+
+def run(engine: FakeEngine, batch: Batch, max_rows: int = 8) -> Batch:
+    BatchRunner(engine, max_rows, clock=lambda: 0.0).run(batch)
+    return batch
+
+
+def answers(batch: Batch) -> list[list[float] | str]:
+    return [str(o) if isinstance(o, Exception) else o["y"].ravel().tolist() for o in batch.outcomes]
+
+
+def test_joined_requests_each_get_their_own_rows_back() -> None:
+    engine = FakeEngine()
+    batch = run(engine, batch_of(row(1), rows(2, 3), row(4)))
+    assert answers(batch) == [[1], [2, 3], [4]]
+    assert engine.batches == [[1, 2, 3, 4]]
+
+
+def test_a_bad_request_fails_alone_and_is_tried_once_more() -> None:
+    engine = FakeEngine()
+    engine.poison = 3
+    batch = run(engine, batch_of(row(1), row(3), row(5)))
+    assert answers(batch) == [[1], "a row is poisoned", [5]]
+    assert engine.batches == [[1, 3, 5], [1], [3], [5]]
+
+
+def test_a_single_failing_request_is_not_tried_again() -> None:
+    engine = FakeEngine()
+    engine.poison = 1
+    assert answers(run(engine, batch_of(row(1)))) == ["a row is poisoned"]
+    assert engine.batches == [[1]]
+
+
+def test_a_wrong_number_of_output_rows_fails_and_is_never_handed_out() -> None:
+    engine = FakeEngine()
+    engine.extra_rows = 1
+    outcomes = run(engine, batch_of(row(1), row(2))).outcomes
+    assert all(isinstance(outcome, EngineFailed) for outcome in outcomes)
+    assert "answered shape [2, 1] of 'y' to 1 rows" in str(outcomes[0])
+
+
+def test_an_exception_that_is_not_octavos_becomes_an_engine_failure() -> None:
+    class Broken(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            raise MemoryError("no room")
+
+    (outcome,) = run(Broken(), batch_of(row(1))).outcomes
+    assert isinstance(outcome, EngineFailed)
+    assert "MemoryError: no room" in str(outcome)
+
+
+def test_an_input_passed_through_as_output_survives_the_next_batch() -> None:
+    class PassThrough(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            return {"y": inputs["x"]}
+
+    runner = BatchRunner(PassThrough(), 8, clock=lambda: 0.0)
+    first, second = batch_of(row(1), row(2)), batch_of(row(8), row(9))
+    runner.run(first)
+    runner.run(second)
+    assert answers(first) == [[1, 0], [2, 0]]
+
+
+def test_rows_of_another_shape_get_a_buffer_of_their_own() -> None:
+    engine = FakeEngine()
+    runner = BatchRunner(engine, 8, clock=lambda: 0.0)
+    wide = {"x": np.ones((1, 5), np.float32)}
+    for members, expected in (
+        ((row(1), row(2)), [[1], [2]]),
+        ((wide, wide), [[5], [5]]),
+        ((row(3), row(4)), [[3], [4]]),
+    ):
+        batch = batch_of(*members)
+        runner.run(batch)
+        assert answers(batch) == expected
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3])
+def test_a_single_request_reaches_the_engine_aligned(offset: int) -> None:
+    seen: list[bool] = []
+
+    class Alignment(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            seen.append(inputs["x"].flags.aligned)
+            return super().infer(inputs, outputs)
+
+    body = bytes(offset) + np.array([[7, 0]], np.float32).tobytes()
+    array = np.frombuffer(body, np.float32, 2, offset).reshape(1, 2)
+    assert answers(run(Alignment(), batch_of({"x": array}))) == [[7]]
+    assert seen == [True]

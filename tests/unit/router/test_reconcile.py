@@ -1,0 +1,225 @@
+"""The loop that brings the router to what the deployments say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.domain.deployment import ServedModel
+from service.domain.inference import InferRequest
+from service.domain.limits import InferLimits
+from service.errors import EngineFailed, NotFound, StoreUnavailable
+from service.router.reconcile import Reconciler
+from service.router.router import Router
+from tests.engine_shelf import EngineShelf
+from tests.fake_engine import row
+from tests.served_models import STABLE, deployment, served
+
+
+class Wish:
+    """What the deployments say, and a clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ServedModel] = {}
+        self.error: Exception | None = None
+        self.now = 0.0
+        self.reads = 0
+
+    def read(self) -> dict[str, ServedModel]:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        return dict(self.models)
+
+    def put(self, model: str, version: int = 1, revision: int = 1) -> None:
+        self.models[model] = served(deployment(version=version, revision=revision, model=model))
+
+    def clock(self) -> float:
+        return self.now
+
+
+Scenario = Callable[[Reconciler, Router, Wish, EngineShelf], Awaitable[None]]
+
+
+def run(scenario: Scenario, period_seconds: float = 1.0) -> EngineShelf:
+    shelf, wish = EngineShelf(), Wish()
+
+    async def main() -> None:
+        router = Router(InferLimits(), shelf.load)
+        reconciler = Reconciler(router, wish.read, period_seconds, wish.clock)
+        try:
+            async with asyncio.timeout(20):
+                await scenario(reconciler, router, wish, shelf)
+        finally:
+            shelf.gate.set()
+            await router.close(5)
+
+    asyncio.run(main())
+    return shelf
+
+
+async def answers(router: Router, model: str) -> bool:
+    try:
+        await router.infer(model, None, InferRequest(row(1)))
+    except NotFound:
+        return False
+    return True
+
+
+def test_what_is_wished_is_served_and_what_is_not_is_withdrawn() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("a")
+        wish.put("b")
+        await reconciler.reconcile_now()
+        assert reconciler.first_pass.is_set()
+        assert await answers(router, "a")
+        assert await answers(router, "b")
+        del wish.models["a"]
+        await reconciler.reconcile_now()
+        assert not await answers(router, "a")
+        assert await answers(router, "b")
+
+    assert run(scenario).loads.count("b-1-" + STABLE) == 1
+
+
+def test_one_models_failure_or_slow_load_holds_up_no_other() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("broken")
+        wish.put("slow")
+        wish.put("good")
+        shelf.broken.add("broken-1-" + STABLE)
+        shelf.slow.add("slow-1-" + STABLE)
+        passing = asyncio.ensure_future(reconciler.reconcile_now())
+        while not await answers(router, "good"):
+            await asyncio.sleep(0.001)
+        assert not reconciler.first_pass.is_set()
+        shelf.gate.set()
+        await passing
+        assert reconciler.first_pass.is_set()
+        assert router.settled
+        assert {line.name: line.state for line in router.statuses()} == {
+            "broken": "UNAVAILABLE",
+            "good": "READY",
+            "slow": "READY",
+        }
+
+    run(scenario)
+
+
+def test_a_failing_load_is_tried_again_ever_more_rarely() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        shelf.broken.add("m-1-" + STABLE)
+        for _ in range(100):
+            await reconciler.reconcile_now()
+            wish.now += 1.0
+        assert 5 <= len(shelf.loads) <= 8
+        shelf.broken.clear()
+        wish.now += 60.0
+        await reconciler.reconcile_now()
+        assert await answers(router, "m")
+
+    run(scenario)
+
+
+def test_a_changed_wish_is_tried_at_once() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        shelf.broken.add("m-1-" + STABLE)
+        await reconciler.reconcile_now()
+        wish.put("m", version=2, revision=2)
+        await reconciler.reconcile_now()
+        assert await answers(router, "m")
+
+    run(scenario)
+
+
+def test_settling_returns_when_the_revision_answers() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m", revision=3)
+        await reconciler.settle("m", 3)
+        assert await answers(router, "m")
+        await reconciler.settle("m", 2)
+
+    run(scenario)
+
+
+def test_settling_raises_what_kept_the_engine_from_loading() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await reconciler.settle("m", 1)
+        wish.put("m", version=2, revision=2)
+        shelf.broken.add("m-2-" + STABLE)
+        with pytest.raises(EngineFailed, match="m-2-fp32-onnxruntime is broken"):
+            await reconciler.settle("m", 2)
+        assert await answers(router, "m")
+        with pytest.raises(NotFound, match="model 'gone' is not deployed"):
+            await reconciler.settle("gone", 1)
+
+    run(scenario)
+
+
+def test_a_caller_that_stops_waiting_does_not_stop_the_load() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        shelf.slow.add("m-1-" + STABLE)
+        waiting = asyncio.ensure_future(reconciler.settle("m", 1))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        shelf.gate.set()
+        await reconciler.settle("m", 1)
+
+    assert run(scenario).loads == ["m-1-" + STABLE]
+
+
+def test_a_model_withdrawn_while_it_loads_is_not_served() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        shelf.slow.add("m-1-" + STABLE)
+        loading = asyncio.ensure_future(reconciler.reconcile_now())
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        wish.models.clear()
+        await reconciler.reconcile_now()
+        shelf.gate.set()
+        await loading
+        assert not await answers(router, "m")
+        assert router.deployed == frozenset()
+
+    run(scenario)
+
+
+def test_the_loop_reads_again_after_an_outage_and_when_woken() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.error = StoreUnavailable("the database is away")
+        running = asyncio.ensure_future(reconciler.run())
+        while wish.reads < 3:
+            await asyncio.sleep(0.001)
+        assert not reconciler.first_pass.is_set()
+        wish.error = None
+        wish.put("m")
+        await reconciler.first_pass.wait()
+        assert await answers(router, "m")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(scenario, period_seconds=0.002)
+
+
+def test_waking_begins_a_pass_without_waiting_for_the_period() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        running = asyncio.ensure_future(reconciler.run())
+        await reconciler.first_pass.wait()
+        wish.put("m")
+        while not await answers(router, "m"):
+            reconciler.wake()
+            await asyncio.sleep(0.001)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(scenario, period_seconds=3600)

@@ -1,0 +1,283 @@
+"""Deployments taking effect: routes swap at once, failures leave alone what answers, and nothing is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.domain.deployment import Deployment
+from service.domain.inference import InferRequest, InferResult
+from service.domain.limits import InferLimits
+from service.errors import EngineFailed, InvalidTensor, NoReadyVersion, NotFound, NotReady, Stopping
+from service.metrics import QUEUED_ROWS, REGISTRY
+from service.router.model_state import LOADING, READY, UNAVAILABLE
+from service.router.router import Router
+from tests.engine_shelf import EngineShelf
+from tests.fake_engine import row
+from tests.served_models import STABLE, deployment, served, with_canary, with_shadow
+
+INT8 = "int8-onnxruntime"
+
+
+def run(scenario: Callable[[Router, EngineShelf], Awaitable[None]]) -> EngineShelf:
+    shelf = EngineShelf(biases={f"m-1-{INT8}": 100.0, "m-2-" + STABLE: 200.0})
+
+    async def main() -> None:
+        router = Router(InferLimits(), shelf.load)
+        try:
+            async with asyncio.timeout(20):
+                await scenario(router, shelf)
+        finally:
+            shelf.gate.set()
+            await router.close(5)
+
+    asyncio.run(main())
+    assert all(engine.closed for engine in shelf.engines.values()), "every engine that was loaded is closed"
+    return shelf
+
+
+async def value(router: Router, variant: str | None = None, version: int | None = None) -> float:
+    return float((await ask(router, variant, version)).outputs["y"][0, 0])
+
+
+async def ask(router: Router, variant: str | None = None, version: int | None = None) -> InferResult:
+    return await router.infer("m", version, InferRequest(row(1), variant=variant))
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_a_deployed_model_answers_by_its_stable_route() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        result = await ask(router)
+        assert (result.variant, result.version, result.route) == (STABLE, 1, "stable")
+        assert await value(router, version=1) == 1
+
+    run(scenario)
+
+
+def test_the_words_for_what_does_not_answer_are_the_protocols() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        with pytest.raises(NotFound, match="Request for unknown model: 'm' is not found"):
+            await ask(router)
+        shelf.slow.add("m-1-" + STABLE)
+        loading = asyncio.ensure_future(router.deploy(served(deployment())))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        with pytest.raises(NoReadyVersion, match="'m' has no available versions; it is loading"):
+            await ask(router)
+        with pytest.raises(NotReady, match="'m' version 1 is not at ready state"):
+            await ask(router, version=1)
+        assert [(line.version, line.state) for line in router.statuses()] == [(1, LOADING)]
+        assert not router.settled
+        shelf.gate.set()
+        await loading
+        with pytest.raises(NotFound, match="'m' version 7 is not found"):
+            await ask(router, version=7)
+        with pytest.raises(NotFound, match=f"variant 'fp64' of model 'm' is not deployed; name one of {STABLE}"):
+            await ask(router, variant="fp64")
+        with pytest.raises(InvalidTensor):
+            await router.infer("m", None, InferRequest({}))
+        assert router.settled
+
+    run(scenario)
+
+
+def test_a_swap_answers_by_the_new_engine_and_closes_the_old_one() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        await router.deploy(served(deployment(version=2, revision=2)))
+        assert await value(router) == 201
+        while not shelf.engines["m-1-" + STABLE].closed:
+            await asyncio.sleep(0.001)
+        assert [(line.version, line.state) for line in router.statuses()] == [(2, READY)]
+
+    run(scenario)
+
+
+def test_requests_inside_the_old_engine_are_answered_by_it_after_the_swap() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        old = shelf.engines["m-1-" + STABLE]
+        router.routes("m").stable.replica.allow_inline(False)
+        old.block()
+        inside = [asyncio.ensure_future(value(router)) for _ in range(3)]
+        assert await asyncio.to_thread(old.running.wait, 10)
+        await router.deploy(served(deployment(version=2, revision=2)))
+        assert await value(router) == 201
+        assert not old.closed
+        old.gate.set()
+        assert await asyncio.gather(*inside) == [1, 1, 1]
+
+    run(scenario)
+
+
+def test_the_same_artifact_is_not_loaded_again() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        base = deployment()
+        await router.deploy(served(base))
+        canary = with_canary(base, INT8, 50)
+        await router.deploy(served(canary))
+        await router.deploy(served(with_canary(canary, INT8, 10)))
+        promoted = Deployment("m", 1, INT8, revision=9)
+        await router.deploy(served(promoted))
+        assert await value(router) == 101
+
+    shelf = run(scenario)
+    assert shelf.loads == ["m-1-" + STABLE, "m-1-" + INT8]
+
+
+def test_a_failed_load_leaves_what_answers_alone_and_is_told() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        shelf.broken.add("m-2-" + STABLE)
+        with pytest.raises(EngineFailed, match="m-2-fp32-onnxruntime is broken"):
+            await router.deploy(served(deployment(version=2, revision=2)))
+        assert await value(router) == 1
+        assert [(line.version, line.state, line.reason) for line in router.statuses()] == [
+            (1, READY, ""),
+            (2, UNAVAILABLE, "m-2-fp32-onnxruntime is broken"),
+        ]
+        assert str(router.failure("m", 2)) == "m-2-fp32-onnxruntime is broken"
+        assert router.failure("m", 3) is None
+        shelf.broken.clear()
+        await router.deploy(served(deployment(version=2, revision=2)))
+        assert await value(router) == 201
+        assert router.failure("m", 2) is None
+
+    run(scenario)
+
+
+def test_a_broken_canary_does_not_replace_what_answers() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        base = deployment()
+        await router.deploy(served(base))
+        shelf.broken.add("m-1-" + INT8)
+        with pytest.raises(EngineFailed):
+            await router.deploy(served(with_canary(base, INT8, 100)))
+        assert await value(router) == 1
+        assert router.current("m") == served(base)
+
+    run(scenario)
+
+
+def test_at_the_first_load_a_broken_canary_leaves_the_stable_variant_answering() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        shelf.broken.add("m-1-" + INT8)
+        wanted = served(with_canary(deployment(), INT8, 100))
+        with pytest.raises(EngineFailed):
+            await router.deploy(wanted)
+        assert await value(router) == 1
+        assert router.current("m") is None, "it is not all there yet"
+        (status,) = router.statuses()
+        assert (status.state, status.reason) == (READY, "m-1-int8-onnxruntime is broken")
+        shelf.broken.clear()
+        await router.deploy(wanted)
+        assert await value(router) == 101
+
+    shelf = run(scenario)
+    assert shelf.loads.count("m-1-" + STABLE) == 1
+
+
+def test_the_canary_gets_its_share_and_each_variant_can_be_named() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(with_canary(deployment(), INT8, 25)))
+        answers = [await ask(router) for _ in range(100)]
+        assert 23 <= sum(answer.route == "canary" for answer in answers) <= 27
+        assert await value(router, variant=INT8) == 101
+        assert await value(router, variant=STABLE) == 1
+
+    run(scenario)
+
+
+def test_the_shadow_sees_every_request_and_changes_no_answer() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        labels = {"model": "m", "version": "1", "variant": INT8}
+        before = sample("octavo_shadow_comparisons_total", **labels, outcome="differ")
+        await router.deploy(served(with_shadow(deployment(), INT8)))
+        assert [(await ask(router)).route for _ in range(5)] == ["stable"] * 5
+        while sample("octavo_shadow_comparisons_total", **labels, outcome="differ") < before + 5:
+            await asyncio.sleep(0.001)
+
+    run(scenario)
+
+
+def test_a_stuck_shadow_delays_no_answer_and_costs_no_more_than_its_queue() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        labels = {"model": "m", "version": "1", "variant": INT8, "outcome": "dropped"}
+        before = sample("octavo_shadow_comparisons_total", **labels)
+        await router.deploy(served(with_shadow(deployment(), INT8)))
+        shadow = shelf.engines["m-1-" + INT8]
+        shadow.block()
+        for _ in range(1100):
+            assert await value(router) == 1
+        while sample("octavo_shadow_comparisons_total", **labels) == before:
+            await asyncio.sleep(0.001)
+        shadow.gate.set()
+
+    run(scenario)
+
+
+def test_a_failing_shadow_is_counted_and_not_heard() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        labels = {"model": "m", "version": "1", "variant": INT8, "outcome": "failed"}
+        before = sample("octavo_shadow_comparisons_total", **labels)
+        await router.deploy(served(with_shadow(deployment(), INT8)))
+        shelf.engines["m-1-" + INT8].poison = 1
+        assert await value(router) == 1
+        while sample("octavo_shadow_comparisons_total", **labels) == before:
+            await asyncio.sleep(0.001)
+
+    run(scenario)
+
+
+def test_a_withdrawn_model_is_unknown_and_can_come_back() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        await router.withdraw("m")
+        await router.withdraw("m")
+        with pytest.raises(NotFound):
+            await ask(router)
+        assert router.deployed == frozenset()
+        await router.deploy(served(deployment()))
+        assert await value(router) == 1
+
+    run(scenario)
+
+
+def test_a_closed_router_says_that_it_stops_and_closes_what_it_still_loads() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment(model="other")))
+        shelf.slow.add("m-1-" + STABLE)
+        loading = asyncio.ensure_future(router.deploy(served(deployment())))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        await router.close(5)
+        with pytest.raises(Stopping):
+            await ask(router)
+        shelf.gate.set()
+        with pytest.raises(Stopping):
+            await loading
+
+    run(scenario)
+
+
+def test_metrics_count_requests_batches_and_rows_by_variant_and_route() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        labels = {"model": "m", "version": "1", "variant": STABLE, "route": "stable"}
+        names = ("octavo_queue_duration_seconds_count", "octavo_batch_size_rows_sum")
+        before = [sample(name, **labels) for name in names]
+        batches = sample("octavo_compute_duration_seconds_count", **labels)
+        await router.deploy(served(deployment()))
+        await asyncio.gather(*(value(router) for _ in range(4)))
+        assert [sample(name, **labels) for name in names] == [count + 4 for count in before]
+        assert sample("octavo_compute_duration_seconds_count", **labels) == batches + 1
+        assert sample("octavo_engine_ready_count", model="m", version="1", variant=STABLE) == 1
+        assert sample("octavo_engine_load_duration_seconds", model="m", version="1", variant=STABLE) > 0
+        assert REGISTRY.get_sample_value("octavo_queued_rows", labels) == 0
+
+    run(scenario)
+    QUEUED_ROWS.read_from(tuple)
+    assert sample("octavo_engine_ready_count", model="m", version="1", variant=STABLE) == 0

@@ -1,0 +1,92 @@
+"""What a fresh engine is run with before it serves, and what is learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from service.domain.inference import Array
+from service.domain.tensor import TensorSpec
+from service.errors import EngineFailed
+from service.router.warmup import INLINE_SECONDS, warm_up
+from tests.fake_engine import FakeEngine
+
+
+class TimedEngine(FakeEngine):
+    """Takes `seconds_per_row` of a clock that only it moves."""
+
+    def __init__(self, seconds_per_row: float) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._seconds_per_row = seconds_per_row
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        self.now += self._seconds_per_row * len(inputs["x"])
+        return super().infer(inputs, outputs)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def timed(seconds_per_row: float) -> tuple[FakeEngine, Callable[[], float]]:
+    engine = TimedEngine(seconds_per_row)
+    return engine, engine.clock
+
+
+def test_every_power_of_two_up_to_the_largest_batch_is_run() -> None:
+    engine, clock = timed(1e-6)
+    assert warm_up(engine, 6, clock).max_rows == 6
+    assert {len(batch) for batch in engine.batches} == {1, 2, 4, 6}
+
+
+@pytest.mark.parametrize(("share_per_row", "inline_rows"), [(0.01, 8), (0.3, 2), (1.5, 0)])
+def test_as_many_rows_run_inline_as_fit_the_allowance(share_per_row: float, inline_rows: int) -> None:
+    engine, clock = timed(INLINE_SECONDS * share_per_row)
+    assert warm_up(engine, 8, clock).inline_rows == inline_rows
+
+
+def test_a_slow_engine_is_not_warmed_for_minutes() -> None:
+    engine, clock = timed(6.0)
+    assert warm_up(engine, 32, clock).max_rows == 32
+    assert max(len(batch) for batch in engine.batches) == 2
+
+
+def test_an_engine_that_mixes_rows_is_not_batched() -> None:
+    class Softmax(FakeEngine):
+        """A first axis that is a sequence: every answer depends on the rows beside it."""
+
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            sums = inputs["x"].sum(axis=1, keepdims=True)
+            return {"y": np.exp(sums) / np.exp(sums).sum()}
+
+    engine, clock = timed(0)
+    assert warm_up(Softmax(), 8, clock).max_rows == 0
+
+
+@pytest.mark.parametrize("fault", ["rows", "shapes"])
+def test_an_engine_that_miscounts_or_fails_at_two_rows_is_not_batched(fault: str) -> None:
+    class OneRowOnly(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            if len(inputs["x"]) > 1 and fault == "shapes":
+                raise EngineFailed("Reshape wants one row")
+            return {"y": super().infer(inputs, outputs)["y"][:1]}
+
+    _, clock = timed(0)
+    assert warm_up(OneRowOnly(), 8, clock).max_rows == 0
+
+
+def test_an_engine_with_a_fixed_first_axis_is_not_batched() -> None:
+    engine = FakeEngine(inputs=(TensorSpec("x", "FP32", (1, 2)),), outputs=(TensorSpec("y", "FP32", (1, 1)),))
+    warm = warm_up(engine, 8, lambda: 0.0)
+    assert (warm.max_rows, warm.inline_rows) == (0, 1)
+
+
+def test_an_engine_that_cannot_run_at_all_is_refused() -> None:
+    class Broken(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            raise EngineFailed("no kernel")
+
+    with pytest.raises(EngineFailed, match="no kernel"):
+        warm_up(Broken(), 8, lambda: 0.0)
