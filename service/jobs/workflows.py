@@ -22,8 +22,8 @@ from service.jobs.publication import Publication
 from service.jobs.retry import FIRST_WAIT_SECONDS, MAX_TRIES, WAIT_GROWTH, is_worth_retrying
 from service.jobs.stage_files import StageFiles
 from service.logs import log_context
-from service.quantization.task import PipelineTask
 from service.quantization.sandbox import run_in_sandbox
+from service.quantization.task import PipelineTask
 from service.registry.blobs import Blobs, content_key
 from service.registry.datasets import DatasetRegistry
 from service.registry.jobs import JobRegistry

@@ -7,9 +7,7 @@ the archive names, and holds a few rows in memory at a time.
 from __future__ import annotations
 
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from service.domain.limits import InferLimits, UploadLimits
 from service.domain.model import Preprocessing
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidDataset
+from service.quantization.archive_members import opened_archive
 from service.quantization.image_archive import PictureRequest, copy_pictures
 from service.quantization.npz_archive import copy_arrays
 from service.quantization.recipes import check_dataset_fits
@@ -39,7 +38,8 @@ def inspect_dataset(arguments: dict[str, Any], report_progress: Callable[[float]
     path, destination = Path(arguments["path"]), Path(arguments["destination"])
     limits = UploadLimits(**arguments.get("upload_limits", {}))
     wanted = TensorSpec.from_json(arguments["input"]) if arguments.get("input") else None
-    with _opened(path) as archive, RowWriter(destination, report_progress) as writer:
+    _refuse_other_formats(path)
+    with opened_archive(path, _NEXT_STEP) as archive, RowWriter(destination, report_progress) as writer:
         members = _checked_members(archive, path, limits)
         classes = None
         if all(member.filename.endswith(".npy") for member in members):
@@ -72,8 +72,7 @@ def _picture_request(arguments: dict[str, Any], wanted: TensorSpec | None) -> Pi
     )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _refuse_other_formats(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(8)
     if not start:
@@ -81,11 +80,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     for magic, kind in _STARTS:
         if start.startswith(magic):
             raise InvalidDataset(f"the file is {kind}; {_NEXT_STEP}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
-        raise InvalidDataset(f"the file is no readable archive, or it is cut off: {error}; {_NEXT_STEP}") from error
 
 
 def _checked_members(archive: zipfile.ZipFile, path: Path, limits: UploadLimits) -> list[zipfile.ZipInfo]:

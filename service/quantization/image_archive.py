@@ -15,6 +15,7 @@ from service.domain.limits import InferLimits, UploadLimits
 from service.domain.model import Preprocessing
 from service.domain.tensor import NUMPY_TYPES, TensorSpec
 from service.errors import InvalidDataset, InvalidInput
+from service.quantization.archive_members import opened_member
 from service.quantization.preprocessing import decode_image, preprocess_image
 from service.quantization.row_writer import RowWriter
 
@@ -105,7 +106,7 @@ def _safe_parts(member: zipfile.ZipInfo) -> list[str]:
 
 def _row(archive: zipfile.ZipFile, member: zipfile.ZipInfo, request: PictureRequest) -> npt.NDArray[Any]:
     """One picture as a batch of one row."""
-    with archive.open(member) as stream:
+    with opened_member(archive, member) as stream:
         data = stream.read(request.limits.max_image_bytes + 1)
     try:
         values = preprocess_image(decode_image(data, request.limits), request.preprocessing)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from service.domain.limits import UploadLimits
 from service.domain.tensor import NUMPY_TYPES, TensorSpec
 from service.errors import InvalidDataset
+from service.quantization.archive_members import opened_member
 from service.quantization.row_writer import RowWriter
 
 LABELS = "labels"
@@ -66,7 +67,7 @@ def copy_arrays(
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
     name = _checked_array_name(member.filename.removesuffix(".npy"))
-    with archive.open(member) as stream:
+    with opened_member(archive, member) as stream:
         shape, fortran, dtype = _read_header(stream, name)
         size = stream.tell() + math.prod(shape) * dtype.itemsize
     if dtype.hasobject:
@@ -144,7 +145,7 @@ def _chunks(archive: zipfile.ZipFile, header: _Array) -> Iterator[npt.NDArray[An
     """The array's rows in order, at most a few MiB at a time; a column-major array comes whole."""
     step = header.shape[0] if header.fortran else max(1, _CHUNK_BYTES // header.row_bytes)
     order = "F" if header.fortran else "C"
-    with archive.open(header.member) as stream:
+    with opened_member(archive, header.member) as stream:
         _read_header(stream, header.name)
         for start in range(0, header.shape[0], step):
             rows = min(step, header.shape[0] - start)

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.domain.deployment import Deployment, ServedModel
+from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.registry.blobs import Blobs
 from service.registry.database import Database
@@ -56,4 +56,3 @@ class ServingRegistry:
 def _of_deployed(table: sa.Table, name_column: str) -> sa.Select[Any]:
     here = (table.c[name_column] == DEPLOYMENTS.c.model) & (table.c.version == DEPLOYMENTS.c.version)
     return sa.select(table).join(DEPLOYMENTS, here)
-

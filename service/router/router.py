@@ -110,6 +110,8 @@ class Router:
         Returns once it answers. Raises what kept an engine from loading; what answered before goes on then. Where
         nothing answered, and only a canary or shadow fails, the stable variant answers all the same.
         """
+        if self.stopping:
+            raise stopping()
         state = self._states.setdefault(served.name, ModelState(served))
         async with state.lock:
             if self._states.get(served.name) is state:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import resource
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.installation import DIGITS, finished_job, quantize_body, running, served, upload_digits
+from tests.installation import DIGITS, quantize_body, upload_digits
 from tests.integration.bad_models import BAD_MODELS, bytes_of, open_axes, scalar_input
 from tests.integration.conftest import MAX_UPLOAD_BYTES, Installation
 from tests.uploading import digits_model, digits_rows, npz, post_dataset, post_model, refusal
@@ -37,12 +33,6 @@ def bomb(member: str = "input.npy", size: int = 64 * 1024 * 1024) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr(member, bytes(size))
-    return buffer.getvalue()
-
-
-def packed(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -222,91 +212,3 @@ def test_a_body_that_is_no_json(digits: httpx.Client, server: Installation) -> N
             assert answer.status_code in (400, 422), answer.text
             assert set(answer.json()) == {"error", "code"}
         refusal(client.post("/quantize", content=bytes(1024 * 1024)), 413, "262144")
-
-
-def test_two_writers_of_the_same_upload_at_once(server: Installation) -> None:
-    with server.unchanged() as client, ThreadPoolExecutor(6) as pool:
-        models = list(pool.map(lambda _: post_model(client, digits_model("w"), name="writers"), range(6)))
-        datasets = list(pool.map(lambda _: post_dataset(client, name="writers"), range(6)))
-        assert sorted(answer.status_code for answer in models) == [200] * 5 + [201]
-        assert sorted(answer.status_code for answer in datasets) == [200] * 5 + [201]
-        assert {answer.json()["version"] for answer in models} == {1}
-        assert client.delete("/models/writers/deployment").status_code == 204
-        assert client.delete("/models/writers/versions/1").status_code == 204
-        assert client.delete("/datasets/writers").status_code == 204
-
-
-def test_two_writers_of_one_name_at_once(server: Installation) -> None:
-    with server.unchanged() as client, ThreadPoolExecutor(4) as pool:
-        contents = [npz(input=digits_rows(seed=seed)) for seed in range(4)]
-        answers = list(pool.map(lambda data: post_dataset(client, data, name="contested"), contents))
-        assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
-        for answer in answers:
-            if answer.status_code == 409:
-                refusal(answer, 409, "'contested'", "another name")
-        assert client.delete("/datasets/contested").status_code == 204
-
-
-def test_a_full_queue(tmp_path: Path) -> None:
-    with served(tmp_path, OCTAVO_MAX_QUEUED_JOBS="1") as client:
-        upload_digits(client)
-        job_id = client.post("/quantize", json=quantize_body()).json()["id"]
-        with Installation(client, tmp_path).unchanged():
-            answer = client.post("/quantize", json=quantize_body(precision="fp16"))
-            refusal(answer, 429, "limit is 1", "OCTAVO_MAX_QUEUED_JOBS")
-            assert answer.headers["retry-after"]
-        assert client.delete(f"/jobs/{job_id}").status_code == 202
-        assert client.post("/quantize", json=quantize_body(precision="fp16")).status_code == 202
-
-
-def test_labels_beyond_the_models_classes_fail_the_job_with_a_reason(tmp_path: Path) -> None:
-    with served(tmp_path) as client:
-        upload_digits(client)
-        labels = np.full(64, 99)
-        assert post_dataset(client, npz(input=digits_rows(64), labels=labels), name="beyond").status_code == 201
-        job_id = client.post("/quantize", json=quantize_body(validation="beyond")).json()["id"]
-        with running("work", tmp_path):
-            job = finished_job(client, job_id)
-        assert job["state"] == "failed"
-        error = job["error"]
-        assert isinstance(error, dict)
-        assert error["code"] == "invalid_dataset"
-        assert "99" in error["error"]
-        assert "0 to 9" in error["error"]
-
-
-@contextmanager
-def small_disk(largest_file_bytes: int) -> Iterator[None]:
-    """Processes started within may write no file larger than this, as on a disk that is nearly full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    limit = 8 * 1024 * 1024
-    with ExitStack() as stack:
-        with small_disk(limit):
-            client = stack.enter_context(served(tmp_path))
-        with Installation(client, tmp_path).unchanged():
-            body = refusal(post_model(client, bytes(limit + 1)), 507, "free space")
-            assert body["code"] == "storage_full"
-            # Small as it arrives, too large as it is stored.
-            unpacked = np.random.default_rng(0).integers(0, 4, (40_000, 1, 8, 8)).astype(np.float32)
-            refusal(post_dataset(client, packed(input=unpacked)), 507, "free")
-        assert post_model(client).status_code == 201
-
-
-def test_a_store_that_fails(tmp_path: Path) -> None:
-    with served(tmp_path) as client:
-        installation = Installation(client, tmp_path)
-        # A file where the store keeps its folder: every put fails, as on a broken mount.
-        (tmp_path / "store" / "content").write_bytes(b"")
-        with installation.unchanged():
-            for send in (post_model, post_dataset):
-                assert refusal(send(client), 503, "the store failed", "try again")["code"] == "store_unavailable"
-        (tmp_path / "store" / "content").unlink()
-        assert post_model(client).status_code == 201

@@ -43,12 +43,14 @@ def test_a_model_is_quantized_and_served_over_postgresql_and_a_bucket(tmp_path: 
         picture = (DIGITS / "sample.png").read_bytes()
         for server in (client, other):
             answer = wait_until(
-                lambda s=server: (  # type: ignore[misc]
-                    body := s.post(
-                        "/models/digits/predict", content=picture, headers={"content-type": "image/png"}
-                    ).json()
-                ).get("variant")
-                == "int8-onnxruntime"
-                and body
+                lambda s=server: (
+                    (  # type: ignore[misc]
+                        body := s.post(
+                            "/models/digits/predict", content=picture, headers={"content-type": "image/png"}
+                        ).json()
+                    ).get("variant")
+                    == "int8-onnxruntime"
+                    and body
+                )
             )
             assert answer["predictions"][0]["label"] == "five"

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from tests.waiting import wait_until
 
-_CHILD = "import os, pathlib, sys, threading; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); threading.Event().wait()"
+_CHILD = (
+    "import os, pathlib, sys, threading; "
+    "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); threading.Event().wait()"
+)
 _SUPERVISOR = """
 import sys
 from service.supervisor import Supervisor

@@ -13,6 +13,7 @@ from service.domain.limits import InferLimits
 from service.errors import EngineFailed, NotFound, StoreUnavailable
 from service.router.reconcile import Reconciler
 from service.router.router import Router
+from tests.async_waiting import until
 from tests.engine_shelf import EngineShelf
 from tests.fake_engine import row
 from tests.served_models import STABLE, deployment, served
@@ -92,8 +93,7 @@ def test_one_models_failure_or_slow_load_holds_up_no_other() -> None:
         shelf.broken.add("broken-1-" + STABLE)
         shelf.slow.add("slow-1-" + STABLE)
         passing = asyncio.ensure_future(reconciler.reconcile_now())
-        while not await answers(router, "good"):
-            await asyncio.sleep(0.001)
+        await until(lambda: answers(router, "good"))
         assert not reconciler.first_pass.is_set()
         shelf.gate.set()
         await passing
@@ -196,8 +196,7 @@ def test_the_loop_reads_again_after_an_outage_and_when_woken() -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
         wish.error = StoreUnavailable("the database is away")
         running = asyncio.ensure_future(reconciler.run())
-        while wish.reads < 3:
-            await asyncio.sleep(0.001)
+        await until(lambda: wish.reads >= 3)
         assert not reconciler.first_pass.is_set()
         wish.error = None
         wish.put("m")

@@ -14,6 +14,7 @@ from service.errors import EngineFailed, InvalidTensor, NoReadyVersion, NotFound
 from service.metrics import QUEUED_ROWS, REGISTRY
 from service.router.model_state import LOADING, READY, UNAVAILABLE
 from service.router.router import Router
+from tests.async_waiting import until
 from tests.engine_shelf import EngineShelf
 from tests.fake_engine import row
 from tests.served_models import STABLE, deployment, served, with_canary, with_shadow
@@ -91,8 +92,7 @@ def test_a_swap_answers_by_the_new_engine_and_closes_the_old_one() -> None:
         await router.deploy(served(deployment()))
         await router.deploy(served(deployment(version=2, revision=2)))
         assert await value(router) == 201
-        while not shelf.engines["m-1-" + STABLE].closed:
-            await asyncio.sleep(0.001)
+        await until(lambda: shelf.engines["m-1-" + STABLE].closed)
         assert [(line.version, line.state) for line in router.statuses()] == [(2, READY)]
 
     run(scenario)
@@ -199,8 +199,7 @@ def test_the_shadow_sees_every_request_and_changes_no_answer() -> None:
         before = sample("octavo_shadow_comparisons_total", **labels, outcome="differ")
         await router.deploy(served(with_shadow(deployment(), INT8)))
         assert [(await ask(router)).route for _ in range(5)] == ["stable"] * 5
-        while sample("octavo_shadow_comparisons_total", **labels, outcome="differ") < before + 5:
-            await asyncio.sleep(0.001)
+        await until(lambda: sample("octavo_shadow_comparisons_total", **labels, outcome="differ") == before + 5)
 
     run(scenario)
 
@@ -214,8 +213,7 @@ def test_a_stuck_shadow_delays_no_answer_and_costs_no_more_than_its_queue() -> N
         shadow.block()
         for _ in range(1100):
             assert await value(router) == 1
-        while sample("octavo_shadow_comparisons_total", **labels) == before:
-            await asyncio.sleep(0.001)
+        await until(lambda: sample("octavo_shadow_comparisons_total", **labels) > before)
         shadow.gate.set()
 
     run(scenario)
@@ -228,8 +226,7 @@ def test_a_failing_shadow_is_counted_and_not_heard() -> None:
         await router.deploy(served(with_shadow(deployment(), INT8)))
         shelf.engines["m-1-" + INT8].poison = 1
         assert await value(router) == 1
-        while sample("octavo_shadow_comparisons_total", **labels) == before:
-            await asyncio.sleep(0.001)
+        await until(lambda: sample("octavo_shadow_comparisons_total", **labels) > before)
 
     run(scenario)
 
@@ -274,10 +271,10 @@ def test_metrics_count_requests_batches_and_rows_by_variant_and_route() -> None:
         await asyncio.gather(*(value(router) for _ in range(4)))
         assert [sample(name, **labels) for name in names] == [count + 4 for count in before]
         assert sample("octavo_compute_duration_seconds_count", **labels) == batches + 1
-        assert sample("octavo_engine_ready_count", model="m", version="1", variant=STABLE) == 1
+        assert sample("octavo_engines_ready", model="m", version="1", variant=STABLE) == 1
         assert sample("octavo_engine_load_duration_seconds", model="m", version="1", variant=STABLE) > 0
         assert REGISTRY.get_sample_value("octavo_queued_rows", labels) == 0
 
     run(scenario)
     QUEUED_ROWS.read_from(tuple)
-    assert sample("octavo_engine_ready_count", model="m", version="1", variant=STABLE) == 0
+    assert sample("octavo_engines_ready", model="m", version="1", variant=STABLE) == 0

@@ -61,7 +61,7 @@ def test_an_engine_that_mixes_rows_is_not_batched() -> None:
             sums = inputs["x"].sum(axis=1, keepdims=True)
             return {"y": np.exp(sums) / np.exp(sums).sum()}
 
-    engine, clock = timed(0)
+    _, clock = timed(0)
     assert warm_up(Softmax(), 8, clock).max_rows == 0
 
 

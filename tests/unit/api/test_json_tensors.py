@@ -1,0 +1,149 @@
+"""Tensors in JSON: exact for every datatype, refused when a value does not fit, NaN both ways."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.api.json_tensors import array_from_json, dump_json, json_values, parse_json
+from service.api.v2_schemas import read_head
+from service.domain.inference import Array
+from service.errors import InvalidInput, InvalidTensor
+
+
+def decoded(data: str, datatype: str = "FP32", shape: list[int] | None = None) -> Array:
+    """The array of one input whose `data` is this JSON text."""
+    given_shape = json.dumps([json.loads(data).__len__()] if shape is None else shape)
+    text = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{given_shape},"data":{data}}}]}}'
+    return array_from_json(read_head(parse_json(text.encode())).inputs[0])
+
+
+INTEGERS = {name: np.iinfo(name.lower()) for name in ("UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT32", "INT64")}
+
+
+@pytest.mark.parametrize("datatype", INTEGERS)
+def test_integers_are_exact_to_their_limits_and_refused_beyond(datatype: str) -> None:
+    limits = INTEGERS[datatype]
+    low, high = int(limits.min), int(limits.max)
+    assert decoded(f"[{low},{high}]", datatype).tolist() == [low, high]
+    for beyond in (low - 1, high + 1):
+        with pytest.raises(InvalidInput):
+            decoded(f"[{beyond}]", datatype)
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), max_size=30))
+def test_fp32_survives_the_way_in_and_out(values: list[float]) -> None:
+    array = decoded(json.dumps(values), shape=[len(values)])
+    assert array.tolist() == values
+    text = dump_json({"data": json_values(array)})
+    assert np.array(json.loads(text)["data"], np.float32).tolist() == values
+
+
+def test_data_may_be_nested_flat_or_anything_between() -> None:
+    for data in ("[1,2,3,4]", "[[1,2],[3,4]]", "[[[1],[2]],[3,4]]"):
+        assert decoded(data, shape=[2, 2]).tolist() == [[1, 2], [3, 4]]
+
+
+def test_nan_and_infinity_are_read_and_written_as_literals() -> None:
+    array = decoded("[NaN, 1.5, -Infinity]")
+    assert math.isnan(array[0])
+    assert array[1:].tolist() == [1.5, -math.inf]
+    text = dump_json({"data": json_values(array)})
+    assert text == b'{"data":[NaN,1.5,-Infinity]}'
+
+
+def test_a_name_with_null_in_it_costs_no_value() -> None:
+    assert json.loads(dump_json({"name": "null", "data": json_values(np.array([1.5], np.float32))})) == {
+        "name": "null",
+        "data": [1.5],
+    }
+
+
+def test_booleans_and_text_go_both_ways() -> None:
+    assert decoded("[true,false]", "BOOL").tolist() == [True, False]
+    words = decoded('["grün","",["b"]]', "BYTES", [3])
+    assert words.tolist() == ["grün".encode(), b"", b"b"]
+    assert json_values(words) == ["grün", "", "b"]
+    assert json_values(np.array([b"\xff"], np.object_)) == ["\ufffd"]
+
+
+def test_an_empty_tensor_is_a_tensor() -> None:
+    assert decoded("[]", shape=[0, 4]).shape == (0, 4)
+    assert decoded("[[],[]]", "INT64", [2, 0]).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "datatype", "message"),
+    [
+        ("[1.5]", "INT32", "holds a value that INT32 cannot"),
+        ("[true]", "FP32", "holds a value that FP32 cannot"),
+        ('["1"]', "FP32", "holds a value that FP32 cannot"),
+        ("[null]", "INT64", "holds a value that INT64 cannot"),
+        ("[1e39]", "FP32", "out of the range of FP32"),
+        ("[-1]", "UINT64", "holds a value that UINT64 cannot"),
+        ("[1]", "BOOL", "holds 1, which BOOL cannot; send true and false"),
+        ("[1]", "BYTES", "holds 1, which BYTES cannot; send strings"),
+        ("[NaN]", "INT64", "holds nan, which INT64 cannot"),
+        ('[NaN,"1"]', "FP32", "holds '1', which FP32 cannot"),
+        ("[NaN,true]", "FP32", "holds True, which FP32 cannot"),
+        (
+            "[1]",
+            "FP16",
+            "receiving FP16 data via JSON is not supported. Please use the binary data format for input 'x'",
+        ),
+        ("[1]", "BF16", "receiving BF16 data via JSON is not supported"),
+    ],
+)
+def test_a_value_that_the_datatype_cannot_hold_is_refused(data: str, datatype: str, message: str) -> None:
+    with pytest.raises(InvalidTensor, match=message):
+        decoded(data, datatype, [1])
+
+
+@pytest.mark.parametrize("data", ["5", '"text"', "{}", "true", "NaN"])
+def test_data_that_is_no_list_is_refused(data: str) -> None:
+    with pytest.raises(InvalidTensor):
+        decoded(data, shape=[1])
+
+
+@pytest.mark.parametrize("data", ["[1,2,3]", "[]", "[[1],[2,3]]"])
+def test_a_wrong_count_of_elements_is_refused(data: str) -> None:
+    with pytest.raises(InvalidTensor, match=r"elements; its shape \[2, 1\] has 2"):
+        decoded(data, shape=[2, 1])
+
+
+@pytest.mark.parametrize("depth", [101, 100_000])
+@pytest.mark.parametrize("value", ["1", "NaN"])
+def test_absurd_nesting_is_refused_and_breaks_nothing(depth: int, value: str) -> None:
+    text = '{"inputs":[{"name":"x","datatype":"BOOL","shape":[1],"data":' + "[" * depth + value + "]" * depth + "}]}"
+    with pytest.raises(InvalidInput):
+        array_from_json(read_head(parse_json(text.encode())).inputs[0])
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"nothing", b"{} {}", b"\xff", b'{"a": NaN', b"\x00", b'{"a":"\xed\xa0\x80"}']
+)
+def test_text_that_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"not JSON|not UTF-8"):
+        parse_json(text)
+
+
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["inputs", "name", "data"]), inner),
+    max_leaves=15,
+)
+
+
+@given(json_texts)
+def test_any_json_is_a_head_or_refused_and_nothing_else(value: Any) -> None:
+    try:
+        for tensor in read_head(parse_json(json.dumps(value).encode())).inputs:
+            array_from_json(tensor)
+    except InvalidInput:
+        pass

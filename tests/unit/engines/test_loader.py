@@ -1,0 +1,60 @@
+"""From an artifact's file to an engine, and what is said of one that another host proved."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.domain.engine import Fingerprint
+from service.engines.fingerprint import host_fingerprint
+from service.engines.loader import foreign_parts, load_engine
+from service.errors import EngineFailed, Unsupported
+from tests.served_models import artifact, write_linear
+
+HERE = Fingerprint("cpu a", ("avx2",), "none", {"onnxruntime": "1.32.0", "openvino": "2026.4"})
+
+
+def proven_on(there: Fingerprint | None) -> list[str]:
+    return foreign_parts(replace(artifact(), fingerprint=there), HERE)
+
+
+def test_an_artifact_of_this_host_differs_in_nothing() -> None:
+    assert proven_on(HERE) == []
+    assert proven_on(None) == []
+
+
+def test_device_flags_driver_and_the_artifacts_own_runtime_count() -> None:
+    other = Fingerprint("cpu b", ("avx2", "avx512f"), "580", {"onnxruntime": "1.31.0"})
+    assert proven_on(other) == [
+        "device: cpu b -> cpu a",
+        "flags: avx2 avx512f -> avx2",
+        "driver: 580 -> none",
+        "onnxruntime: 1.31.0 -> 1.32.0",
+    ]
+    assert proven_on(replace(HERE, libraries={"onnxruntime": "1.32.0", "openvino": "2020"})) == []
+
+
+def test_a_foreign_cpu_engine_is_loaded_and_said_to_be_foreign(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = replace(artifact(), fingerprint=replace(host_fingerprint(), device="another"))
+    with caplog.at_level(logging.WARNING):
+        engine = load_engine(write_linear(tmp_path / "m.onnx"), foreign, threads=1)
+    engine.close()
+    (record,) = caplog.records
+    assert "proven on another host" in record.message
+    assert record.__dict__["differences"][0].startswith("device: another -> ")
+
+
+def test_an_unknown_runtime_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="needs runtime 'tensorrt'; this process runs onnxruntime"):
+        load_engine(tmp_path / "m", replace(artifact(), runtime="tensorrt"), threads=1)
+
+
+def test_a_file_that_is_no_model_is_refused_in_the_runtimes_words(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(EngineFailed, match=r"ONNX Runtime cannot load m\.onnx"):
+        load_engine(tmp_path / "m.onnx", artifact(), threads=1)

@@ -1,0 +1,59 @@
+"""ONNX Runtime behind the engine protocol, on real small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from service.domain.tensor import TensorSpec
+from service.engines.engine import sample_inputs
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.errors import EngineFailed, InvalidTensor
+from tests.served_models import write_identity, write_linear
+
+KINDS = {
+    "b": (TensorProto.BOOL, "BOOL"),
+    "u8": (TensorProto.UINT8, "UINT8"),
+    "i8": (TensorProto.INT8, "INT8"),
+    "i32": (TensorProto.INT32, "INT32"),
+    "i64": (TensorProto.INT64, "INT64"),
+    "f16": (TensorProto.FLOAT16, "FP16"),
+    "f32": (TensorProto.FLOAT, "FP32"),
+    "f64": (TensorProto.DOUBLE, "FP64"),
+    "s": (TensorProto.STRING, "BYTES"),
+}
+
+
+def test_specs_and_answers_of_every_datatype_go_through(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "m.onnx", {name: kind for name, (kind, _) in KINDS.items()})
+    engine = OnnxRuntimeEngine.load(path, threads=1)
+    assert engine.inputs == tuple(TensorSpec(name, datatype, (-1, -1)) for name, (_, datatype) in KINDS.items())
+    batch = sample_inputs(engine.inputs, 2)
+    answer = engine.infer(batch)
+    for name, array in batch.items():
+        assert answer[f"{name}_out"].shape == array.shape
+    engine.close()
+
+
+def test_only_the_wanted_outputs_are_computed(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "m.onnx", {"a": TensorProto.FLOAT, "b": TensorProto.FLOAT})
+    engine = OnnxRuntimeEngine.load(path, threads=1)
+    assert list(engine.infer(sample_inputs(engine.inputs, 1), ["b_out"])) == ["b_out"]
+
+
+def test_text_goes_through_as_text_and_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    engine = OnnxRuntimeEngine.load(write_identity(tmp_path / "m.onnx", {"s": TensorProto.STRING}), threads=1)
+    words = np.array([["grün".encode(), b"", b"b'x'"]], dtype=np.object_)
+    assert engine.infer({"s": words})["s_out"].tolist() == [["grün", "", "b'x'"]]
+    words[0, 1] = b"\xff"
+    with pytest.raises(InvalidTensor, match=r"input 's' holds b'\\xff', which is not UTF-8"):
+        engine.infer({"s": words})
+
+
+def test_a_batch_that_the_runtime_refuses_fails_in_its_words(tmp_path: Path) -> None:
+    engine = OnnxRuntimeEngine.load(write_linear(tmp_path / "m.onnx"), threads=1)
+    with pytest.raises(EngineFailed, match="ONNX Runtime failed on this batch: "):
+        engine.infer({"x": np.zeros((1, 1, 2, 7), np.float32)})

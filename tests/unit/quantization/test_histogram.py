@@ -1,0 +1,91 @@
+"""One pass, fixed memory, and the same counts as if all values had been there at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from service.quantization.histogram import BINS, Histogram, MagnitudeHistogram
+
+Values = npt.NDArray[np.float32]
+FLOATS = st.floats(-1e6, 1e6, width=32)
+
+
+def filled(*parts: Values) -> Histogram:
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part)
+    return histogram
+
+
+def test_extremes_are_exact_and_every_value_is_counted_once() -> None:
+    values = np.random.default_rng(0).normal(0, 3, 10_000).astype(np.float32)
+    histogram = filled(*np.split(values, 10))
+    assert histogram.minimum == values.min()
+    assert histogram.maximum == values.max()
+    assert histogram.counts.sum() == 10_000
+    assert histogram.not_finite == 0
+
+
+def test_a_range_that_grows_merges_bins_and_loses_nothing() -> None:
+    histogram = filled(np.float32([0.5, -0.25]), np.float32([1000.0]))
+    assert histogram.counts.sum() == 3
+    assert len(histogram.counts) == BINS
+    width = histogram.edges[1] - histogram.edges[0]
+    held = histogram.centers[histogram.counts > 0]
+    assert np.abs(np.sort(np.repeat(held, histogram.counts[histogram.counts > 0])) - [-0.25, 0.5, 1000]).max() <= width
+
+
+@given(st.lists(arrays(np.float32, st.integers(1, 20), elements=FLOATS), min_size=1, max_size=5))
+@settings(max_examples=80, deadline=None)
+def test_parts_in_any_order_agree_on_everything_but_the_reach(parts: list[Values]) -> None:
+    forward, backward, whole = filled(*parts), filled(*parts[::-1]), filled(np.concatenate(parts))
+    for histogram in (forward, backward):
+        assert histogram.total == whole.total
+        assert histogram.zeros == whole.zeros
+        assert histogram.minimum == whole.minimum
+        assert histogram.maximum == whole.maximum
+        assert histogram.counts.sum() == whole.counts.sum()
+        assert histogram.reach >= max(abs(histogram.low), abs(histogram.high))
+
+
+def test_zeros_are_counted_apart() -> None:
+    histogram = filled(np.float32([0, 0, 5]))
+    assert histogram.zeros == 2
+    assert histogram.counts.sum() == 1
+    assert histogram.minimum == 0
+
+
+def test_values_that_are_not_finite_are_counted_apart() -> None:
+    histogram = filled(np.float32([np.nan, np.inf, -np.inf, 2]))
+    assert histogram.not_finite == 3
+    assert histogram.maximum == 2
+
+
+def test_nothing_but_zeros_has_no_reach() -> None:
+    histogram = filled(np.zeros(5, np.float32))
+    assert histogram.reach == 0
+    assert (histogram.minimum, histogram.maximum) == (0, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e6])
+def test_percentiles_of_magnitudes_are_within_a_percent_at_any_scale(scale: float) -> None:
+    values = np.abs(np.random.default_rng(1).normal(0, scale, 50_000))
+    histogram = MagnitudeHistogram()
+    for part in np.split(values, 5):
+        histogram.add(part)
+    for percent in (50, 90, 99):
+        assert histogram.percentile(percent) == pytest.approx(np.percentile(values, percent), rel=0.015)
+    assert histogram.maximum == values.max()
+
+
+def test_percentiles_of_exact_zeros_are_zero() -> None:
+    histogram = MagnitudeHistogram()
+    assert histogram.percentile(50) == 0
+    histogram.add(np.array([0.0, 0.0, 0.0, 8.0]))
+    assert histogram.percentile(50) == 0
+    assert histogram.percentile(99) == pytest.approx(8, rel=0.01)
