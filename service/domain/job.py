@@ -13,7 +13,7 @@ STAGES = ("inspect", "calibrate", "convert", "build", "validate", "gate", "publi
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a job: `state` is pending, running, done, skipped, failed or cancelled; `seconds` is None until it ends."""
+    """One step of a job. `state` is pending, running, done, skipped, failed or cancelled; `seconds` None until the end."""
 
     name: str
     state: str = "pending"

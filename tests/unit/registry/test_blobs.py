@@ -97,5 +97,5 @@ def test_a_silent_store_is_unavailable_and_worth_a_retry(tmp_path: Path, monkeyp
 
 
 def test_a_store_url_that_nothing_understands_is_refused_with_what_works(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="'ftp://x/y' cannot be used.*use file:///PATH, s3://"):
+    with pytest.raises(InvalidInput, match=r"'ftp://x/y' cannot be used.*use file:///PATH, s3://"):
         Blobs("ftp://x/y", tmp_path)
