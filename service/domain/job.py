@@ -13,7 +13,7 @@ STAGES = ("inspect", "calibrate", "convert", "build", "validate", "gate", "publi
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a job. `state` is pending, running, done, skipped, failed or cancelled; `seconds` None until the end."""
+    """One step of a job: pending, running, done, skipped, failed or cancelled. `seconds` is None until it ends."""
 
     name: str
     state: str = "pending"
