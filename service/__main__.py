@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from service.cli import app
+from service.cli.exit_codes import ExitCode
 from service.errors import OctavoError
 
 _DataDir = Annotated[str | None, typer.Option(help="Folder of all state (OCTAVO_DATA_DIR).")]
@@ -59,12 +60,12 @@ def work(data_dir: _DataDir = None) -> None:
 
 
 def main() -> None:
-    """Runs the command line; an expected error is one line on stderr, and exit code 2."""
+    """Runs the command line; an expected error is one line on stderr, and exit code 2, or 4 where a retry may help."""
     try:
         app()
     except OctavoError as error:
         typer.echo(f"octavo: {error}", err=True)
-        sys.exit(2)
+        sys.exit(ExitCode.UNREACHABLE if error.retryable else ExitCode.USAGE)
 
 
 if __name__ == "__main__":

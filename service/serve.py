@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -22,6 +24,7 @@ from service.domain.engine import EngineArtifact
 from service.domain.limits import StageLimits
 from service.engines.engine import Engine
 from service.engines.loader import load_engine
+from service.errors import InvalidInput
 from service.jobs.queue import JobQueue
 from service.registry.blobs import Blobs
 from service.registry.database import Database
@@ -64,6 +67,21 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.drain_seconds),
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's. Raises InvalidInput where the address cannot be listened on; uvicorn would leave the process."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as leave:
+            cause = leave.__context__
+            if not isinstance(cause, OSError):
+                raise
+            # A name that cannot be resolved has a number below 0, of another table.
+            reason = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
+            raise InvalidInput(
+                f"cannot listen on {self._settings.host}:{self._settings.port}: {reason}; "
+                "choose another with --host and --port (OCTAVO_HOST, OCTAVO_PORT), or stop what listens there"
+            ) from cause
 
     @asynccontextmanager
     async def _serving(self, _app: ASGIApp) -> AsyncIterator[None]:

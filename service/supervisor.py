@@ -16,6 +16,8 @@ _MAX_WAIT_SECONDS = 30.0
 # A process that lived this long was well: its next death starts again with a short wait.
 _HEALTHY_SECONDS = 60.0
 _TICK_SECONDS = 0.2
+# What a process exits with when its settings keep it from starting: another start would end alike.
+_HOPELESS_EXIT_CODE = 2
 _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
@@ -43,9 +45,13 @@ class Supervisor:
         self._stop_seconds = stop_seconds
         self._clock = clock
         self._stopping = False
+        self._hopeless = False
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT. Gives 0, or 1 where a process had to be killed."""
+        """Until SIGTERM or SIGINT. Gives 0, or 1 where a process had to be killed.
+
+        Gives 2, at once, where a process cannot start under its settings; it has said why.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         try:
@@ -55,6 +61,8 @@ class Supervisor:
                 time.sleep(_TICK_SECONDS)
         finally:
             clean = self._stop_all()
+        if self._hopeless:
+            return _HOPELESS_EXIT_CODE
         return 0 if clean else 1
 
     def _on_signal(self, *_: object) -> None:
@@ -71,6 +79,10 @@ class Supervisor:
             return
         code = child.process.poll()
         if code is None:
+            return
+        if code == _HOPELESS_EXIT_CODE:
+            child.process, self._stopping, self._hopeless = None, True, True
+            _log.error("process cannot start, so all stop", extra={"child": child.name, "exit_code": code})
             return
         lived = now - child.started_at
         child.wait_seconds = (

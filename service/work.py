@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from dbos import DBOS
 
+from service.errors import InvalidInput
+from service.jobs.patience import PatientRows
 from service.jobs.publication import Publication
 from service.jobs.queue import APPLICATION, QUEUE, WORKFLOW
 from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerParts
 from service.registry.blobs import Blobs
-from service.registry.database import Database
+from service.registry.database import Database, make_folder
 from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
@@ -25,6 +32,8 @@ from service.settings import Settings
 # Grows when the order or meaning of the stages changes, so that no half-run job goes on under other stages.
 WORKFLOW_VERSION = "1"
 _POLL_SECONDS = 0.2
+# A killed supervisor's worker may take a moment to go.
+_CLAIM_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -72,17 +81,43 @@ def start_worker(settings: Settings) -> Worker:
 
 
 def work(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT."""
-    start_worker(settings)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-    _log.info("worker stops")
-    # At once, without unwinding: a stage that saw an orderly end here would be recorded as failed. Left as it is,
-    # the job goes on from its last finished stage when this worker, or one of its name, starts again. The stage's
-    # child process dies with this one.
-    os._exit(0)
+    """Runs until SIGTERM or SIGINT. Raises InvalidInput where a worker of this name runs on this data folder."""
+    with claimed_name(settings):
+        start_worker(settings)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        stop.wait()
+        _log.info("worker stops")
+        # At once, without unwinding: a stage that saw an orderly end here would be recorded as failed. Left as it is,
+        # the job goes on from its last finished stage when this worker, or one of its name, starts again. The stage's
+        # child process dies with this one.
+        os._exit(0)
+
+
+@contextmanager
+def claimed_name(settings: Settings, wait_seconds: float = _CLAIM_SECONDS) -> Iterator[None]:
+    """Holds the worker's name on this data folder. Raises InvalidInput where it is held for all of `wait_seconds`.
+
+    Two workers of one name would take each other for dead, and run each other's jobs in the same folder.
+    """
+    folder = settings.data_dir.absolute() / "workers"
+    make_folder(folder)
+    deadline = time.monotonic() + wait_seconds
+    # The lock ends with the process, however that ends; the file stays.
+    with (folder / f"{quote(settings.worker_id, safe='')}.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise InvalidInput(
+                        f"another worker named {settings.worker_id!r} runs on {str(settings.data_dir.absolute())!r}; "
+                        "stop it, or give this one its own OCTAVO_WORKER_ID"
+                    ) from error
+                time.sleep(_POLL_SECONDS)
+        yield
 
 
 def _parts(settings: Settings, database: Database) -> WorkerParts:
@@ -90,7 +125,7 @@ def _parts(settings: Settings, database: Database) -> WorkerParts:
     blobs = Blobs(settings.resolved_store_url, data_dir / "cache")
     publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
     return WorkerParts(
-        rows=JobRegistry(database),
+        rows=PatientRows(JobRegistry(database)),
         datasets=DatasetRegistry(database),
         blobs=blobs,
         publication=publication,

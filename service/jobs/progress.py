@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from service.domain.job import STAGES
-from service.registry.jobs import JobRegistry
+from service.jobs.patience import PatientRows
 
 _MIN_SECONDS_BETWEEN_WRITES = 0.25
 
@@ -14,7 +14,7 @@ _MIN_SECONDS_BETWEEN_WRITES = 0.25
 class StageProgress:
     """Takes one stage's fraction, 0 to 1, and writes the whole job's progress at most four times a second."""
 
-    def __init__(self, rows: JobRegistry, job_id: str, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rows: PatientRows, job_id: str, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
         self._job_id = job_id
         self._index = STAGES.index(stage)

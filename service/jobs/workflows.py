@@ -17,6 +17,7 @@ from service.domain.job import STAGES, Job, Stage
 from service.domain.limits import StageLimits
 from service.domain.recipe import QuantizeRequest
 from service.errors import JobCancelled, OctavoError, StageFailed
+from service.jobs.patience import PatientRows, until_answered
 from service.jobs.progress import StageProgress
 from service.jobs.publication import Publication
 from service.jobs.retry import FIRST_WAIT_SECONDS, MAX_TRIES, WAIT_GROWTH, is_worth_retrying
@@ -26,7 +27,6 @@ from service.quantization.sandbox import run_in_sandbox
 from service.quantization.task import PipelineTask
 from service.registry.blobs import Blobs, content_key
 from service.registry.datasets import DatasetRegistry
-from service.registry.jobs import JobRegistry
 
 # A worker that dies this often in one job dies of the job.
 MAX_ATTEMPTS = 20
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 class WorkerParts:
     """What a job needs of its worker. `folder` holds the jobs' files on this host."""
 
-    rows: JobRegistry
+    rows: PatientRows
     datasets: DatasetRegistry
     blobs: Blobs
     publication: Publication
@@ -161,7 +161,7 @@ def _durable(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
                 "backoff_rate": WAIT_GROWTH,
                 "should_retry": is_worth_retrying,
             },
-            work,
+            partial(until_answered, work),
         )
     except DBOSMaxStepRetriesExceeded as error:
         # The last try's own error says more than the count of tries.

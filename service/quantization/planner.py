@@ -17,7 +17,7 @@ from service.domain.recipe import Recipe
 from service.quantization.graph import Graph
 from service.quantization.placement import Placement, WeightedOperator
 
-_SMALLEST_SCALE = 1e-12
+_SMALLEST_SCALE = float(np.float32(1e-12))
 # A bias of INT32 keeps half its range free, for the kernel adds products to it.
 _LARGEST_BIAS = 2**30
 _WEIGHT_LIMIT = 127
@@ -64,12 +64,18 @@ def activation_grid(tensor: str, extent: tuple[float, float], symmetric: bool, c
         zero_point, scale = 128, max(-low, high) / 127
     else:
         scale = (high - low) / 255
-        zero_point = 0 if scale <= 0 else int(np.clip(np.rint(-low / scale), 0, 255))
-    rounded = np.float32(max(scale, _SMALLEST_SCALE) if high > low else 1.0)
-    if zero_point == 0:
-        while high > low and np.float32(rounded * np.float32(255)) > np.float32(high):
-            rounded = np.nextafter(rounded, np.float32(0))
-    return TensorGrid(tensor, "UINT8", (float(rounded),), zero_point)
+        zero_point = 0 if scale < _SMALLEST_SCALE else int(np.clip(np.rint(-low / scale), 0, 255))
+    return TensorGrid(tensor, "UINT8", (_stored_scale(scale, high if zero_point == 0 else None),), zero_point)
+
+
+def _stored_scale(scale: float, top: float | None) -> float:
+    """The scale as FP32, rounded so that level 255 of a grid without negative values does not exceed `top`."""
+    if scale < _SMALLEST_SCALE:
+        return _SMALLEST_SCALE if scale > 0 else 1.0
+    rounded = np.float32(scale)
+    if top is not None and rounded * np.float32(255) > np.float32(top):
+        rounded = np.nextafter(rounded, np.float32(0))
+    return float(rounded)
 
 
 def weight_grids(graph: Graph, operator: WeightedOperator, input_scale: float, form: tuple[int, bool]) -> WeightGrid:

@@ -83,11 +83,10 @@ def prepare(source: Path, destination: Path, lowest_opset: int) -> None:
     model = onnx.load_model(source, load_external_data=False)
     _constants_are_no_inputs(model)
     try:
-        _simplify(model, destination)
-        model = onnx.load_model(destination, load_external_data=False)
-        _drop_unused_domains(model)
+        model = _simplified(model, destination)
         if _opset(model) < lowest_opset:
-            model = version_converter.convert_version(model, lowest_opset)
+            # The converter spells attributes of old operators as Constant nodes, which are to be constants again.
+            model = _simplified(version_converter.convert_version(model, lowest_opset), destination)
     except Exception as error:
         words = " ".join(str(error).split())[:300]
         raise StageFailed(f"the model cannot be simplified: {words}; export it with opset 13 or newer") from error
@@ -104,12 +103,15 @@ def _constants_are_no_inputs(model: ModelProto) -> None:
     model.ir_version = max(model.ir_version, LOWEST_IR)
 
 
-def _simplify(model: ModelProto, destination: Path) -> None:
+def _simplified(model: ModelProto, destination: Path) -> ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(destination)
     options.log_severity_level = 4
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    simple = onnx.load_model(destination, load_external_data=False)
+    _drop_unused_domains(simple)
+    return simple
 
 
 def _drop_unused_domains(model: ModelProto) -> None:
@@ -125,11 +127,11 @@ def _opset(model: ModelProto) -> int:
 
 def _name_nodes(model: ModelProto) -> None:
     """Gives every node a name of its own, keeping those that it has: reports and keep_float go by names."""
-    taken: set[str] = set()
+    taken = {node.name for node in model.graph.node}
     for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.name or node.op_type}_{index}"
-        taken.add(node.name)
+        while not node.name:
+            node.name = name if (name := f"{node.op_type}_{index}") not in taken else ""
+            index += len(taken)
 
 
 def _unmatched_patterns(graph: Graph, patterns: tuple[str, ...]) -> list[str]:

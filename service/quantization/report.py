@@ -87,6 +87,12 @@ def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict
     unfused = [entry["name"] for entry in operators if entry["precision"] == "INT8" and entry["runs_int8"] is False]
     if unfused:
         warnings.append(f"{len(unfused)} operators planned in INT8 run in floating point, for example {unfused[0]!r}")
+    kept = [entry["name"] for entry in operators if entry["reason"].startswith("kept") and entry["runs_int8"]]
+    if kept:
+        warnings.append(
+            f"{len(kept)} operators that keep_float names run on INT8 kernels, for they stand between INT8 neighbours, "
+            f"for example {kept[0]!r}; name the neighbours too"
+        )
     for before, after in zip(measured["latency"]["reference"], measured["latency"]["engine"], strict=True):
         ratio = after["p50_seconds"] / before["p50_seconds"]
         if ratio > _SLOWER and parts.task.recipe.precision != "fp32":

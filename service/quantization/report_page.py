@@ -17,8 +17,9 @@ _STYLE = """
 *{box-sizing:border-box}body{margin:0 auto;max-width:1180px;padding:20px;background:var(--back);color:var(--ink);
 font:14px/1.45 system-ui,sans-serif}h1{font-size:20px;margin:0 0 4px}h2{font-size:14px;margin:0 0 6px}
 p{margin:4px 0}.soft{color:var(--soft)}.passed{color:var(--good)}.rejected{color:var(--bad)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:12px;margin:14px 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;overflow-x:auto}
+.cards{columns:2 500px;column-gap:12px;margin:14px 0 0}.cards td,.cards th{white-space:nowrap}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;overflow-x:auto;
+break-inside:avoid;margin:0 0 12px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,td{text-align:right;padding:3px 8px;
 border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
 svg{width:100%;height:auto;font-size:11px}svg text{fill:var(--soft)}.bar{fill:var(--bar)}.muted{fill:var(--muted)}

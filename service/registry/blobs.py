@@ -16,6 +16,7 @@ from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, from_url
 
 from service.errors import InvalidInput, NotFound, StorageFull, StoreUnavailable
+from service.registry.database import make_folder
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 # No space, over quota, over the file size that this process may write.
@@ -41,10 +42,12 @@ class Blobs:
         try:
             if parts.scheme == "file":
                 self._folder = Path(unquote(parts.path))
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self._folder)
                 self._store: Any = LocalStore(prefix=self._folder, automatic_cleanup=True)
             else:
                 self._store = from_url(store_url, retry_config={"retry_timeout": timedelta(seconds=retry_seconds)})
+        except InvalidInput:
+            raise
         except Exception as error:
             raise InvalidInput(
                 f"the store {store_url!r} cannot be used: {_first_line(error)}; use file:///PATH, s3://, gs:// or az://"

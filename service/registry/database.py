@@ -11,28 +11,37 @@ import sqlalchemy as sa
 
 from service.errors import InvalidInput, Unavailable
 
+MAX_CONNECTIONS = 24
+_KEPT_CONNECTIONS = 8
 _BUSY_MILLISECONDS = 30_000
+# A host that drops packets would otherwise hold a thread for minutes.
+_CONNECT_SECONDS = 10
 
 
 class Database:
     """Connections for reading and for writing. Thread-safe. A writer's block commits whole or not at all."""
 
-    def __init__(self, url: str) -> None:
-        """Raises InvalidInput for a URL that is neither sqlite:/// nor postgresql://."""
-        try:
-            self.url = sa.make_url(url)
-        except sa.exc.ArgumentError as error:
-            raise InvalidInput(
-                f"the database URL {url!r} cannot be read; use sqlite:///PATH or postgresql://..."
-            ) from error
+    def __init__(self, url: str, wait_seconds: float = 30.0) -> None:
+        """`wait_seconds`: how long a caller waits while every connection is in use.
+
+        Raises InvalidInput for a URL that is neither sqlite:/// nor postgresql://, or a folder that cannot be made.
+        """
+        self.url = _read_url(url)
         if self.url.drivername == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
         if self.url.get_backend_name() not in ("sqlite", "postgresql"):
             raise InvalidInput(f"the database {self.url.drivername!r} is not supported; use sqlite or postgresql")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(self.url, pool_pre_ping=not self.is_sqlite, pool_size=8, max_overflow=16)
+            make_folder(Path(self.url.database).parent)
+        self.engine = sa.create_engine(
+            self.url,
+            pool_pre_ping=not self.is_sqlite,
+            pool_size=_KEPT_CONNECTIONS,
+            max_overflow=MAX_CONNECTIONS - _KEPT_CONNECTIONS,
+            pool_timeout=wait_seconds,
+            connect_args=_connect_arguments(self.url),
+        )
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
 
@@ -56,6 +65,33 @@ class Database:
         self.engine.dispose()
 
 
+def _read_url(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        # Neither the URL nor what its reader said of it is shown: it may hold a password.
+        raise InvalidInput(
+            "the database URL (OCTAVO_DATABASE_URL) cannot be read; use sqlite:///PATH or "
+            "postgresql://USER:PASSWORD@HOST:PORT/NAME"
+        ) from None
+
+
+def _connect_arguments(url: sa.URL) -> dict[str, Any]:
+    chosen = url.get_backend_name() == "sqlite" or "connect_timeout" in url.query
+    return {} if chosen else {"connect_timeout": _CONNECT_SECONDS}
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of the installation's state, where it is missing. Raises InvalidInput naming it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"the folder {str(path)!r} cannot be made: {error.strerror}; "
+            "choose one that can be written with OCTAVO_DATA_DIR or --data-dir"
+        ) from error
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # IMMEDIATE: a transaction that reads first and writes later would otherwise fail when another wrote in between.
     connection.isolation_level = "IMMEDIATE"
@@ -65,9 +101,17 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
+# Lost connections; a standby that is not promoted yet; a broken file. Their subclasses tell of our own mistakes.
+_OUTAGES = (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.DatabaseError)
+
+
 @contextmanager
 def _foreign_errors() -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
+    except sa.exc.TimeoutError as error:
+        raise Unavailable("every connection to the database is in use; try again") from error
+    except sa.exc.DatabaseError as error:
+        if type(error) not in _OUTAGES:
+            raise
         raise Unavailable(f"the database did not answer: {error.orig}; try again, or check that it is up") from error

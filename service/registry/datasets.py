@@ -54,10 +54,7 @@ class DatasetRegistry:
     def find(self, name: str) -> Dataset:
         """Raises NotFound."""
         with self._database.read() as connection:
-            row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).one_or_none()
-        if row is None:
-            raise NotFound(f"dataset {name!r} does not exist; GET /datasets lists what does, POST /datasets adds one")
-        return _dataset(row)
+            return _dataset(_row(connection, name))
 
     def list(self) -> list[Dataset]:
         with self._database.read() as connection:
@@ -72,12 +69,19 @@ class DatasetRegistry:
     def delete(self, name: str) -> None:
         """Raises NotFound, and InUse while an unfinished job reads it."""
         with self._database.write(f"dataset:{name}") as connection:
-            self.find(name)
+            _row(connection, name)
             running = connection.execute(sa.select(JOBS.c.id, JOBS.c.request).where(JOBS.c.state.not_in(FINISHED)))
             for job in running:
                 if name in (job.request.get("calibration"), job.request.get("validation")):
                     raise InUse(f"job {job.id} uses dataset {name!r}; wait for it, or cancel it")
             connection.execute(sa.delete(DATASETS).where(DATASETS.c.name == name))
+
+
+def _row(connection: sa.Connection, name: str) -> sa.Row[Any]:
+    row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).one_or_none()
+    if row is None:
+        raise NotFound(f"dataset {name!r} does not exist; GET /datasets lists what does, POST /datasets adds one")
+    return row
 
 
 def _values(upload: NewDataset) -> dict[str, Any]:

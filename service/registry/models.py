@@ -60,15 +60,8 @@ class ModelRegistry:
 
     def find(self, name: str, version: int | None = None) -> ModelVersion:
         """One version, the newest where none is named. Raises NotFound."""
-        query = sa.select(MODEL_VERSIONS).where(MODEL_VERSIONS.c.name == name)
-        if version is not None:
-            query = query.where(MODEL_VERSIONS.c.version == version)
         with self._database.read() as connection:
-            row = connection.execute(query.order_by(MODEL_VERSIONS.c.version.desc()).limit(1)).one_or_none()
-        if row is None:
-            which = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
-            raise NotFound(f"{which} does not exist; GET /models lists what does")
-        return version_of_row(row)
+            return version_of_row(_row(connection, name, version))
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, oldest first. Raises NotFound where there is none."""
@@ -89,12 +82,23 @@ class ModelRegistry:
     def delete(self, name: str, version: int) -> None:
         """Forgets a version and its engines. Raises NotFound, and InUse while it is deployed or a job works on it."""
         with self._database.write(f"model:{name}") as connection:
-            self.find(name, version)
+            _row(connection, name, version)
             _refuse_in_use(connection, name, version)
             connection.execute(sa.delete(ENGINES).where(ENGINES.c.model == name, ENGINES.c.version == version))
             connection.execute(
                 sa.delete(MODEL_VERSIONS).where(MODEL_VERSIONS.c.name == name, MODEL_VERSIONS.c.version == version)
             )
+
+
+def _row(connection: sa.Connection, name: str, version: int | None) -> sa.Row[Any]:
+    query = sa.select(MODEL_VERSIONS).where(MODEL_VERSIONS.c.name == name)
+    if version is not None:
+        query = query.where(MODEL_VERSIONS.c.version == version)
+    row = connection.execute(query.order_by(MODEL_VERSIONS.c.version.desc()).limit(1)).one_or_none()
+    if row is None:
+        which = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
+        raise NotFound(f"{which} does not exist; GET /models lists what does")
+    return row
 
 
 def blob_in_use(database: Database, key: str) -> bool:

@@ -79,3 +79,10 @@ def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
         supervisor.kill()
         supervisor.wait(10)
         wait_until(lambda: not _alive(child))
+
+
+def test_a_process_that_cannot_start_under_its_settings_stops_all(tmp_path: Path) -> None:
+    hopeless = "import pathlib, sys; file = pathlib.Path(sys.argv[1]); file.open('a').write('x'); sys.exit(2)"
+    with _supervised(tmp_path / "starts", hopeless) as supervisor:
+        assert supervisor.wait(10) == 2
+    assert (tmp_path / "starts").read_text() == "x"

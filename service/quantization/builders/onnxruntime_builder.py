@@ -37,7 +37,13 @@ class OnnxRuntimeBuilder:
         return OnnxRuntimeEngine.load(engine, threads)
 
     def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
-        return _executed(_optimized(engine, threads))
+        written = onnx.load_model(engine, load_external_data=False).graph.node
+        # Blocked float kernels are named after the tensor that they make.
+        maker = {name: node.name for node in written for name in node.output}
+        return tuple(
+            ExecutedOperator(maker.get(operator.name, operator.name), operator.operator, operator.int8)
+            for operator in _executed(_optimized(engine, threads))
+        )
 
 
 def _optimized(engine: Path, threads: int) -> ModelProto:

@@ -16,8 +16,8 @@ def emit_half(model: ModelProto, keep_float: Sequence[str]) -> ModelProto:
     """A copy of `model` in FP16 but for the nodes that `keep_float` names. Raises StageFailed where it cannot."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    kept = [node.name for node in Graph(model).nodes if matching_pattern(node, keep_float) is not None]
     try:
+        kept = [node.name for node in Graph(model).nodes if matching_pattern(node, keep_float) is not None]
         converted: ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=kept)
     except Exception as error:
         words = " ".join(str(error).split())[:300]

@@ -7,6 +7,7 @@ only through its Q/DQ pair; other tensors are read through the pair by INT8 oper
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from service.domain.plan import QuantizationPlan, TensorGrid
 from service.domain.tensor import NUMPY_TYPES
-from service.quantization.graph import Graph
+from service.quantization.graph import Graph, attribute
 
 Array = npt.NDArray[Any]
 
@@ -77,20 +78,42 @@ class _Emitter:
         if maker is not None and made_in_int8 and tensor in self._graph.outputs:
             source, result = f"{tensor}_float", tensor
             maker.output[list(maker.output).index(tensor)] = source
-        for node in self._graph.readers[tensor]:
-            if made_in_int8 or node.name in self._int8:
-                renamed = [result if name == tensor else name for name in node.input]
-                del node.input[:]
-                node.input.extend(renamed)
         constants = self._add_grid(tensor, grid)
+        by_channel: list[NodeProto] = []
+        for node in self._graph.readers[tensor]:
+            if made_in_int8 and self._would_be_quantized_at_load(node, tensor):
+                by_channel.append(self._dequantize_by_channel(node, grid))
+            elif made_in_int8 or node.name in self._int8:
+                _reconnect(node, tensor, result)
         quantize = helper.make_node(
             "QuantizeLinear", [source, *constants], [f"{tensor}_quantized"], f"{tensor}/quantize"
         )
-        pair = [quantize, _dequantize(tensor, result, constants, None)]
+        pair = [quantize, _dequantize(tensor, result, constants, None), *by_channel]
         if maker is None:
             self._before.extend(pair)
         else:
             self._after[maker.name].extend(pair)
+
+    def _would_be_quantized_at_load(self, node: NodeProto, tensor: str) -> bool:
+        """ONNX Runtime quantizes float weights by itself where it finds them between Q/DQ pairs of one scale."""
+        weighted = (
+            node.op_type in ("Conv", "Gemm") and node.input[0] == tensor and node.input[1] in self._graph.constants
+        )
+        return weighted and node.name not in self._int8
+
+    def _dequantize_by_channel(self, node: NodeProto, grid: TensorGrid) -> NodeProto:
+        """The same values through one equal scale a channel: a form that ONNX Runtime leaves in floating point."""
+        weight = self._graph.constants[node.input[1]]
+        axis = 0 if attribute(node, "transA", 0) else 1
+        channels = weight.dims[1] * attribute(node, "group", 1)
+        if node.op_type == "Gemm":
+            channels = weight.dims[1 if attribute(node, "transB", 0) else 0]
+        repeated = replace(grid, scales=grid.scales * channels, axis=axis)
+        prefix = f"{node.name}/input"
+        result = f"{prefix}_dequantized"
+        _reconnect(node, grid.tensor, result)
+        constants = self._add_grid(prefix, repeated)
+        return _dequantize(prefix, result, constants, axis, source=f"{grid.tensor}_quantized")
 
     def _add_grid(self, prefix: str, grid: TensorGrid) -> list[str]:
         """The names of new constants that hold the grid's scale and zero point, each a scalar where it has no axis."""
@@ -118,8 +141,17 @@ class _Emitter:
         self._model.graph.initializer.extend(kept)
 
 
-def _dequantize(prefix: str, result: str, constants: list[str], axis: int | None) -> NodeProto:
-    node = helper.make_node("DequantizeLinear", [f"{prefix}_quantized", *constants], [result], f"{prefix}/dequantize")
+def _reconnect(node: NodeProto, tensor: str, replacement: str) -> None:
+    renamed = [replacement if name == tensor else name for name in node.input]
+    del node.input[:]
+    node.input.extend(renamed)
+
+
+def _dequantize(
+    prefix: str, result: str, constants: list[str], axis: int | None, source: str | None = None
+) -> NodeProto:
+    inputs = [source or f"{prefix}_quantized", *constants]
+    node = helper.make_node("DequantizeLinear", inputs, [result], f"{prefix}/dequantize")
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
     return node

@@ -61,11 +61,19 @@ def test_a_grid_spans_its_range_and_holds_zero_exactly(low: float, high: float, 
     assert quantized(np.zeros(1), grid)[0] == grid.zero_point
 
 
-@pytest.mark.parametrize("high", [6.0, 1.0, 0.1, 123.456, 5.3])
-def test_the_top_level_of_a_rectified_tensor_stays_within_the_clip(high: float) -> None:
-    grid = activation_grid("t", (0.0, high * 1.5), True, high)
-    assert np.float32(np.float32(grid.scales[0]) * np.float32(255)) <= np.float32(high)
-    assert grid.scales[0] * 255 == pytest.approx(high, rel=1e-6)
+def test_the_top_level_of_a_rectified_tensor_stays_within_the_clip() -> None:
+    for high in (6.0, 1.0, 0.1, 123.456, 5.3, 1 / 3, *np.geomspace(1e-8, 1e8, 200)):
+        grid = activation_grid("t", (0.0, high * 1.5), True, high)
+        assert np.float32(np.float32(grid.scales[0]) * np.float32(255)) <= np.float32(high)
+        assert grid.scales[0] * 255 == pytest.approx(high, rel=1e-6)
+
+
+@pytest.mark.parametrize("extent", [(0.0, 0.0), (0.0, 1e-30), (-1e-30, 1e-45), (-1e-40, 0.0)])
+def test_a_tensor_that_hardly_moves_still_gets_a_sound_grid(extent: tuple[float, float]) -> None:
+    for symmetric in (True, False):
+        grid = activation_grid("t", extent, symmetric, NO_CEILING)
+        assert grid.scales[0] >= 9e-13
+        assert quantized(np.zeros(1), grid)[0] == grid.zero_point
 
 
 def test_weights_get_a_scale_for_each_output_channel_or_one_for_all() -> None:

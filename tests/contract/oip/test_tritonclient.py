@@ -1,0 +1,214 @@
+"""The protocol's own client, unmodified, as the judge."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import __version__
+from tests.contract.oip.serving import KINDS, Serving
+from tests.served_models import STABLE
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import tritonclient.http as triton
+    import tritonclient.http.aio as triton_aio
+    from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+ONES = np.ones((1, 1, 2, 2), np.float32)
+ANSWER = [[6, 12, 18]]
+
+
+@pytest.fixture(name="client")
+def _client(serving: Serving) -> Iterator[Any]:
+    client = triton.InferenceServerClient(serving.address)
+    yield client
+    client.close()
+
+
+def one_input(array: Any = ONES, binary: bool = True, name: str = "x") -> Any:
+    wanted = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+    wanted.set_data_from_numpy(array, binary_data=binary)
+    return wanted
+
+
+def test_health_and_metadata(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    server = client.get_server_metadata()
+    assert (server["name"], server["version"]) == ("octavo", __version__)
+    assert "binary_tensor_data" in server["extensions"]
+    assert client.is_model_ready("linear")
+    assert client.is_model_ready("linear", "1")
+    assert not client.is_model_ready("linear", "2")
+    assert not client.is_model_ready("nothing")
+    assert client.get_model_metadata("linear") == {
+        "name": "linear",
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 2, 2]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+    assert client.get_model_metadata("linear", "1") == client.get_model_metadata("linear")
+
+
+def test_configuration_agrees_with_the_metadata(client: Any) -> None:
+    config = client.get_model_config("linear")
+    assert config["max_batch_size"] == 8
+    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [1, 2, 2]}]
+    assert config["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [3]}]
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 0
+    assert {i["data_type"] for i in client.get_model_config("types")["input"]} >= {"TYPE_STRING", "TYPE_BOOL"}
+
+
+def test_the_index_lists_what_is_served(client: Any) -> None:
+    index = {line["name"]: line for line in client.get_model_repository_index()}
+    assert index["linear"] == {"name": "linear", "version": "1", "state": "READY"}
+    with pytest.raises(InferenceServerException, match="explicit model load / unload is not allowed"):
+        client.load_model("linear")
+    with pytest.raises(InferenceServerException, match="PUT /models/linear/deployment"):
+        client.unload_model("linear")
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False, None])
+def test_inference_in_every_mixture_of_json_and_binary(client: Any, binary_in: bool, binary_out: bool | None) -> None:
+    outputs = None if binary_out is None else [triton.InferRequestedOutput("y", binary_data=binary_out)]
+    result = client.infer("linear", [one_input(binary=binary_in)], outputs=outputs, request_id="r-1")
+    assert result.as_numpy("y").tolist() == ANSWER
+    response = result.get_response()
+    assert (response["id"], response["model_name"], response["model_version"]) == ("r-1", "linear", "1")
+    assert response["parameters"]["variant"] == STABLE
+    assert response["parameters"]["route"] == "stable"
+    assert response["parameters"]["queue_us"] >= 0
+    assert response["parameters"]["compute_us"] >= 0
+
+
+def test_a_version_and_a_variant_can_be_named(client: Any) -> None:
+    result = client.infer("linear", [one_input()], model_version="1", parameters={"variant": STABLE})
+    assert result.as_numpy("y").tolist() == ANSWER
+    with pytest.raises(InferenceServerException, match="variant 'int4' of model 'linear' is not deployed"):
+        client.infer("linear", [one_input()], parameters={"variant": "int4"})
+
+
+@pytest.mark.parametrize("request_coding", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("response_coding", [None, "gzip", "deflate"])
+def test_compression_either_way(client: Any, request_coding: str | None, response_coding: str | None) -> None:
+    result = client.infer(
+        "linear",
+        [one_input()],
+        request_compression_algorithm=request_coding,
+        response_compression_algorithm=response_coding,
+    )
+    assert result.as_numpy("y").tolist() == ANSWER
+
+
+def values_of(kind: str) -> Any:
+    if kind == "BYTES":
+        return np.array([["grün", ""], ["a b", "\0"]], dtype=np.object_)
+    dtype = triton_dtype(kind)
+    if kind == "BOOL":
+        return np.array([[True, False], [False, True]])
+    limits: Any = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+    return np.array([[limits.min, limits.max], [0, 1]], dtype)
+
+
+def triton_dtype(kind: str) -> Any:
+    from tritonclient.utils import triton_to_np_dtype
+
+    return triton_to_np_dtype(kind)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_every_datatype_arrives_and_returns_as_it_is(client: Any, binary: bool) -> None:
+    arrays = {kind: values_of(kind) for kind in KINDS}
+    # The protocol has no FP16 in JSON on the way in.
+    inputs = [one_input(array, binary or kind == "FP16", kind.lower()) for kind, array in arrays.items()]
+    outputs = [triton.InferRequestedOutput(f"{kind.lower()}_out", binary_data=binary) for kind in KINDS]
+    result = client.infer("types", inputs, outputs=outputs)
+    for kind, array in arrays.items():
+        got = result.as_numpy(f"{kind.lower()}_out")
+        assert got.shape == array.shape
+        texts = [value.decode() if isinstance(value, bytes) else value for value in got.ravel().tolist()]
+        assert texts == array.ravel().tolist(), kind
+
+
+def test_only_the_wanted_outputs_come_back(client: Any) -> None:
+    inputs = [one_input(values_of(kind), True, kind.lower()) for kind in KINDS]
+    result = client.infer("types", inputs, outputs=[triton.InferRequestedOutput("int8_out")])
+    assert [output["name"] for output in result.get_response()["outputs"]] == ["int8_out"]
+
+
+def test_an_empty_axis_and_nan_pass_through(client: Any) -> None:
+    arrays = {kind: values_of(kind)[:, :0] for kind in KINDS}
+    inputs = [one_input(array, True, kind.lower()) for kind, array in arrays.items()]
+    assert client.infer("types", inputs).as_numpy("fp32_out").shape == (2, 0)
+    nan = np.array([[np.nan, np.inf, 1.0]], np.float32)
+    inputs = [
+        one_input(
+            nan
+            if kind == "FP32"
+            else np.zeros((1, 3), array.dtype)
+            if kind != "BYTES"
+            else np.full((1, 3), "x", object),
+            True,
+            kind.lower(),
+        )
+        for kind, array in arrays.items()
+    ]
+    for binary in (True, False):
+        wanted = [triton.InferRequestedOutput("fp32_out", binary_data=binary)]
+        np.testing.assert_array_equal(client.infer("types", inputs, outputs=wanted).as_numpy("fp32_out"), nan)
+
+
+def test_statistics_count_what_was_answered(client: Any) -> None:
+    def numbers() -> tuple[int, int, int]:
+        (model,) = client.get_inference_statistics("linear")["model_stats"]
+        assert set(model["inference_stats"]) == {
+            "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
+        }  # fmt: skip
+        return (
+            model["inference_count"],
+            model["inference_stats"]["success"]["count"],
+            model["inference_stats"]["fail"]["count"],
+        )
+
+    rows, good, bad = numbers()
+    client.infer("linear", [one_input(np.ones((3, 1, 2, 2), np.float32))])
+    with pytest.raises(InferenceServerException):
+        client.infer("linear", [one_input(np.ones((3, 2), np.float32))])
+    assert numbers() == (rows + 3, good + 1, bad + 1)
+    assert {"linear", "types"} <= {model["name"] for model in client.get_inference_statistics()["model_stats"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "message"),
+    [
+        ("nothing", "", "Request for unknown model: 'nothing' is not found"),
+        ("linear", "9", "Request for unknown model: 'linear' version 9 is not found"),
+    ],
+)
+def test_errors_arrive_as_the_clients_own(client: Any, model: str, version: str, message: str) -> None:
+    with pytest.raises(InferenceServerException, match=message):
+        client.infer(model, [one_input()], model_version=version)
+    with pytest.raises(InferenceServerException, match=message):
+        client.get_model_metadata(model, version)
+
+
+@pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
+def test_the_asynchronous_client(serving: Serving, coding: str | None) -> None:
+    async def main() -> None:
+        async with triton_aio.InferenceServerClient(serving.address) as client:
+            assert await client.is_server_ready()
+            assert (await client.get_model_metadata("linear"))["name"] == "linear"
+            result = await client.infer(
+                "linear", [one_input()], request_compression_algorithm=coding, response_compression_algorithm=coding
+            )
+            assert result.as_numpy("y").tolist() == ANSWER
+
+    asyncio.run(main())

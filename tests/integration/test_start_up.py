@@ -1,0 +1,71 @@
+"""An installation that cannot start says why in one line, and ends; it neither restarts for ever nor tells secrets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.installation import free_port, running
+from tests.waiting import wait_until
+
+
+def started(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`octavo COMMAND`, which must end by itself."""
+    environment = os.environ | settings
+    arguments = [sys.executable, "-m", "service", command]
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def last_word(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line of plain words among the JSON lines of the log."""
+    assert "Traceback" not in ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("octavo: ")]
+    assert len(lines) >= 1, ended.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def taken_port() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield str(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_a_port_in_use(tmp_path: Path, taken_port: str, command: str) -> None:
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=taken_port)
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{taken_port}: address already in use" in last_word(ended).lower()
+    assert "OCTAVO_PORT" in last_word(ended)
+
+
+@pytest.mark.parametrize("command", ["serve", "work", "up"])
+def test_a_data_folder_that_cannot_be_made(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path / "file"), OCTAVO_PORT=str(free_port()))
+    assert ended.returncode == 2
+    assert "OCTAVO_DATA_DIR" in last_word(ended)
+    assert str(tmp_path / "file") in last_word(ended)
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_a_database_that_is_not_there(tmp_path: Path, command: str) -> None:
+    url = f"postgresql://octavo:hunter2@127.0.0.1:{free_port()}/octavo"
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_DATABASE_URL=url)
+    # Not 2: it may be up a moment later, so a supervisor should try again.
+    assert ended.returncode == 4
+    assert "the database did not answer" in last_word(ended)
+    assert "hunter2" not in ended.stdout + ended.stderr
+
+
+def test_a_second_installation_on_the_same_folder(tmp_path: Path) -> None:
+    with running("work", tmp_path):
+        wait_until(lambda: "worker ready" in (tmp_path / "work.log").read_text())
+        ended = started("up", OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=str(free_port()))
+    assert ended.returncode == 2
+    assert "another worker named" in last_word(ended)

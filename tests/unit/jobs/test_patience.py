@@ -1,0 +1,122 @@
+"""What a worker promises while the database is away: it waits, and every job still comes to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.domain.job import Job, Stage
+from service.domain.limits import StageLimits
+from service.errors import NotFound, StoreUnavailable, Unavailable
+from service.jobs.patience import PatientRows, until_answered
+from service.jobs.publication import Publication
+from service.jobs.queue import JobQueue
+from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerParts
+from service.registry.blobs import Blobs
+from service.registry.database import Database
+from service.registry.datasets import DatasetRegistry
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.jobs import JobRegistry
+from tests.samples import quantize_request
+
+
+class AwayAtFirst(JobRegistry):
+    """The registry over a database that is away at the first `outages` calls of each method."""
+
+    def __init__(self, database: Database, outages: int) -> None:
+        super().__init__(database)
+        self._outages = outages
+        self._calls: dict[str, int] = {}
+
+    def _away(self, method: str) -> None:
+        self._calls[method] = self._calls.get(method, 0) + 1
+        if self._calls[method] <= self._outages:
+            raise Unavailable("the database did not answer")
+
+    def begin(self, job_id: str) -> Job:
+        self._away("begin")
+        return super().begin(job_id)
+
+    def set_stage(self, job_id: str, stage: Stage, progress: float) -> None:
+        self._away("set_stage")
+        super().set_stage(job_id, stage, progress)
+
+    def set_progress(self, job_id: str, progress: float) -> None:
+        self._away("set_progress")
+        super().set_progress(job_id, progress)
+
+    def is_cancel_requested(self, job_id: str) -> bool:
+        self._away("is_cancel_requested")
+        return super().is_cancel_requested(job_id)
+
+    def finish(self, *arguments: Any, **named: Any) -> None:
+        self._away("finish")
+        super().finish(*arguments, **named)
+
+
+def _failing(errors: list[Exception], answer: str) -> Callable[[], str]:
+    def work() -> str:
+        if errors:
+            raise errors.pop(0)
+        return answer
+
+    return work
+
+
+def test_an_outage_is_waited_out_with_growing_pauses() -> None:
+    pauses: list[float] = []
+    errors: list[Exception] = [Unavailable("away") for _ in range(8)]
+    assert until_answered(_failing(errors, "answer"), pauses.append) == "answer"
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("store"), NotFound("gone"), ValueError("wrong")])
+def test_what_is_no_outage_of_the_database_is_raised_at_once(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        until_answered(_failing([error], "answer"), lambda _: pytest.fail("it waited"))
+
+
+def test_progress_and_cancellation_do_without_the_database(database: Database) -> None:
+    job, _ = JobQueue(database, 10).submit(quantize_request())
+    rows = PatientRows(AwayAtFirst(database, 1), lambda _: pytest.fail("it waited"))
+    rows.set_progress(job.id, 0.5)
+    assert rows.find(job.id).progress == 0.0
+    assert rows.is_cancel_requested(job.id) is False
+    rows.set_progress(job.id, 0.5)
+    assert rows.find(job.id).progress == 0.5
+
+
+def test_a_job_ends_although_the_database_was_away_at_its_start_and_at_its_end(
+    database: Database, tmp_path: Path
+) -> None:
+    job, _ = JobQueue(database, 10).submit(quantize_request())
+    for _ in range(MAX_ATTEMPTS):
+        JobRegistry(database).begin(job.id)
+    pauses: list[float] = []
+    # One attempt more than a job is given, so it fails before its first stage.
+    _workflow(PatientRows(AwayAtFirst(database, 3), pauses.append), database, tmp_path).run(job.id)
+    ended = JobRegistry(database).find(job.id)
+    assert (ended.state, ended.attempt) == ("failed", MAX_ATTEMPTS + 1)
+    assert ended.error is not None
+    assert ended.error["code"] == "stage_failed"
+    assert pauses == [0.5, 1.0, 2.0] * 2
+
+
+def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -> None:
+    job, _ = JobQueue(database, 10).submit(quantize_request())
+    pauses: list[float] = []
+    PatientRows(AwayAtFirst(database, 2), pauses.append).set_stage(job.id, Stage("build", "done", 1.0), 0.5)
+    assert pauses == [0.5, 1.0]
+    assert (JobRegistry(database).find(job.id).stage, JobRegistry(database).find(job.id).progress) == ("build", 0.5)
+
+
+def _workflow(rows: PatientRows, database: Database, folder: Path) -> QuantizationWorkflow:
+    blobs = Blobs((folder / "store").as_uri(), folder / "cache")
+    publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
+    return QuantizationWorkflow(
+        WorkerParts(rows, DatasetRegistry(database), blobs, publication, folder / "work", 1, StageLimits())
+    )

@@ -1,0 +1,43 @@
+"""The int8 path in one call, for tests of its parts: prepare, observe, plan, emit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx import ModelProto
+
+from service.domain.plan import QuantizationPlan
+from service.domain.recipe import Recipe
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.quantization.calibration import ObservedModel, observe
+from service.quantization.emitters.onnxruntime import emit_onnxruntime
+from service.quantization.graph import Graph
+from service.quantization.placement import place
+from service.quantization.planner import make_plan
+from service.quantization.preparation import LOWEST_OPSET, prepare
+from service.quantization.ranges import find_range
+from service.quantization.rows import Array, Feed, Rows
+from tests.unit.quantization.small_models import saved
+
+
+def quantize(
+    model: ModelProto, rows: dict[str, Array], folder: Path, recipe: Recipe | None = None, reduce_range: bool = False
+) -> tuple[ModelProto, QuantizationPlan]:
+    """The emitted model and its plan, calibrated on all of `rows`."""
+    recipe = recipe or Recipe()
+    source = saved(model, folder / "float.onnx")
+    prepare(source, folder / "prepared.onnx", LOWEST_OPSET)
+    graph = Graph.load(folder / "prepared.onnx")
+    placement = place(graph, recipe.keep_float)
+    feed = Feed.of(Rows("calibration", rows, None), OnnxRuntimeEngine.load(source, 1).inputs)
+    observed = ObservedModel(folder / "prepared.onnx", placement.observed, 1)
+    histograms = observe(observed, feed, 10_000, lambda fraction: None)
+    symmetric = recipe.scheme == "symmetric"
+    ranges = {name: find_range(seen, recipe.calibration, symmetric) for name, seen in histograms.items()}
+    plan = make_plan(graph, placement, ranges, recipe, reduce_range)
+    return emit_onnxruntime(graph.model, plan), plan
+
+
+def run(model: ModelProto, rows: dict[str, Array], folder: Path) -> dict[str, Array]:
+    """All outputs of one model on one batch."""
+    return OnnxRuntimeEngine.load(saved(model, folder / "run.onnx"), 1).infer(rows)

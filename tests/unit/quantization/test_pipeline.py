@@ -1,0 +1,267 @@
+"""The stages in order on a small real model, in process and in the sandbox, and what the gate says at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from service.domain.engine import Certificate
+from service.domain.limits import MIB, StageLimits
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.engines.fingerprint import host_fingerprint
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.errors import EngineFailed, InvalidRecipe, InvalidRequest
+from service.quantization import latency
+from service.quantization.pipeline import STAGES, PipelineTask, available_runtimes, run_stage
+from service.quantization.sandbox import run_in_sandbox
+from tests.unit.quantization.int8 import run
+from tests.unit.quantization.small_models import classifier, images, model_of, relu_model, saved, saved_rows, value
+
+BATCH = BatchProfile(1, 2, 4)
+
+
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "MAX_ROUNDS", 12)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> PipelineTask:
+    """INT8 of the small classifier, whose own float decisions are the labels."""
+    path = saved(classifier(), tmp_path / "model.onnx")
+    rows = {name: images(count, seed) for name, count, seed in (("calibration", 64, 1), ("validation", 200, 2))}
+    files = {}
+    for name, values in rows.items():
+        labels = run(classifier(), {"x": values}, tmp_path)["scores"].argmax(axis=1)
+        files[name] = saved_rows(tmp_path / f"{name}.npz", x=values, labels=labels)
+    recipe = Recipe(batch=BATCH, calibration=Calibration(rows=64))
+    return PipelineTask(
+        tmp_path / "job", path, recipe, Budget(max_loss=0.05), files["calibration"], files["validation"], 1
+    )
+
+
+def run_all(task: PipelineTask) -> dict[str, dict[str, Any]]:
+    return {stage: run_one(task, stage) for stage in STAGES}
+
+
+def run_one(task: PipelineTask, stage: str) -> dict[str, Any]:
+    return run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
+
+
+def report_of(task: PipelineTask) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
+    return report
+
+
+def test_an_int8_engine_within_the_budget_passes_with_a_certificate_for_this_host(task: PipelineTask) -> None:
+    gate = run_all(task)["gate"]
+    assert gate["verdict"] == "passed"
+    certificate = Certificate.from_json(gate["certificate"])
+    assert certificate.metric == "top1"
+    assert certificate.fingerprint == host_fingerprint()
+    assert certificate.loss is not None
+    assert certificate.loss <= 0.05
+    assert (gate["variant"], gate["runtime"], gate["precision"]) == ("int8-onnxruntime", "onnxruntime", "int8")
+    assert gate["batch_max"] == 4
+    engine_path = task.folder / gate["engine_file"]
+    assert engine_path.stat().st_size == gate["size_bytes"]
+    engine = OnnxRuntimeEngine.load(engine_path, 1)
+    assert engine.infer({"x": images(3)})["scores"].shape == (3, 4)
+
+
+def test_the_report_holds_every_figure_of_both_sides(task: PipelineTask) -> None:
+    run_all(task)
+    report = report_of(task)
+    assert [taken["batch"] for taken in report["engine"]["latency"]] == [1, 2, 4]
+    for side in ("reference", "engine"):
+        assert set(report[side]["accuracy"]) == {"top1", "top5"}
+        assert report[side]["disk_bytes"] > 0
+        assert report[side]["latency"][0]["p99_seconds"] >= report[side]["latency"][0]["p50_seconds"] > 0
+    assert set(report["metrics"]) == {"top1", "top5", "agreement", "top5_agreement", "mae", "cosine"}
+    assert report["metrics"]["top1"]["reference"] == 1
+    output = report["outputs"][0]
+    assert output["name"] == "scores"
+    assert 0 < output["mean_absolute_error"] <= output["p99"] <= output["max"]
+    assert output["sqnr_db"] > 20
+    assert sum(output["histogram"]["counts"]) == 800
+    assert sum(entry["rows"] for entry in report["classes"]) == 200
+    assert report["validation"] == {"rows": 200, "on": "validation", "labels": True}
+    assert report["host"] == host_fingerprint().to_json()
+    by_name = {entry["name"]: entry for entry in report["operators"]}
+    assert (by_name["stem"]["precision"], by_name["stem"]["runs_as"]) == ("INT8", "QLinearConv")
+    assert "int8-onnxruntime" in (task.folder / "report.html").read_text()
+
+
+def test_an_engine_outside_the_budget_is_rejected_with_numbers(task: PipelineTask) -> None:
+    strict = replace(task, budget=Budget("mae", 1e-9))
+    gate = run_all(strict)["gate"]
+    assert gate["verdict"] == "rejected"
+    assert gate["certificate"]["reason"].startswith("mae is 0.")
+    assert "outside the budget of 1e-09, on 200 validation rows" in gate["certificate"]["reason"]
+    assert (task.folder / gate["engine_file"]).exists()
+
+
+@pytest.mark.parametrize(("precision", "largest_error"), [("fp32", 0.0), ("fp16", 0.05)])
+def test_float_precisions_skip_calibration_and_are_measured_alike(
+    task: PipelineTask, precision: str, largest_error: float
+) -> None:
+    recipe = replace(task.recipe, precision=precision)
+    done = run_all(replace(task, recipe=recipe, calibration=None))
+    assert done["calibrate"] == {"skipped": True, "files": []}
+    assert done["gate"]["variant"] == f"{precision}-onnxruntime"
+    assert done["gate"]["verdict"] == "passed"
+    assert report_of(task)["outputs"][0]["max"] <= largest_error
+    assert {entry["precision"] for entry in report_of(task)["operators"]} <= {precision.upper(), "FP32"}
+
+
+def test_the_same_stages_run_in_the_sandbox(task: PipelineTask) -> None:
+    limits = StageLimits(60, 2048 * MIB)
+    for stage in STAGES:
+        arguments = {"stage": stage, "task": task.to_json()}
+        summary = run_in_sandbox("service.quantization.pipeline:run_stage", arguments, limits=limits)
+        for name in summary["files"]:
+            assert (task.folder / name).is_file(), name
+    assert summary["verdict"] == "passed"
+
+
+def test_a_refusal_inside_a_stage_comes_out_of_the_sandbox_as_itself(task: PipelineTask) -> None:
+    recipe = replace(task.recipe, keep_float=("*",))
+    arguments = {"stage": "inspect", "task": replace(task, recipe=recipe).to_json()}
+    with pytest.raises(InvalidRecipe, match="nothing in the model can run in INT8"):
+        run_in_sandbox("service.quantization.pipeline:run_stage", arguments, limits=StageLimits(60, 2048 * MIB))
+
+
+@pytest.mark.parametrize("stage", ["inspect", "calibrate", "convert", "build"])
+def test_a_stage_that_was_killed_gives_the_same_files_when_run_again(task: PipelineTask, stage: str) -> None:
+    for earlier in STAGES[: STAGES.index(stage)]:
+        run_one(task, earlier)
+    files = run_one(task, stage)["files"]
+    before = {name: (task.folder / name).read_bytes() for name in files}
+    for name in files:
+        path = task.folder / name
+        path.with_name(f".{path.name}.partial").write_bytes(b"half a file")
+        path.write_bytes(b"a stale one")
+    assert run_one(task, stage)["files"] == files
+    assert {name: (task.folder / name).read_bytes() for name in files} == before
+    assert not [name for _, _, names in os.walk(task.folder) for name in names if name.endswith(".partial")]
+
+
+def test_a_later_stage_needs_no_files_but_those_that_earlier_ones_named(task: PipelineTask, tmp_path: Path) -> None:
+    named: dict[str, bytes] = {}
+    for position, stage in enumerate(STAGES):
+        fresh = replace(task, folder=tmp_path / f"moved{position}")
+        for name, content in named.items():
+            (fresh.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh.folder / name).write_bytes(content)
+        summary = run_one(fresh, stage)
+        named |= {name: (fresh.folder / name).read_bytes() for name in summary["files"]}
+    assert summary["verdict"] == "passed"
+
+
+def test_without_a_validation_set_the_calibration_rows_judge_and_the_report_says_so(task: PipelineTask) -> None:
+    gate = run_all(replace(task, validation=None))["gate"]
+    assert gate["certificate"]["reason"].endswith("on 64 calibration rows")
+    report = report_of(task)
+    assert report["validation"]["on"] == "calibration"
+    assert any("measured on the calibration rows, which proves less" in warning for warning in report["warnings"])
+
+
+def test_validation_rows_that_calibration_saw_are_warned_of(task: PipelineTask) -> None:
+    run_all(replace(task, calibration=task.validation))
+    assert any("200 validation rows are calibration rows too" in warning for warning in report_of(task)["warnings"])
+
+
+def test_rows_without_labels_are_judged_by_agreement(task: PipelineTask, tmp_path: Path) -> None:
+    bare = saved_rows(tmp_path / "bare.npz", x=images(50, 5))
+    gate = run_all(replace(task, validation=bare))["gate"]
+    assert gate["certificate"]["metric"] == "agreement"
+    assert report_of(task)["classes"] == []
+
+
+def test_a_fixed_batch_is_built_and_measured_at_its_own_size(task: PipelineTask, tmp_path: Path) -> None:
+    fixed = saved(classifier(batch=1), tmp_path / "fixed.onnx")
+    gate = run_all(replace(task, model=fixed))["gate"]
+    assert gate["batch_max"] == 1
+    assert [taken["batch"] for taken in report_of(task)["engine"]["latency"]] == [1]
+    assert gate["verdict"] == "passed"
+
+
+def test_a_model_without_class_scores_is_judged_by_cosine(task: PipelineTask, tmp_path: Path) -> None:
+    kernel = np.random.default_rng(0).normal(0, 1, (2, 3, 3, 3)).astype(np.float32)
+    conv = helper.make_node("Conv", ["x", "k"], ["y"], "conv", pads=[1] * 4)
+    maps = model_of([conv], [value("x", ("n", 3, 8, 8))], [value("y", ("n", 2, 8, 8))], {"k": kernel})
+    gate = run_all(replace(task, model=saved(maps, tmp_path / "maps.onnx")))["gate"]
+    assert gate["certificate"]["metric"] == "cosine"
+    assert gate["verdict"] == "passed"
+
+
+def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy(task: PipelineTask, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "huge"], ["t"], "overflow"),
+        helper.make_node("Mul", ["t", "tiny"], ["u"], "back"),
+        helper.make_node("ReduceMean", ["u"], ["y"], "mean", axes=[2, 3], keepdims=0),
+    ]
+    constants = {"huge": np.float32([60000.0]), "tiny": np.float32([1 / 60000])}
+    model = model_of(nodes, [value("x", ("n", 3, 8, 8))], [value("y", ("n", 3))], constants)
+    recipe = replace(task.recipe, precision="fp16")
+    changed = replace(task, model=saved(model, tmp_path / "m.onnx"), recipe=recipe, budget=Budget("agreement", 1.0))
+    gate = run_all(replace(changed, validation=saved_rows(tmp_path / "bare.npz", x=images(50, 5))))["gate"]
+    assert gate["verdict"] == "rejected"
+    assert "output 'y' of the engine is NaN or infinite" in gate["certificate"]["reason"]
+
+
+def test_an_engine_that_cannot_run_its_batches_fails_the_build(task: PipelineTask, tmp_path: Path) -> None:
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["y"], "stuck")
+    shape = {"shape": np.array([1, 192], np.int64)}
+    model = model_of([reshape], [value("x", ("n", 3, 8, 8))], [value("y", ("n", 192))], shape)
+    stuck = replace(task, model=saved(model, tmp_path / "m.onnx"), recipe=replace(task.recipe, precision="fp32"))
+    bare = replace(stuck, validation=saved_rows(tmp_path / "bare.npz", x=images(8)), budget=Budget("mae", 1))
+    for stage in ("inspect", "calibrate", "convert"):
+        run_one(bare, stage)
+    with pytest.raises(EngineFailed, match="ONNX Runtime failed on this batch"):
+        run_one(bare, "build")
+
+
+def test_unmatched_keep_float_patterns_reach_the_report(task: PipelineTask) -> None:
+    run_all(replace(task, recipe=replace(task.recipe, keep_float=("dw", "typo"))))
+    report = report_of(task)
+    assert any("keep_float 'typo' matches no node" in warning for warning in report["warnings"])
+    dw = next(entry for entry in report["operators"] if entry["name"] == "dw")
+    assert (dw["precision"], dw["runs_int8"]) == ("FP32", False)
+
+
+def test_a_task_survives_the_way_through_json(task: PipelineTask) -> None:
+    assert PipelineTask.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_an_unknown_stage_is_refused(task: PipelineTask) -> None:
+    with pytest.raises(InvalidRequest, match="stage is 'publish'; send one of inspect, calibrate"):
+        run_one(task, "publish")
+
+
+def test_naming_the_stages_loads_no_runtime() -> None:
+    code = (
+        "import sys; from service.quantization.pipeline import STAGES, PipelineTask;"
+        "print([m for m in ('onnx', 'onnxruntime', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"
+
+
+def test_this_host_can_build_for_onnx_runtime() -> None:
+    assert "onnxruntime" in available_runtimes()
+
+
+def test_a_model_with_nothing_to_quantize_fails_at_the_first_stage(task: PipelineTask, tmp_path: Path) -> None:
+    plain = saved(relu_model(("batch", 3, 8, 8)), tmp_path / "plain.onnx")
+    with pytest.raises(InvalidRecipe, match="ask for fp16"):
+        run_one(replace(task, model=plain, budget=Budget("mae", 1.0)), "inspect")

@@ -1,0 +1,70 @@
+"""What the database promises about its address, its connections and its outages."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from service.errors import InUse, InvalidInput, Unavailable
+from service.registry.database import MAX_CONNECTIONS, Database
+from service.registry.datasets import DatasetRegistry
+from service.registry.deployments import DeploymentRegistry
+from service.registry.models import ModelRegistry
+from tests.samples import new_dataset, new_model
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "octavo:hunter2@host:99999/octavo",
+        "postgresql://octavo:hunter2@host:port/octavo",
+        "mysql://octavo:hunter2@host/octavo",
+        "postgresql://octavo:hunter2@127.0.0.1:1/octavo",
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises((InvalidInput, Unavailable), match="use sqlite|check that it is up") as refused, ExitStack() as stack:
+        stack.enter_context(Database(url).read())
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match=rf"{tmp_path}/file.*OCTAVO_DATA_DIR"):
+        Database(f"sqlite:///{tmp_path}/file/octavo.db")
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "octavo.db").write_bytes(b"not a database" * 100)
+    database = Database(f"sqlite:///{tmp_path}/octavo.db")
+    with pytest.raises(Unavailable, match="not a database"), database.read() as connection:
+        connection.execute(sa.text("SELECT 1 FROM jobs"))
+    database.close()
+
+
+def test_callers_beyond_the_last_connection_are_told_to_try_again(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/octavo.db", wait_seconds=0.01)
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            stack.enter_context(database.read())
+        with pytest.raises(Unavailable, match="try again"), database.read():
+            pass
+    database.close()
+
+
+def test_a_deletion_needs_one_connection_alone(database: Database) -> None:
+    # Two at once: callers that each hold their first wait for one another's second, for ever.
+    models, datasets = ModelRegistry(database), DatasetRegistry(database)
+    models.add(new_model())
+    datasets.add(new_dataset())
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS - 1):
+            stack.enter_context(database.read())
+        datasets.delete("rows")
+        with pytest.raises(InUse, match="is deployed"):
+            models.delete("digits", 1)
+        DeploymentRegistry(database).withdraw("digits")
+        models.delete("digits", 1)
