@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -40,6 +41,8 @@ from service.settings import Settings
 
 # Checking an upload is quicker than any stage of a job; a caller waits for it.
 _INSPECTION_SECONDS = 300.0
+# Less than what a supervisor adds to the drain before it kills.
+_THREADS_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +72,7 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's. Raises InvalidInput where the address cannot be listened on; uvicorn would leave the process."""
+        """As uvicorn's. Raises InvalidInput where the address cannot be listened on; uvicorn would exit."""
         try:
             await super().startup(sockets)
         except SystemExit as leave:
@@ -97,6 +100,7 @@ class Server(uvicorn.Server):
                 await reconciling
             self._predictor.close()
             self._jobs.close()
+            _end_without_threads()
 
     def _application(self) -> ASGIApp:
         app = create_app(self._services())
@@ -128,6 +132,16 @@ class Server(uvicorn.Server):
 
     def _load_engine(self, artifact: EngineArtifact) -> Engine:
         return load_engine(self._blobs.fetch(artifact.blob_key), artifact, self._settings.engine_threads)
+
+
+def _end_without_threads() -> None:
+    """Has the process end soon, though a thread may still check an upload or load an engine for minutes.
+
+    Every answer is out by now, and what such a thread writes, it writes whole or not at all.
+    """
+    end = threading.Timer(_THREADS_SECONDS, os._exit, (0,))
+    end.daemon = True
+    end.start()
 
 
 def serve(settings: Settings) -> None:

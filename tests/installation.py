@@ -96,3 +96,15 @@ def finished_job(client: httpx.Client, job_id: str, seconds: float = 120) -> dic
         return job if job["state"] in FINISHED else {}
 
     return wait_until(ended, seconds)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that the process started and that are there still."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _parent_of(entry) == pid]
+
+
+def _parent_of(pid: str) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return -1

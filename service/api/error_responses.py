@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -143,7 +144,10 @@ def _shown(value: Any) -> str:
 
 
 class CrashBarrier:
-    """Turns an exception that no handler knows into a plain 500 and a logged traceback."""
+    """Turns an exception that no handler knows into a plain 500 and a logged traceback.
+
+    Turns a cancellation into a 503: the server cancels what a stop cannot wait for any longer, and nothing else does.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -161,6 +165,11 @@ class CrashBarrier:
 
         try:
             await self._app(scope, receive, watched_send)
+        except asyncio.CancelledError:
+            if started:
+                raise
+            stopping = errors.Stopping("the server stops before the request could be finished; send it again")
+            await error_response(stopping)(scope, receive, send)
         except Exception as error:
             if started:
                 # Half an answer is out; breaking the connection is all that can tell the caller.

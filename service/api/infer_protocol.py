@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.api.body_reader import ArrivingBody, BodyReader
 from service.api.content_coding import wanted_coding
 from service.api.inference import Exchange, InferenceEndpoint, Reply, Target
 from service.domain.inference import InferResult
 
 # Whatever changes how a body arrives or a reply is sent.
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
+# Up to here, having the parser copy the rest of a body costs less than leading it past.
+_PARSED_BYTES = 64 * 1024
 
 
 class DirectCycle:
@@ -36,7 +40,7 @@ class DirectCycle:
         self.target = target
         self.headers = headers
         self.keep_alive = keep_alive
-        self.body: list[bytes] = []
+        self.body = ArrivingBody(int(headers[b"content-length"]), headers.get(b"inference-header-content-length"))
         self.answer: asyncio.Future[InferResult] | None = None
         self.response_complete = False
         self.disconnected = False
@@ -54,6 +58,13 @@ class InferProtocol(HttpToolsProtocol):
     endpoint: InferenceEndpoint
     _direct: DirectCycle | None = None
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        direct = self._direct
+        if direct is not None and direct.body.missing > _PARSED_BYTES and not self.transport.is_closing():
+            # The rest of the body comes without the parser between; it knows nothing that we do not.
+            self.transport.set_protocol(BodyReader(self, self.transport, direct.body, self._body_complete))
+
     def on_headers_complete(self) -> None:
         self._direct = self._direct_cycle()
         if self._direct is None:
@@ -62,11 +73,7 @@ class InferProtocol(HttpToolsProtocol):
             self.cycle = self._direct  # type: ignore[assignment]
 
     def _direct_cycle(self) -> DirectCycle | None:
-        if (
-            not self.url.endswith(b"/infer")
-            or self.parser.get_method() != b"POST"
-            or self.limit_concurrency is not None
-        ):
+        if not self.url.endswith(b"/infer") or self.parser.get_method() != b"POST":
             return None
         # A second request on its way, or a caller that does not read its replies: uvicorn makes both wait.
         if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
@@ -93,12 +100,19 @@ class InferProtocol(HttpToolsProtocol):
         cycle, self._direct = self._direct, None
         if cycle is None:
             super().on_message_complete()
-            return
-        body = cycle.body[0] if len(cycle.body) == 1 else b"".join(cycle.body)
-        cycle.body = []
+        else:
+            self._begin(cycle)
+
+    def _body_complete(self) -> None:
+        """The body was read past the parser, which would wait for it: the next request gets a new one."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.on_message_complete()
+
+    def _begin(self, cycle: DirectCycle) -> None:
         exchange = self.endpoint.exchange(cycle.target)
         try:
-            submitted = self.endpoint.submit(exchange, cycle.headers, body)
+            submitted = self.endpoint.submit(exchange, cycle.headers, cycle.body.take())
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             self._write(cycle, self.endpoint.refusal(exchange, error))
             return

@@ -44,7 +44,7 @@ class HeadReader:
         return head
 
 
-def decode_request(head: RequestHead, body: bytes, start: int, model: str) -> InferRequest:
+def decode_request(head: RequestHead, body: bytes | memoryview, start: int, model: str) -> InferRequest:
     """The request whose binary tensors begin at `start` of `body`. Arrays view the body where they can.
 
     Raises InvalidTensor naming the input, also for missing and surplus bytes.

@@ -32,6 +32,7 @@ _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 
 Target = tuple[str, int | None]
+Body = bytes | memoryview
 
 
 @dataclass(slots=True, eq=False)
@@ -79,20 +80,20 @@ class InferenceEndpoint:
     def exchange(self, target: Target) -> Exchange:
         return Exchange(target, self._clock())
 
-    def submit(self, exchange: Exchange, headers: Headers, body: bytes) -> Submitted:
+    def submit(self, exchange: Exchange, headers: Headers, body: Body) -> Submitted:
         """Decodes the body and queues the request. Raises what decoding, admission and the queue raise."""
         model, version = exchange.target
         exchange.head, request = self._decode(exchange.target, headers, body)
         exchange.submitted = submitted = self._router.submit(model, version, request)
         return submitted
 
-    def _decode(self, target: Target, headers: Headers, body: bytes) -> tuple[RequestHead, InferRequest]:
+    def _decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
         model, version = target
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:
             head, start = read_head(parse_json(body)), len(body)
         elif length:
-            head, start = self._heads.read(body[:length]), length
+            head, start = self._heads.read(bytes(body[:length])), length
         else:
             inputs = self._router.routes(model, version).stable.replica.inputs
             head, start = raw_head(inputs, len(body), model), 0

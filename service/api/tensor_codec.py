@@ -17,7 +17,7 @@ from service.errors import InvalidTensor
 _LENGTH = struct.Struct("<I")
 
 
-def array_from_binary(head: TensorHead, body: bytes, start: int) -> Array:
+def array_from_binary(head: TensorHead, body: bytes | memoryview, start: int) -> Array:
     """The input whose `head.size` bytes begin at `start` of `body`. Raises InvalidTensor naming the input."""
     size = head.size
     assert size is not None

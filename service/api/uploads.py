@@ -5,6 +5,7 @@ Refuses a body that is not multipart, too large, stalled or cut short.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -41,8 +42,13 @@ async def received(request: Request, form: UploadForm, required: tuple[str, ...]
         await _feed(request, reader, form)
         yield await run_sync(reader.finish, required)
     finally:
-        with anyio.CancelScope(shield=True):
-            await run_sync(_discard, reader, folder)
+        try:
+            with anyio.CancelScope(shield=True):
+                await run_sync(_discard, reader, folder)
+        except asyncio.CancelledError:
+            # A stopping server cancels again what has not ended, and such a cancellation knows no shield.
+            _discard(reader, folder)
+            raise
 
 
 def prepare_spool(spool: Path) -> None:

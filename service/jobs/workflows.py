@@ -26,6 +26,7 @@ from service.logs import log_context
 from service.quantization.sandbox import run_in_sandbox
 from service.quantization.task import PipelineTask
 from service.registry.blobs import Blobs, content_key
+from service.registry.database import translated_errors
 from service.registry.datasets import DatasetRegistry
 
 # A worker that dies this often in one job dies of the job.
@@ -152,17 +153,19 @@ class QuantizationWorkflow:
 
 def _durable(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        return DBOS.run_step(
-            {
-                "name": name,
-                "retries_allowed": True,
-                "max_attempts": MAX_TRIES,
-                "interval_seconds": FIRST_WAIT_SECONDS,
-                "backoff_rate": WAIT_GROWTH,
-                "should_retry": is_worth_retrying,
-            },
-            partial(until_answered, work),
-        )
+        # The record of a finished step may fail as well, where the disk is full: no bug, and no retry of the step.
+        with translated_errors():
+            return DBOS.run_step(
+                {
+                    "name": name,
+                    "retries_allowed": True,
+                    "max_attempts": MAX_TRIES,
+                    "interval_seconds": FIRST_WAIT_SECONDS,
+                    "backoff_rate": WAIT_GROWTH,
+                    "should_retry": is_worth_retrying,
+                },
+                partial(until_answered, work),
+            )
     except DBOSMaxStepRetriesExceeded as error:
         # The last try's own error says more than the count of tries.
         raise error.errors[-1] from error

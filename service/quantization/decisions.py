@@ -20,6 +20,7 @@ Bools = npt.NDArray[np.bool_]
 _SEED = 20
 _RESAMPLES = 2000
 _TOP = 5
+_MAX_CLASSES = 2000
 
 
 def scores_output(outputs: Mapping[str, Array], count: int) -> str | None:
@@ -83,6 +84,8 @@ class Decisions:
     def _add_classes(self, reference: Array, engine: Array, labels: npt.NDArray[np.int64]) -> None:
         hits = self._right["top1"][-1]
         for label in np.unique(labels):
+            if len(self._classes) >= _MAX_CLASSES and int(label) not in self._classes:
+                continue
             rows = labels == label
             figures = self._classes.setdefault(int(label), _ClassFigures())
             figures.add(reference[rows] - engine[rows], (int(hits[0][rows].sum()), int(hits[1][rows].sum())))
@@ -99,7 +102,7 @@ class Decisions:
         return found
 
     def classes(self) -> list[dict[str, Any]]:
-        """Error and accuracy figures of each label, in label order."""
+        """Error and accuracy figures of each label, in label order; of the first `_MAX_CLASSES` labels that came."""
         return [{"label": label, **self._classes[label].to_json()} for label in sorted(self._classes)]
 
 
@@ -145,7 +148,8 @@ def paired_loss_interval(reference: Bools, engine: Bools) -> list[float] | None:
     cells = [(reference & engine).sum(), (reference & ~engine).sum(), (~reference & engine).sum()]
     counts = np.array([*cells, len(reference) - sum(cells)], np.float64)
     drawn = np.random.default_rng(_SEED).multinomial(len(reference), counts / counts.sum(), size=_RESAMPLES)
-    both, lost, gained = drawn[:, 0], drawn[:, 1], drawn[:, 2]
-    losses = 1 - (both + gained) / np.maximum(both + lost, 1)
+    # A draw in which the reference is never right tells no loss.
+    both, lost, gained = drawn[drawn[:, 0] + drawn[:, 1] > 0, :3].T
+    losses = 1 - (both + gained) / (both + lost)
     low, high = np.percentile(losses, (2.5, 97.5))
     return [float(low), float(high)]

@@ -116,7 +116,8 @@ def _cosines(left: Floats, right: Floats) -> Floats:
     products = (left * right).sum(axis=1)
     lengths = np.sqrt((left**2).sum(axis=1)) * np.sqrt((right**2).sum(axis=1))
     equal = (left == right).all(axis=1)
-    return np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1.0), equal.astype(np.float64)).clip(-1, 1)
+    cosines: Floats = np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1.0), equal.astype(np.float64))
+    return cosines.clip(-1, 1)
 
 
 def _decibels(signal: float, noise: float) -> float | None:

@@ -42,7 +42,7 @@ class Graph:
     def type_name(self, tensor: str) -> str:
         """The element type's name as ONNX spells it, or 'unknown'."""
         number = self._types.get(tensor)
-        return "unknown" if number is None else TensorProto.DataType.Name(number)  # type: ignore[arg-type]
+        return "unknown" if number is None else TensorProto.DataType.Name(number)
 
     def constant(self, tensor: str) -> npt.NDArray[Any] | None:
         """The value of a constant tensor, or None where it is computed or fed."""

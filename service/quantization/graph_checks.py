@@ -66,7 +66,8 @@ def check_graph(model: ModelProto) -> None:
 def check_text(model: ModelProto) -> None:
     """The parser hands out strings that are not UTF-8 as bytes, which nothing behind this check expects."""
     for graph in graphs_of(model):
-        names: list[object] = [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
+        names: list[object] = [value.name for value in (*graph.input, *graph.output)]
+        names += [tensor.name for tensor in graph.initializer]
         for node in graph.node:
             names += [node.name, node.op_type, node.domain, *node.input, *node.output]
         for name in names:

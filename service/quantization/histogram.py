@@ -45,7 +45,7 @@ class Histogram:
             first = self.total == 0
             self.low, self.high = (low, high) if first else (min(self.low, low), max(self.high, high))
             self._reach_to(max(abs(low), abs(high)))
-            places = np.floor(part * (BINS / 2 / self.reach)).astype(np.int64) + BINS // 2
+            places = np.floor(part / self.reach * (BINS / 2)).astype(np.int64) + BINS // 2
             self.counts += np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
             self.total += part.size
 

@@ -25,6 +25,7 @@ from service.quantization.graph_checks import check_graph, graphs_of, nodes_of
 
 OLDEST_OPSET = 7
 OLDEST_IR = 3
+_PROBE_OPSET = 13
 MAX_SAMPLE_ELEMENTS = 2**28
 _STARTS = (
     (b"PK", "a zip archive (a PyTorch or Keras file?)"),
@@ -95,9 +96,9 @@ def check_versions(model: ModelProto) -> int:
 
 @cache
 def known_versions() -> tuple[int, int]:
-    """The newest opset and IR version that both installed libraries accept, found by trying: neither has a query."""
-    opset, ir = onnx.defs.onnx_opset_version(), onnx.IR_VERSION
-    while not _loads(OLDEST_OPSET, ir):
+    """The newest opset and IR version that both installed libraries can quantize, found by trying: neither tells."""
+    opset, ir = onnx.defs.onnx_opset_version(), int(onnx.IR_VERSION)
+    while not _loads(_PROBE_OPSET, ir):
         ir -= 1
     while not _loads(opset, ir):
         opset -= 1
@@ -108,7 +109,12 @@ def _loads(opset: int, ir: int) -> bool:
     import onnxruntime
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["y"]),
+    ]
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [1.0])
+    graph = helper.make_graph(nodes, "probe", [x], [y], [scale])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -62,7 +62,7 @@ def _heading(report: dict[str, Any]) -> str:
 
 def _comparison(report: dict[str, Any]) -> str:
     reference, engine = report["reference"], report["engine"]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (metric, _number(figures["reference"], 4), _number(figures["engine"], 4), _loss(figures))
         for metric, figures in report["metrics"].items()
     ]

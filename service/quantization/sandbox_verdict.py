@@ -13,13 +13,16 @@ from service.errors import OctavoError, StageCrashed, StageMemoryLimit, error_cl
 _MIB = 1024 * 1024
 _SHOWN_LINES = 5
 _SHOWN_LINE_CHARACTERS = 300
-# What allocators say when they run dry, from Python down to the C++ runtime.
-_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
+# What allocators say when they run dry: Python's, C++'s, ONNX Runtime's, the system's, OpenBLAS's and protobuf's two.
+_OUT_OF_MEMORY = (
+    "memoryerror", "bad_alloc", "failed to allocate memory", "cannot allocate memory", "out of memory",
+    "memory allocation", "arena alloc failed", "failed to serialize proto",
+)  # fmt: skip
 
 
 def is_out_of_memory(text: str) -> bool:
     """Whether an error's words mean that memory ran out."""
-    return any(phrase in text for phrase in _OUT_OF_MEMORY)
+    return any(phrase in text.lower() for phrase in _OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)

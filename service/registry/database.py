@@ -48,13 +48,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection for queries; nothing done on it is kept."""
-        with _foreign_errors(), self.engine.connect() as connection:
+        with translated_errors(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self, lock: str = "octavo") -> Iterator[sa.Connection]:
         """A transaction that holds `lock` alone: the whole file on SQLite, an advisory lock on PostgreSQL."""
-        with _foreign_errors(), self.engine.begin() as connection:
+        with translated_errors(), self.engine.begin() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             else:
@@ -106,7 +106,8 @@ _OUTAGES = (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.DatabaseError)
 
 
 @contextmanager
-def _foreign_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """Raises Unavailable for what any user of the same database meets in an outage of it."""
     try:
         yield
     except sa.exc.TimeoutError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,9 +16,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from tests.installation import finished_job, quantize_body, running, served, upload_digits
+from tests.installation import children_of, finished_job, free_port, quantize_body, running, served, upload_digits
 from tests.integration.conftest import Installation
 from tests.uploading import digits_model, digits_rows, npz, post_dataset, post_model, refusal
+from tests.waiting import wait_until
 
 
 def packed(**arrays: Any) -> bytes:
@@ -132,3 +135,49 @@ def test_an_open_event_stream_does_not_hold_up_a_stop(tmp_path: Path) -> None:
             assert begun.wait(10)
         # The server was given SIGTERM and half a minute to end, which is less than it may drain.
         assert reading.result(10)[0] == "event: job"
+
+
+def test_an_upload_that_outlasts_the_drain_is_told_that_the_server_stops(tmp_path: Path) -> None:
+    begun = Event()
+
+    def slow() -> Iterator[bytes]:
+        yield b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\n'
+        while True:
+            yield bytes(64 * 1024)
+            begun.set()
+            Event().wait(0.02)
+
+    def upload(url: str) -> httpx.Response:
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        return httpx.post(url, content=slow(), headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(1) as pool:
+        with served(tmp_path, OCTAVO_DRAIN_SECONDS="1") as client:
+            uploading = pool.submit(upload, f"{client.base_url}/models")
+            assert begun.wait(10)
+        body = refusal(uploading.result(10), 503, "stops", "again")
+    assert body["code"] == "stopping"
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+def _checks_a_file(pid: int) -> bool:
+    """Not yet while the process is a mere fork of its parent."""
+    return b"inspect_model" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_check_that_hangs_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"OCTAVO_PORT": str(port), "OCTAVO_DRAIN_SECONDS": "1"}
+    with ThreadPoolExecutor(1) as pool, running("serve", tmp_path, **settings) as server:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_until(lambda: "Uvicorn running" in (tmp_path / "serve.log").read_text())
+            uploading = pool.submit(post_model, client)
+            child = wait_until(lambda: next(filter(_checks_a_file, children_of(server.pid)), 0))
+            os.kill(child, signal.SIGSTOP)
+            server.terminate()
+            # The drain, and the moment that threads are given.
+            assert server.wait(15) == 0
+            os.kill(child, signal.SIGCONT)
+            assert refusal(uploading.result(10), 503, "stops", "again")["code"] == "stopping"
+        wait_until(lambda: not Path(f"/proc/{child}").exists())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import httpx
 
 from service.domain.job import STAGES
-from tests.installation import finished_job, quantize_body, running, served, upload_digits
+from tests.installation import children_of, finished_job, quantize_body, running, served, upload_digits
 from tests.waiting import wait_until
 
 STABLE_ID = {"OCTAVO_WORKER_ID": "worker-under-test"}
@@ -47,7 +46,7 @@ def test_a_stage_dies_with_its_worker(tmp_path: Path) -> None:
         job_id = _submit(client)
         with running("work", tmp_path, **STABLE_ID) as worker:
             _wait_for_stage(client, job_id, "calibrate")
-            children = wait_until(lambda: _children(worker.pid))
+            children = wait_until(lambda: children_of(worker.pid))
             worker.kill()
             wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
@@ -106,14 +105,3 @@ def test_a_result_outside_the_budget_is_rejected_and_not_deployed(tmp_path: Path
 
 def _wait_for_stage(client: httpx.Client, job_id: str, stage: str) -> None:
     wait_until(lambda: client.get(f"/jobs/{job_id}").json()["stage"] == stage)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _parent(entry) == pid]
-
-
-def _parent(pid: str) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return -1

@@ -14,7 +14,7 @@ from service.work import claimed_name
 def test_no_two_workers_of_one_name_run_on_one_folder(tmp_path: Path) -> None:
     settings = read_settings(data_dir=tmp_path, worker_id="host/1")
     with claimed_name(settings):
-        with pytest.raises(InvalidInput, match="'host/1' runs on .*OCTAVO_WORKER_ID"), claimed_name(settings, 0.0):
+        with pytest.raises(InvalidInput, match=r"'host/1' runs on .*OCTAVO_WORKER_ID"), claimed_name(settings, 0.0):
             pass
         with claimed_name(read_settings(data_dir=tmp_path, worker_id="host/2"), 0.0):
             pass

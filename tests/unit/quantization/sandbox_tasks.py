@@ -32,7 +32,7 @@ def refuse(arguments: dict[str, Any], report_progress: Progress) -> dict[str, An
 
 
 def fail(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:
-    return {"value": {}["absent"]}
+    return {"value": arguments["absent"]}
 
 
 def crash(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:

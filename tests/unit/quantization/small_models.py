@@ -15,6 +15,11 @@ Array = npt.NDArray[Any]
 Shape = Sequence[int | str] | None
 
 
+def fp32(values: Any) -> Array:
+    """Numbers as an FP32 array."""
+    return np.asarray(values, np.float32)
+
+
 def value(name: str, shape: Shape, element: int = FLOAT) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, element, shape)
 
@@ -56,7 +61,7 @@ def classifier(opset: int = 17, batch: int | str = "batch", seed: int = 3) -> Mo
         return random.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
 
     spread = np.logspace(-1, 1, 8).astype(np.float32)
-    constants = {
+    constants: dict[str, Array] = {
         "stem.w": weights(8, 3, 3, 3) * spread[:, None, None, None],
         "bn.scale": random.uniform(0.5, 1.5, 8).astype(np.float32),
         "bn.bias": random.normal(0, 0.1, 8).astype(np.float32),
@@ -68,8 +73,8 @@ def classifier(opset: int = 17, batch: int | str = "batch", seed: int = 3) -> Mo
         "pw.b": random.normal(0, 0.1, 8).astype(np.float32),
         "head.w": weights(4, 8) * 3,
         "head.b": random.normal(0, 0.1, 4).astype(np.float32),
-        "zero": np.float32(0).reshape(()),
-        "six": np.float32(6).reshape(()),
+        "zero": fp32(0),
+        "six": fp32(6),
     }
     node = helper.make_node
     nodes = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,12 @@ def test_large_tensors_are_taken_in_fewer_rows_at_a_time(tmp_path: Path, monkeyp
     taken: list[int] = []
     observed = ObservedModel(path, ("x", "c"), 1)
     run = observed.run
-    monkeypatch.setattr(observed, "run", lambda batch: (taken.append(len(batch["x"])), run(batch))[1])
+
+    def logged(batch: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+        taken.append(len(batch["x"]))
+        return run(batch)
+
+    monkeypatch.setattr(observed, "run", logged)
     observe(observed, feed_of(images(10), path), 10, lambda fraction: None)
     assert taken == [1, 3, 3, 3, 1]
 

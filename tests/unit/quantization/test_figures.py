@@ -14,6 +14,7 @@ from service.quantization.figures import Floats, OutputFigures, RowMean
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(0, 3, (400, 10))
+NUMBERS = st.floats(-1e9, 1e9)
 ENGINE = REFERENCE + RANDOM.normal(0.01, 0.1, (400, 10))
 
 
@@ -74,9 +75,7 @@ def test_zero_rows_have_a_cosine_too() -> None:
     assert figures_of(one, -one)["cosine"] == pytest.approx(-1)
 
 
-@given(
-    arrays(np.float64, (3, 4), elements=st.floats(-1e9, 1e9)), arrays(np.float64, (3, 4), elements=st.floats(-1e9, 1e9))
-)
+@given(arrays(np.float64, (3, 4), elements=NUMBERS), arrays(np.float64, (3, 4), elements=NUMBERS))
 @settings(max_examples=60, deadline=None)
 def test_no_pair_of_outputs_breaks_a_figure(reference: Floats, engine: Floats) -> None:
     found = figures_of(reference, engine)

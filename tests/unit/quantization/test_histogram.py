@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from service.quantization.histogram import BINS, Histogram, MagnitudeHistogram
+from tests.unit.quantization.small_models import fp32
 
 Values = npt.NDArray[np.float32]
 FLOATS = st.floats(-1e6, 1e6, width=32)
@@ -32,7 +33,7 @@ def test_extremes_are_exact_and_every_value_is_counted_once() -> None:
 
 
 def test_a_range_that_grows_merges_bins_and_loses_nothing() -> None:
-    histogram = filled(np.float32([0.5, -0.25]), np.float32([1000.0]))
+    histogram = filled(fp32([0.5, -0.25]), fp32([1000.0]))
     assert histogram.counts.sum() == 3
     assert len(histogram.counts) == BINS
     width = histogram.edges[1] - histogram.edges[0]
@@ -54,14 +55,14 @@ def test_parts_in_any_order_agree_on_everything_but_the_reach(parts: list[Values
 
 
 def test_zeros_are_counted_apart() -> None:
-    histogram = filled(np.float32([0, 0, 5]))
+    histogram = filled(fp32([0, 0, 5]))
     assert histogram.zeros == 2
     assert histogram.counts.sum() == 1
     assert histogram.minimum == 0
 
 
 def test_values_that_are_not_finite_are_counted_apart() -> None:
-    histogram = filled(np.float32([np.nan, np.inf, -np.inf, 2]))
+    histogram = filled(fp32([np.nan, np.inf, -np.inf, 2]))
     assert histogram.not_finite == 3
     assert histogram.maximum == 2
 

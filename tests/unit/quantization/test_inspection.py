@@ -18,7 +18,8 @@ from service.domain.limits import MIB, StageLimits
 from service.errors import InvalidModel, OctavoError
 from service.quantization.inspection import inspect_model, known_versions
 from service.quantization.sandbox import run_in_sandbox
-from tests.unit.quantization.small_models import classifier, model_of, relu_model, saved, value
+from tests.unit.quantization.int8 import quantize, run
+from tests.unit.quantization.small_models import classifier, images, model_of, relu_model, saved, value
 
 
 def inspect(folder: Path, model: ModelProto | bytes) -> dict[str, Any]:
@@ -101,6 +102,12 @@ def test_an_unknown_ir_version_is_refused_with_the_known_range(tmp_path: Path) -
         model.ir_version = version
         with pytest.raises(InvalidModel, match=f"the IR version is {version}; export the model with IR 3 to {newest}"):
             inspect(tmp_path, model)
+
+
+def test_every_opset_in_the_known_range_can_be_quantized(tmp_path: Path) -> None:
+    newest, _ = known_versions()
+    emitted, _ = quantize(classifier(opset=newest), {"x": images(8)}, tmp_path)
+    assert run(emitted, {"x": images(8)}, tmp_path)["scores"].shape == (8, 4)
 
 
 def test_two_opsets_are_refused(tmp_path: Path) -> None:
@@ -203,6 +210,26 @@ def test_custom_operators_are_refused_by_domain_and_name(tmp_path: Path) -> None
     )
     with pytest.raises(InvalidModel, match=r"node 'wand' is the custom operator com.acme::Magic; use"):
         inspect(tmp_path, model)
+
+
+def test_an_operator_that_the_runtime_does_not_have_is_refused_in_its_words(tmp_path: Path) -> None:
+    node = helper.make_node("NoSuchThing", ["x"], ["y"], "odd", domain="com.microsoft")
+    model = model_of([node], [value("x", [4])], [value("y", [4])])
+    with pytest.raises(InvalidModel, match=r"ONNX Runtime refuses the model: .*NoSuchThing"):
+        inspect(tmp_path, model)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    data = edited(lambda model: None).SerializeToString().replace(b"second", b"sec\xffnd")
+    with pytest.raises(InvalidModel, match=r"the name b'sec\\xffnd' is not UTF-8 text"):
+        inspect(tmp_path, data)
+
+
+def test_a_model_that_needs_longer_open_axes_than_one_is_taken_with_a_warning(tmp_path: Path) -> None:
+    slice_node = helper.make_node("Gather", ["x", "third"], ["y"], axis=1)
+    constants = {"third": np.array([3], np.int64)}
+    model = model_of([slice_node], [value("x", ("batch", "length"))], [value("y", ("batch", 1))], constants)
+    assert "cannot run on 1 rows of zeros" in inspect(tmp_path, model)["warnings"][1]
 
 
 def test_names_beyond_the_limit_or_unprintable_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from service.quantization.graph import Graph
 from service.quantization.placement import Placement, place
-from tests.unit.quantization.small_models import Array, classifier, model_of, value
+from tests.unit.quantization.small_models import Array, classifier, fp32, model_of, value
 
 WEIGHT = np.ones((4, 4), np.float32)
 KERNEL = np.ones((4, 4, 1, 1), np.float32)
@@ -75,7 +75,7 @@ def test_a_rectifier_whose_input_others_read_too_is_not_fused() -> None:
 @pytest.mark.parametrize(("low", "fused"), [(0.0, True), (-1.0, False)])
 def test_only_a_clip_that_starts_at_zero_is_fused(low: float, fused: bool) -> None:
     clip = helper.make_node("Clip", ["a", "low", "high"], ["b"], "clip")
-    constants = {"low": np.float32(low).reshape(()), "high": np.float32(6).reshape(())}
+    constants = {"low": fp32(low), "high": fp32(6)}
     placement = placed(image_model(conv("x", "a"), clip, conv("b", "c"), result="c", **constants))
     assert (precisions(placement)["clip"] == "INT8") is fused
     assert ("a" in placement.grids) is not fused

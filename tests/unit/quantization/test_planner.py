@@ -14,7 +14,7 @@ from service.quantization.emitters.onnxruntime import quantized
 from service.quantization.graph import Graph
 from service.quantization.placement import place
 from service.quantization.planner import activation_grid, make_plan, saturates
-from tests.unit.quantization.small_models import Array, model_of, value
+from tests.unit.quantization.small_models import Array, fp32, model_of, value
 
 NO_CEILING = float("inf")
 
@@ -77,10 +77,10 @@ def test_a_tensor_that_hardly_moves_still_gets_a_sound_grid(extent: tuple[float,
 
 
 def test_weights_get_a_scale_for_each_output_channel_or_one_for_all() -> None:
-    weight = np.float32([[1, -2], [100, 50], [0.001, 0]])
+    weight = fp32([[1, -2], [100, 50], [0.001, 0]])
     fine = plan_for(weight, None, Recipe(granularity="per_channel")).weights[0].weight
     assert fine.axis == 0
-    assert np.allclose(fine.scales, np.float32([2, 100, 0.001]) / 127)
+    assert np.allclose(fine.scales, fp32([2, 100, 0.001]) / 127)
     coarse = plan_for(weight, None, Recipe(granularity="per_tensor")).weights[0].weight
     assert coarse.axis is None
     assert np.allclose(coarse.scales, [100 / 127])
@@ -94,23 +94,23 @@ def test_weights_keep_seven_bits_where_products_would_overflow() -> None:
 
 
 def test_a_bias_is_int32_on_the_product_of_both_scales() -> None:
-    plan = plan_for(np.float32([[1, 2], [3, 4]]), np.float32([0.5, -7]), Recipe())
+    plan = plan_for(fp32([[1, 2], [3, 4]]), fp32([0.5, -7]), Recipe())
     grids = plan.weights[0]
     assert grids.bias is not None
     assert grids.bias.datatype == "INT32"
-    products = np.float32(grids.weight.scales) * np.float32(plan.activations[0].scales[0])
+    products = fp32(grids.weight.scales) * np.float32(plan.activations[0].scales[0])
     assert grids.bias.scales == tuple(float(scale) for scale in products)
-    assert np.allclose(quantized(np.float32([0.5, -7]), grids.bias) * products, [0.5, -7], atol=1e-4)
+    assert np.allclose(quantized(fp32([0.5, -7]), grids.bias) * products, [0.5, -7], atol=1e-4)
 
 
 def test_a_bias_too_large_for_its_scale_makes_the_weight_scale_coarser_instead_of_being_clipped() -> None:
-    bias = np.float32([1.0, 1e5])
-    plan = plan_for(np.float32([[1e-9, 0], [1, 1]]), bias, Recipe(), extent=(0.0, 1e-4))
+    bias = fp32([1.0, 1e5])
+    plan = plan_for(fp32([[1e-9, 0], [1, 1]]), bias, Recipe(), extent=(0.0, 1e-4))
     grid = plan.weights[0].bias
     assert grid is not None
     integers = quantized(bias, grid)
     assert np.abs(integers.astype(np.int64)).max() <= 2**30 + 1
-    assert np.allclose(integers * np.float64(grid.scales), bias, rtol=1e-6)
+    assert np.allclose(integers * np.asarray(grid.scales), bias, rtol=1e-6)
 
 
 def test_a_dead_channel_gets_a_positive_scale() -> None:
@@ -136,5 +136,5 @@ def test_only_cpus_without_dot_products_overflow(flags: tuple[str, ...], overflo
 
 
 def test_a_plan_survives_the_way_through_json() -> None:
-    plan = plan_for(np.float32([[1, 2], [3, 4]]), np.float32([0.5, -7]), Recipe())
+    plan = plan_for(fp32([[1, 2], [3, 4]]), fp32([0.5, -7]), Recipe())
     assert QuantizationPlan.from_json(plan.to_json()) == plan

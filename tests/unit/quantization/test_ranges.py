@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from service.domain.recipe import METHODS, Calibration
 from service.quantization.histogram import Histogram
 from service.quantization.ranges import find_range
+from tests.unit.quantization.small_models import fp32
 
 NORMAL = np.random.default_rng(0).normal(0, 1, 200_000).astype(np.float32)
 OUTLIER = np.append(NORMAL, np.float32(40))
@@ -42,9 +43,9 @@ def test_minmax_is_the_extremes() -> None:
 
 
 def test_symmetric_ranges_of_signed_values_mirror_the_larger_side() -> None:
-    values = np.float32([-1, 3])
+    values = fp32([-1, 3])
     assert found(values, "minmax", symmetric=True) == (-3, 3)
-    assert found(np.float32([1, 3]), "minmax", symmetric=True) == (0, 3)
+    assert found(fp32([1, 3]), "minmax", symmetric=True) == (0, 3)
 
 
 @pytest.mark.parametrize("percent", [90.0, 99.0, 99.9])
@@ -88,7 +89,7 @@ def test_entropy_keeps_nearly_all_of_a_well_behaved_tensor() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("values", [np.zeros(4, np.float32), np.float32([2.5]), np.float32([-2.5, 0])])
+@pytest.mark.parametrize("values", [np.zeros(4, np.float32), fp32([2.5]), fp32([-2.5, 0])])
 def test_degenerate_tensors_keep_what_they_hold(method: str, values: npt.NDArray[Any]) -> None:
     low, high = found(values, method, percentile=99.99)
     assert low <= min(0.0, float(values.min())) * 0.99

@@ -26,7 +26,10 @@ from tests.samples import new_dataset, new_model
     ],
 )
 def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises((InvalidInput, Unavailable), match="use sqlite|check that it is up") as refused, ExitStack() as stack:
+    with (
+        pytest.raises((InvalidInput, Unavailable), match=r"use sqlite|check that it is up") as refused,
+        ExitStack() as stack,
+    ):
         stack.enter_context(Database(url).read())
     assert "hunter2" not in str(refused.value)
 

@@ -16,7 +16,7 @@ from service.quantization.builders.builder import ExecutedOperator
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
 from service.quantization.emitters.onnxruntime import quantized
 from tests.unit.quantization.int8 import quantize, run
-from tests.unit.quantization.small_models import Array, classifier, images, model_of, saved, value
+from tests.unit.quantization.small_models import Array, classifier, fp32, images, model_of, saved, value
 
 ROWS = {"x": images(64)}
 MINMAX = Calibration(method="minmax")
@@ -61,16 +61,16 @@ def test_every_operator_of_a_classifier_runs_in_int8(tmp_path: Path, scheme: str
 
 
 def test_the_engine_computes_what_the_plan_means(tmp_path: Path) -> None:
-    weight, bias = np.float32([[1, -2], [0.5, 4]]), np.float32([0.25, -1])
+    weight, bias = fp32([[1, -2], [0.5, 4]]), fp32([0.25, -1])
     gemm = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "gemm", transB=1)
     model = model_of([gemm], [value("x", ("n", 2))], [value("y", ("n", 2))], {"w": weight, "b": bias})
-    rows = {"x": np.float32([[1, 2], [-3, 0.1], [0, 0]])}
+    rows = {"x": fp32([[1, 2], [-3, 0.1], [0, 0]])}
     emitted, plan = quantize(model, rows, tmp_path, Recipe(calibration=MINMAX))
     activation, grids = plan.activations[0], plan.weights[0]
     assert grids.bias is not None
     x = (quantized(rows["x"], activation).astype(np.float64) - activation.zero_point) * activation.scales[0]
-    w = quantized(weight, grids.weight) * np.float64(grids.weight.scales)[:, None]
-    b = quantized(bias, grids.bias) * np.float64(grids.bias.scales)
+    w = quantized(weight, grids.weight) * np.asarray(grids.weight.scales)[:, None]
+    b = quantized(bias, grids.bias) * np.asarray(grids.bias.scales)
     assert np.allclose(run(emitted, rows, tmp_path)["y"], x @ w.T + b, atol=1e-5)
 
 
@@ -160,6 +160,6 @@ def test_an_emission_leaves_the_float_model_untouched(tmp_path: Path) -> None:
 
 def test_values_are_rounded_to_even_and_clipped_to_the_grid() -> None:
     grid = TensorGrid("t", "UINT8", (0.5,), 10)
-    assert quantized(np.float32([0, 0.25, 0.75, 1000, -1000]), grid).tolist() == [10, 10, 12, 255, 0]
+    assert quantized(fp32([0, 0.25, 0.75, 1000, -1000]), grid).tolist() == [10, 10, 12, 255, 0]
     narrow = TensorGrid("w", "INT8", (1.0, 2.0), 0, axis=1)
-    assert quantized(np.float32([[-500, 3]]), narrow).tolist() == [[-127, 2]]
+    assert quantized(fp32([[-500, 3]]), narrow).tolist() == [[-127, 2]]
