@@ -17,6 +17,7 @@ from benchmarks.options import Options
 from benchmarks.peer_list import PEERS
 from benchmarks.peers import measure_peers
 from benchmarks.quantization import measure_quantization
+from benchmarks.quiet import Quiet
 from benchmarks.report import Report
 from benchmarks.serving import measure_serving
 
@@ -54,6 +55,7 @@ def _run(name: str, options: Options, output: Path) -> bool:
     except CannotMeasure as error:
         print(f"{name}: {error}", file=sys.stderr)
         return False
+    report.notes.append(options.quiet.note())
     print(report.to_markdown(host, _command(name)), flush=True)
     for path in report.write(output, host, _command(name)):
         print(f"[{name}] wrote {path}", file=sys.stderr)
@@ -78,6 +80,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         data=arguments.data,
         venvs=arguments.venvs,
         peers=tuple(arguments.peers.split(",")),
+        quiet=Quiet(arguments.patience),
     )
 
 
@@ -93,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)} (default all)")
     cache = Path.home() / ".cache" / "octavo-peers"
     parser.add_argument("--venvs", type=Path, default=cache, help="where peers are installed (default %(default)s)")
+    parser.add_argument(
+        "--patience", type=_count, default=20, help="seconds to wait for idle cores before a measurement (default 20)"
+    )
     parser.add_argument("--gpu", action="store_true", help="the benchmarks that need a GPU")
     return parser
 

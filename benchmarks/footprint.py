@@ -39,15 +39,18 @@ def measure_footprint(options: Options, say: Callable[[str], None]) -> Report:
         f"{_REQUESTS} requests of one row, less that of a bare process (Python, numpy, an ONNX Runtime session on the "
         "same file) after the same inferences.",
     )
-    _add_start(report, options.rounds, say)
+    _add_start(report, options, say)
     _add_imports(report, options, say)
     _add_memory(report, options, say)
     return report
 
 
-def _add_start(report: Report, rounds: int, say: Callable[[str], None]) -> None:
-    say(f"start: {rounds + 1} times, the first for the page cache")
-    starts = [(_seconds_to_ready(), _seconds_to_import()) for _ in range(rounds + 1)]
+def _add_start(report: Report, options: Options, say: Callable[[str], None]) -> None:
+    say(f"start: {options.rounds + 1} times, the first for the page cache")
+    starts = []
+    for _ in range(options.rounds + 1):
+        options.quiet.wait()
+        starts.append((_seconds_to_ready(), _seconds_to_import()))
     counted = starts[1:]
     ready, imports = (median(values) for values in zip(*counted, strict=True))
     ratio = median(one / other for one, other in counted)

@@ -18,6 +18,7 @@ from benchmarks.octavo import Place, Server, served, wait_until, working
 from benchmarks.options import DIGITS, Options
 from benchmarks.payloads import Requests, check_answer, make_requests
 from benchmarks.process import core_ticks
+from benchmarks.quiet import Quiet
 from benchmarks.reference import bare_session
 from benchmarks.report import Goal, Report, Table
 
@@ -49,6 +50,7 @@ class Bench:
     load: Load
     worker_core: int
     recipes: Iterator[dict[str, Any]]
+    quiet: Quiet
 
     def observe(self) -> tuple[Observed, float]:
         """What the load saw, and how busy the worker's core was."""
@@ -85,7 +87,7 @@ def measure_interference(options: Options, say: Callable[[str], None]) -> Report
         requests = make_requests(bare, Path(folder) / "requests")
         check_answer(server.infer_url("digits"), requests.binary, requests.expected)
         load = Load(_CONNECTIONS, options.seconds, _PAUSE_MS, frozenset(cores[:1]))
-        bench = Bench(server, requests, load, cores[1], _recipes())
+        bench = Bench(server, requests, load, cores[1], _recipes(), options.quiet)
         apply_load(server.infer_url("digits"), requests.binary, Load(_CONNECTIONS, _WARM_UP_SECONDS))
         rounds = list(_rounds(bench, options.rounds, say))
     _add(report, rounds)
@@ -104,14 +106,20 @@ def _rounds(bench: Bench, count: int, say: Callable[[str], None]) -> Iterator[Ro
         # The order changes from round to round, so that a drift of the machine favours neither.
         if number % 2:
             beside, busy = _observe_beside_jobs(bench)
-            quiet, quiet_busy = bench.observe()
+            quiet, quiet_busy = _observe_alone(bench)
         else:
-            quiet, quiet_busy = bench.observe()
+            quiet, quiet_busy = _observe_alone(bench)
             beside, busy = _observe_beside_jobs(bench)
         yield Round(quiet, beside, quiet_busy, busy)
 
 
+def _observe_alone(bench: Bench) -> tuple[Observed, float]:
+    bench.quiet.wait()
+    return bench.observe()
+
+
 def _observe_beside_jobs(bench: Bench) -> tuple[Observed, float]:
+    bench.quiet.wait()
     jobs = [post_job(bench.server, "digits", recipe, "top1") for recipe in itertools.islice(bench.recipes, _QUEUED)]
     wait_until(lambda: read_job(bench.server, jobs[0])["state"] != "queued", "the first job to start")
     observed = bench.observe()

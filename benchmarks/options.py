@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import CannotMeasure
+from benchmarks.quiet import Quiet
 
 _MODELS = Path(__file__).parent.parent / "models"
 DIGITS = _MODELS / "digits"
@@ -18,7 +19,10 @@ _SCRIPTS = (
 
 @dataclass(frozen=True)
 class Options:
-    """`seconds` is the length of one measurement; `venvs` keeps the peers' installations between runs."""
+    """`seconds` is the length of one measurement; `venvs` keeps the peers' installations between runs.
+
+    `quiet` is asked to wait before each measurement.
+    """
 
     rounds: int
     seconds: float
@@ -26,6 +30,7 @@ class Options:
     data: Path | None
     venvs: Path
     peers: tuple[str, ...]
+    quiet: Quiet
 
     @property
     def digits(self) -> Path:

@@ -144,6 +144,7 @@ def _pairs(bench: Bench, peer: Peer, name: str, kind: str, url: str) -> Iterator
         seen = {}
         # The order changes from round to round, so that a drift of the machine favours neither.
         for target, payload, who in (theirs, ours) if number % 2 else (ours, theirs):
+            bench.options.quiet.wait()
             seen[who] = apply_load(target, payload, load).checked(who)
         yield Pair(seen[name], seen["octavo serve"])
 

@@ -90,7 +90,16 @@ def children(pid: int) -> list[int]:
 
 def core_ticks(core: int) -> tuple[int, int]:
     """Busy and total clock ticks of one core since boot; time stolen by the hypervisor counts as busy."""
-    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    return _ticks(f"cpu{core}")
+
+
+def host_ticks() -> tuple[int, int]:
+    """As core_ticks, of all cores together."""
+    return _ticks("cpu")
+
+
+def _ticks(name: str) -> tuple[int, int]:
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"{name} "))
     ticks = [int(value) for value in line.split()[1:9]]
     idle = ticks[3] + ticks[4]
     return sum(ticks) - idle, sum(ticks)

@@ -60,7 +60,7 @@ def measure_quantization(options: Options, say: Callable[[str], None]) -> Report
         "ONNX Runtime in a process of its own on the same model and calibration rows. Each stage runs in a child "
         "process of the worker; its peak is that child's highest resident memory. Medians over the rounds.",
     )
-    _measure(Case("Digits CNN", options.digits, DIGITS, "top1", "entropy", 256, 1), options.rounds, say, report)
+    _measure(Case("Digits CNN", options.digits, DIGITS, "top1", "entropy", 256, 1), options, say, report)
     try:
         model, data = options.find_efficientnet(), options.find_efficientnet_data()
     except CannotMeasure as error:
@@ -68,19 +68,21 @@ def measure_quantization(options: Options, say: Callable[[str], None]) -> Report
         say(report.notes[-1])
         return report
     large = Case("EfficientNet-Lite0", model, data, "agreement", "entropy", 64, 2)
-    _measure(large, min(options.rounds, 3), say, report)
+    _measure(large, options, say, report)
     return report
 
 
-def _measure(case: Case, rounds: int, say: Callable[[str], None], report: Report) -> None:
+def _measure(case: Case, options: Options, say: Callable[[str], None], report: Report) -> None:
     measured: list[Round] = []
-    for number in range(rounds):
-        say(f"{case.name}: round {number + 1} of {rounds}")
+    for number in range(options.rounds):
+        say(f"{case.name}: round {number + 1} of {options.rounds}")
+        options.quiet.wait()
         # A fresh installation each time: the same request on the same state would be answered with the finished job.
         with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
             place = Place(Path(folder) / "data", case.threads)
             with served(place) as server, working(place) as worker:
                 job, memory = _run_job(server, worker.pid, case)
+        options.quiet.wait()
         measured.append(_round(job, memory, _reference(case)))
     _add_table(report, case, measured)
 

@@ -82,7 +82,7 @@ def _measure(case: Case, options: Options, say: Callable[[str], None], report: R
         for payload in (requests.binary, requests.json):
             check_answer(server.infer_url("model"), payload, requests.expected)
             _load(server, payload, Load(case.connections, _WARM_UP_SECONDS))
-        rounds = [_round(case, options.seconds, bare, server, requests) for _ in _counted(options.rounds, case, say)]
+        rounds = [_round(case, options, bare, server, requests) for _ in _counted(options.rounds, case, say)]
     _add_table(report, case, rounds)
     return rounds
 
@@ -92,13 +92,20 @@ def _counted(rounds: int, case: Case, say: Callable[[str], None]) -> range:
     return range(rounds)
 
 
-def _round(case: Case, seconds: float, bare: Bare, server: Server, requests: Requests) -> Round:
-    return Round(
-        {rows: bare.measure(rows, seconds) for rows in case.batches},
-        _load(server, requests.binary, Load(case.connections, seconds)),
-        _load(server, requests.json, Load(case.connections, seconds)),
-        _load(server, requests.binary, Load(1, seconds)),
-    )
+def _round(case: Case, options: Options, bare: Bare, server: Server, requests: Requests) -> Round:
+    speeds = {}
+    for rows in case.batches:
+        options.quiet.wait()
+        speeds[rows] = bare.measure(rows, options.seconds)
+    observed = []
+    for payload, connections in (
+        (requests.binary, case.connections),
+        (requests.json, case.connections),
+        (requests.binary, 1),
+    ):
+        options.quiet.wait()
+        observed.append(_load(server, payload, Load(connections, options.seconds)))
+    return Round(speeds, *observed)
 
 
 def _load(server: Server, payload: Payload, load: Load) -> Observed:

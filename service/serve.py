@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from service.api.app import create_app
 from service.api.content import Content
 from service.api.dependencies import Services
+from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.predict import Predictor, predict_routes
 from service.api.v2_routes import v2_routes
@@ -61,6 +62,9 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._application(),
+                http=infer_protocol(self._endpoint),
+                ws="none",
+                proxy_headers=False,
                 host=settings.host,
                 port=settings.port,
                 log_config=None,

@@ -6,7 +6,6 @@ import fcntl
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,10 +83,12 @@ def work(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises InvalidInput where a worker of this name runs on this data folder."""
     with claimed_name(settings):
         start_worker(settings)
-        stop = threading.Event()
+        stops: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        stop.wait()
+            signal.signal(number, lambda number, _: stops.append(number))
+        # The system may hand the signal to another thread, which does not wake this one: so look, never just wait.
+        while not stops:
+            time.sleep(_POLL_SECONDS)
         _log.info("worker stops")
         # At once, without unwinding: a stage that saw an orderly end here would be recorded as failed. Left as it is,
         # the job goes on from its last finished stage when this worker, or one of its name, starts again. The stage's

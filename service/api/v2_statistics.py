@@ -33,11 +33,12 @@ def statistics_router(router: Router) -> APIRouter:
 
 
 def _statistics(routes: ModelRoutes) -> dict[str, Any]:
-    """All routes of the model together. Durations cover requests, but for compute, which covers batches."""
+    """All routes of the model together. Joining and splitting rows is part of the run, so of `compute_infer`."""
     metrics = [routed.route.metrics for routed in routes.all]
     failures = [route.failures for route in metrics]
     requests = sum(sum(route.request.counts) for route in metrics)
     batches = sum(sum(route.compute.counts) for route in metrics)
+    computed = sum(route.computed.runs for route in metrics)
     failed = sum(failure.runs for failure in failures)
     failed_seconds = sum(failure.seconds for failure in failures)
     return {
@@ -52,9 +53,9 @@ def _statistics(routes: ModelRoutes) -> dict[str, Any]:
             "queue": _duration(
                 sum(sum(route.queue.counts) for route in metrics), sum(route.queue.total for route in metrics)
             ),
-            "compute_input": _NONE,
-            "compute_infer": _duration(batches, sum(route.compute.total for route in metrics)),
-            "compute_output": _NONE,
+            "compute_input": _duration(computed, 0),
+            "compute_infer": _duration(computed, sum(route.computed.seconds for route in metrics)),
+            "compute_output": _duration(computed, 0),
             "cache_hit": _NONE,
             "cache_miss": _NONE,
         },
@@ -74,9 +75,9 @@ def _batch_statistics(metrics: Iterable[RouteMetrics]) -> list[dict[str, Any]]:
     return [
         {
             "batch_size": rows,
-            "compute_input": _NONE,
+            "compute_input": _duration(count.runs, 0),
             "compute_infer": _duration(count.runs, count.seconds),
-            "compute_output": _NONE,
+            "compute_output": _duration(count.runs, 0),
         }
         for rows, count in sorted(sizes.items())
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
+_SPIN_MICROSECONDS = "100"
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -47,9 +47,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        if threads >= _cores() and not os.environ.get("ORTCFG_X"):
-            # A thread that spins while it waits would hold the core that requests are read and answered on.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Long enough for the next operator of a run, too short to hold a core that requests are read and answered on.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -68,13 +67,6 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         del self._session
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _text(name: str, elements: Array) -> Array:

@@ -49,8 +49,10 @@ class Blobs:
         except InvalidInput:
             raise
         except Exception as error:
+            shown = _without_secrets(store_url)
+            reason = _first_line(error).replace(store_url, shown)
             raise InvalidInput(
-                f"the store {store_url!r} cannot be used: {_first_line(error)}; use file:///PATH, s3://, gs:// or az://"
+                f"the store {shown!r} cannot be used: {reason}; use file:///PATH, s3://, gs:// or az://"
             ) from error
 
     def put_file(self, key: str, path: Path) -> None:
@@ -131,3 +133,9 @@ def _foreign_errors(key: str) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     """The store's own words without the debugging lines that follow them."""
     return str(error).split("\n", 1)[0]
+
+
+def _without_secrets(url: str) -> str:
+    """The URL without what may stand before the host's @ or in the query: a user, a password, a token."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 # An inline run this much over its allowance, so many times in a row, is no accident of scheduling.
 _OVERRUN = 4.0
 _OVERRUNS = 8
+# How long such an engine stays off the loop before it is tried there again: a busy host makes every engine slow.
+_REST_SECONDS = 10.0
 
 
 class Batcher:
@@ -38,6 +40,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._max_rows = runner.max_rows
         self._inline_rows = self._learned_inline_rows = inline_rows
+        self._inline_allowed = True
         self._overruns = 0
         self._delay = limits.max_delay_seconds if runner.max_rows else 0.0
         self._queue: deque[Pending] = deque()
@@ -63,6 +66,7 @@ class Batcher:
 
     def allow_inline(self, allowed: bool) -> None:
         """A shadow, whose work must delay no one, keeps off the event loop."""
+        self._inline_allowed = allowed
         self._inline_rows = self._learned_inline_rows if allowed else 0
 
     def submit(self, pending: Pending) -> None:
@@ -121,8 +125,12 @@ class Batcher:
             return
         self._overruns += 1
         if self._overruns == _OVERRUNS:
-            _log.warning("engine became too slow to run on the event loop; it gets its thread", extra={"s": seconds})
-            self._inline_rows = self._learned_inline_rows = 0
+            _log.warning("engine is slow, so it leaves the event loop for its thread", extra={"seconds": seconds})
+            self._inline_rows = self._overruns = 0
+            self._loop.call_later(_REST_SECONDS, self._try_inline)
+
+    def _try_inline(self) -> None:
+        self.allow_inline(self._inline_allowed)
 
     def _give_turn(self) -> None:
         if self._thread is None:

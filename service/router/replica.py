@@ -76,6 +76,9 @@ class Replica:
             if isinstance(outcome, OctavoError):
                 future.set_exception(outcome)
             else:
+                computed = route.metrics.computed
+                computed.runs += 1
+                computed.seconds += batch.seconds
                 future.set_result(
                     InferResult(outcome, route.variant, route.version, route.name, int(waited * 1e6), compute_us)
                 )

@@ -19,7 +19,18 @@ class RunCount:
 class RouteMetrics:
     """Written on the event loop only. Routes of the same labels continue one another's histograms."""
 
-    __slots__ = ("answered", "batch_rows", "compute", "failures", "labels", "last_at", "queue", "request", "sizes")
+    __slots__ = (
+        "answered",
+        "batch_rows",
+        "compute",
+        "computed",
+        "failures",
+        "labels",
+        "last_at",
+        "queue",
+        "request",
+        "sizes",
+    )
 
     def __init__(self, labels: tuple[str, str, str, str]) -> None:
         self.labels = labels
@@ -29,6 +40,8 @@ class RouteMetrics:
         self.batch_rows: Series = BATCH_ROWS.labels(*labels)
         self.answered: Count = REQUESTS.labels(*labels, "ok")
         self.failures = RunCount()
+        # What the requests of each batch spent in the engine: a batch of eight counts its run eight times.
+        self.computed = RunCount()
         self.sizes: dict[int, RunCount] = {}
         self.last_at = 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def test_a_stopped_worker_hands_its_job_to_the_next_start(tmp_path: Path) -> Non
         assert client.get(f"/jobs/{job_id}").json()["state"] == "running"
         with running("work", tmp_path, **STABLE_ID):
             assert finished_job(client, job_id)["state"] == "succeeded"
+
+
+def test_a_worker_stops_whichever_of_its_threads_is_handed_the_signal(tmp_path: Path) -> None:
+    with running("work", tmp_path, **STABLE_ID) as worker:
+        wait_until(lambda: "worker ready" in (tmp_path / "work.log").read_text())
+        others = [int(task.name) for task in Path(f"/proc/{worker.pid}/task").iterdir() if int(task.name) != worker.pid]
+        assert ctypes.CDLL(None).tgkill(worker.pid, others[0], signal.SIGTERM) == 0
+        assert worker.wait(10) == 0
 
 
 def test_a_running_job_can_be_cancelled_and_leaves_no_files(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ import httpx
 import numpy as np
 import pytest
 
+from service.api import infer_protocol
+from service.domain.tensor import NUMPY_TYPES
 from service.metrics import REGISTRY
-from tests.contract.oip.serving import LIMITS, Serving, error_of, post, running, tensor, wanted_linear
+from tests.contract.oip.serving import KINDS, LIMITS, Serving, error_of, post, running, tensor, wanted_linear
 from tests.served_models import STABLE
 from tests.waiting import wait_until
 
@@ -88,9 +90,10 @@ def test_a_caller_that_leaves_is_not_run_and_the_others_are(serving: Serving, po
 
 
 def test_a_caller_that_leaves_in_the_middle_of_its_body_costs_nothing(serving: Serving) -> None:
-    for _ in range(5):
+    for length, sent in ((500, b"{"), (500_000, bytes(100)), (500_000, bytes(300_000))):
         with socket.create_connection(serving.endpoint_address) as leaving:
-            leaving.sendall(b"POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+            lines = f"POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+            leaving.sendall(lines.encode() + sent)
     assert answer(post(serving, fake_row(1), "fake")) == 1
 
 
@@ -139,35 +142,66 @@ def test_five_swaps_under_load_fail_no_request(serving: Serving, pool: ThreadPoo
     assert seen == {(1, 6.0), (2, 12.0)}
 
 
-def test_large_tensors_come_back_whole(serving: Serving) -> None:
-    """Longer than any socket buffer, so both bodies travel in many pieces."""
-    from tests.contract.oip.serving import KINDS
-
-    row = np.random.default_rng(0).random((1, 20_000)).astype(np.float32)
-    inputs = []
-    blobs = []
+def large_request(row: Any) -> tuple[bytes, int]:
+    """A body of nearly a megabyte for `types`, and the length of its head."""
+    inputs, blobs = [], []
     for kind in KINDS:
-        if kind == "FP32":
-            blob = row.tobytes()
-        elif kind == "BYTES":
-            blob = bytes(4 * row.size)
-        else:
-            blob = bytes(row.size * {"FP16": 2, "BOOL": 1}.get(kind, int("".join(filter(str.isdigit, kind)) or 8) // 8))
-        inputs.append(
-            {
-                "name": kind.lower(),
-                "shape": [1, 20_000],
-                "datatype": kind,
-                "parameters": {"binary_data_size": len(blob)},
-            }
-        )
-        blobs.append(blob)
+        array = row if kind == "FP32" else np.zeros(row.shape, "<i4" if kind == "BYTES" else NUMPY_TYPES[kind])
+        blobs.append(array.tobytes())
+        size = {"binary_data_size": array.nbytes}
+        inputs.append({"name": kind.lower(), "shape": row.shape, "datatype": kind, "parameters": size})
     outputs = [{"name": "fp32_out", "parameters": {"binary_data": True}}]
     head = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
-    got = post(serving, head + b"".join(blobs), "types", **{"Inference-Header-Content-Length": str(len(head))})
-    assert got.status_code == 200, got.text
-    start = int(got.headers["inference-header-content-length"])
-    assert got.content[start:] == row.tobytes()
+    return head + b"".join(blobs), len(head)
+
+
+def test_large_tensors_come_back_whole_and_the_connection_goes_on(serving: Serving) -> None:
+    """Longer than any socket buffer, so both bodies travel in many pieces."""
+    for seed in range(3):
+        row = np.random.default_rng(seed).random((1, 20_000)).astype(np.float32)
+        body, length = large_request(row)
+        got = post(serving, body, "types", **{"Inference-Header-Content-Length": str(length)})
+        assert got.status_code == 200, got.text
+        assert got.content[int(got.headers["inference-header-content-length"]) :] == row.tobytes()
+        assert post(serving, {"inputs": [tensor()]}).json()["outputs"][0]["data"] == [6, 12, 18]
+
+
+def test_a_request_right_behind_a_large_one_is_answered_after_it(serving: Serving) -> None:
+    body, length = large_request(np.zeros((1, 20_000), np.float32))
+    small = json.dumps({"inputs": [tensor()]}).encode()
+    first = f"POST /v2/models/types/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: {length}\r\n"
+    second = "POST /v2/models/linear/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    with socket.create_connection(serving.endpoint_address) as connection:
+        connection.settimeout(10)
+        for lines, content in ((first, body), (second, small)):
+            connection.sendall(f"{lines}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert received.endswith(b'"data":[6.0,12.0,18.0]}]}')
+
+
+def test_plain_requests_take_the_direct_way_and_special_ones_the_usual(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    class Counted(infer_protocol.DirectCycle):
+        def set(self) -> None:
+            taken.append("left")
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            taken.append("direct")
+
+    monkeypatch.setattr(infer_protocol, "DirectCycle", Counted)
+    direct = issubclass(serving.server.config.http_protocol_class, infer_protocol.InferProtocol)
+    body = {"inputs": [tensor()]}
+    assert post(serving, body).status_code == 200
+    assert taken == ["direct"] * direct
+    for headers in ({"Accept-Encoding": "gzip"}, {"Content-Encoding": "identity"}, {"Expect": "100-continue"}):
+        assert post(serving, body, **headers).status_code == 200
+    assert post(serving, iter([json.dumps(body).encode()])).status_code == 200
+    assert taken == ["direct"] * direct
 
 
 def test_readiness_follows_the_first_pass_and_the_stop(tmp_path: Any) -> None:

@@ -99,3 +99,9 @@ def test_a_silent_store_is_unavailable_and_worth_a_retry(tmp_path: Path, monkeyp
 def test_a_store_url_that_nothing_understands_is_refused_with_what_works(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'ftp://x/y' cannot be used.*use file:///PATH, s3://"):
         Blobs("ftp://x/y", tmp_path)
+
+
+def test_a_store_that_cannot_be_used_is_named_without_its_secrets(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"'ftps://host/bucket' cannot be used.*s3://") as refused:
+        Blobs("ftps://user:hunter2@host/bucket?token=hunter3", tmp_path)
+    assert "hunter" not in str(refused.value)

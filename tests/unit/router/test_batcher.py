@@ -14,9 +14,11 @@ from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, Stopping
+from service.router import batcher
 from service.router.replica import Replica
 from service.router.route import Route
 from service.router.warmup import WarmEngine
+from tests.async_waiting import until
 from tests.fake_engine import ROW, FakeEngine, row, rows
 from tests.served_models import artifact
 
@@ -213,8 +215,11 @@ def test_a_quick_engine_kept_off_the_loop_runs_on_its_thread() -> None:
     run(scenario, inline_rows=8)
 
 
-def test_an_engine_that_became_slow_leaves_the_loop_for_its_thread() -> None:
+def test_an_engine_that_became_slow_leaves_the_loop_for_its_thread_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The clock steps by 10 ms a reading, so every inline run seems to overrun."""
+    monkeypatch.setattr(batcher, "_REST_SECONDS", 0.05)
 
     async def scenario(bench: Bench) -> None:
         ticks = iter(range(1_000_000))
@@ -222,8 +227,10 @@ def test_an_engine_that_became_slow_leaves_the_loop_for_its_thread() -> None:
         for value in range(8):
             await values(bench.send(value))
         assert bench.engine.threads == {threading.get_ident()}
+        assert not bench.replica.runs_inline
         await values(bench.send(9))
         assert len(bench.engine.threads) == 2
+        await until(lambda: bench.replica.runs_inline)
 
     run(scenario, inline_rows=8)
 
