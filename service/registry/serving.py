@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import sqlalchemy as sa
 
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
+from service.errors import NotFound
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import deployment_of_row
 from service.registry.engines import artifact_of_row
 from service.registry.models import version_of_row
 from service.registry.tables import DEPLOYMENTS, ENGINES, MODEL_VERSIONS
+
+_log = logging.getLogger(__name__)
 
 
 class ServingRegistry:
@@ -49,7 +53,12 @@ class ServingRegistry:
         if key is None:
             return ()
         if key not in self._labels:
-            self._labels[key] = tuple(self._blobs.read_bytes(key).decode().splitlines())
+            try:
+                self._labels[key] = tuple(self._blobs.read_bytes(key).decode().splitlines())
+            except NotFound as error:
+                # One model without its labels must not keep all others from being read.
+                _log.error("a model is served without its labels", extra={"reason": str(error)})
+                self._labels[key] = ()
         return self._labels[key]
 
 

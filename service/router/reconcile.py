@@ -46,6 +46,7 @@ class Reconciler:
         self._clock = clock
         self._attempts: dict[str, _Attempt] = {}
         self._woken = asyncio.Event()
+        self._read_failure = ""
         self._first: asyncio.Task[None] | None = None
         self.first_pass = asyncio.Event()
 
@@ -95,8 +96,13 @@ class Reconciler:
         try:
             await self._begin_pass()
         except Exception as error:  # noqa: BLE001 (logged, and read again in a period)
-            _log.exception("deployments cannot be read", extra={"error": str(error)})
+            # An outage is one line in the log, not one a second; only what nobody expected shows where it arose.
+            if str(error) != self._read_failure:
+                expected = isinstance(error, OctavoError)
+                _log.error("deployments cannot be read", extra={"error": str(error)}, exc_info=not expected)
+            self._read_failure = str(error)
             return
+        self._read_failure = ""
         if self._first is None:
             # Not awaited here: a slow first load must not keep a new deployment of another model waiting.
             self._first = asyncio.ensure_future(self._announce())

@@ -209,6 +209,20 @@ def test_the_loop_reads_again_after_an_outage_and_when_woken() -> None:
     run(scenario, period_seconds=0.002)
 
 
+def test_an_outage_is_one_line_in_the_log_however_long_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.error = StoreUnavailable("the database is away")
+        running = asyncio.ensure_future(reconciler.run())
+        await until(lambda: wish.reads >= 5)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(scenario, period_seconds=0.002)
+    lines = [record for record in caplog.records if record.message == "deployments cannot be read"]
+    assert [bool(record.exc_info) for record in lines] == [False]
+
+
 def test_waking_begins_a_pass_without_waiting_for_the_period() -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
         running = asyncio.ensure_future(reconciler.run())

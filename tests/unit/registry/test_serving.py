@@ -1,0 +1,51 @@
+"""What routers are told to serve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.domain.deployment import Deployment
+from service.registry.blobs import Blobs
+from service.registry.database import Database
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.models import ModelRegistry
+from service.registry.serving import ServingRegistry
+from tests.samples import artifact, new_model
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+
+
+def test_a_deployment_comes_with_its_version_artifacts_and_labels(database: Database, blobs: Blobs) -> None:
+    blobs.put_bytes("labels/1", b"zero\none\n")
+    ModelRegistry(database).add(replace(new_model(), labels_key="labels/1"))
+    EngineRegistry(database).publish(artifact())
+    EngineRegistry(database).publish(artifact("fp16-onnxruntime", "r2"))
+    DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime", "fp32-onnxruntime", 10))
+    served = ServingRegistry(database, blobs).wanted()["digits"]
+    assert served.version.version == 1
+    assert sorted(served.artifacts) == ["fp32-onnxruntime", "int8-onnxruntime"]
+    assert served.labels == ("zero", "one")
+    assert served.deployment.canary_weight == 10
+
+
+def test_a_model_whose_labels_are_lost_is_served_without_them_and_holds_up_no_other(
+    database: Database, blobs: Blobs
+) -> None:
+    ModelRegistry(database).add(replace(new_model("lost"), labels_key="labels/gone"))
+    ModelRegistry(database).add(new_model("sound"))
+    wanted = ServingRegistry(database, blobs).wanted()
+    assert wanted["lost"].labels == ()
+    assert "sound" in wanted
+
+
+def test_a_withdrawn_model_is_not_wanted(database: Database, blobs: Blobs) -> None:
+    ModelRegistry(database).add(new_model())
+    DeploymentRegistry(database).withdraw("digits")
+    assert ServingRegistry(database, blobs).wanted() == {}
