@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -42,6 +43,8 @@ def main() -> int:
     if arguments.gpu:
         print("There are no GPU benchmarks yet: no engine of Octavo runs on a GPU.", file=sys.stderr)
         return 2
+    # Told to end, this process still stops the servers that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     names = [arguments.name] if arguments.name else [name for name in BENCHMARKS if name not in _ONLY_BY_NAME]
     output = arguments.output or (Path(tempfile.mkdtemp(prefix="octavo-quick-")) if arguments.quick else _RESULTS)
     failures = [name for name in names if not _run(name, _options(arguments), output)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Raises StorageFull where a library that writes by itself, and words a full disk as another fault, would fail."""
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise StorageFull(f"{size_bytes} bytes are needed in {folder} and {free} are free; free disk space and retry")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from service.domain.plan import OperatorPrecision
 from service.domain.tensor import TensorSpec
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.errors import InvalidRecipe, StageFailed
-from service.quantization.atomic_files import replacing
+from service.quantization.atomic_files import replacing, require_space
 from service.quantization.decisions import check_labels, chosen_metric, scores_output
 from service.quantization.graph import Graph
 from service.quantization.graph_checks import nodes_of
@@ -81,6 +81,8 @@ def reference_inputs(task: PipelineTask) -> tuple[TensorSpec, ...]:
 def prepare(source: Path, destination: Path, lowest_opset: int) -> None:
     """Writes the simplified float model. Raises StageFailed where ONNX Runtime or the version converter cannot."""
     model = onnx.load_model(source, load_external_data=False)
+    # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
+    require_space(destination.parent, 2 * source.stat().st_size)
     _constants_are_no_inputs(model)
     try:
         model = _simplified(model, destination)

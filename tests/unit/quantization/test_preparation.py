@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from service.domain.recipe import Budget, Recipe
-from service.errors import InvalidDataset, InvalidRecipe, StageFailed
+from service.errors import InvalidDataset, InvalidRecipe, StageFailed, StorageFull
 from service.quantization.preparation import LOWEST_OPSET, inspect_stage, prepare
 from service.quantization.task import PipelineTask
 from tests.unit.quantization.int8 import quantize, run
@@ -43,6 +44,15 @@ def test_norms_are_folded_and_results_stay(tmp_path: Path) -> None:
     assert {entry.domain for entry in simple.opset_import} == {""}
     reference, given = (run(model, ROWS, tmp_path)["scores"] for model in (classifier(), simple))
     assert np.allclose(reference, given, rtol=1e-3, atol=1e-4)
+
+
+def test_a_full_disk_is_told_as_such_with_the_need_and_the_free_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=7))
+    with pytest.raises(StorageFull, match="bytes are needed in .* and 7 are free; free disk space"):
+        prepared(classifier(), tmp_path)
 
 
 def test_names_of_nodes_stay_and_nameless_ones_get_their_own(tmp_path: Path) -> None:
