@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_as_such_with_the_need_and_the_free_bytes(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=7))
-    with pytest.raises(StorageFull, match="bytes are needed in .* and 7 are free; free disk space"):
+    with pytest.raises(StorageFull, match=r"bytes are needed in .* and 7 are free; free disk space"):
         prepared(classifier(), tmp_path)
 
 
