@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from service.errors import InvalidInput, Unavailable
 MAX_CONNECTIONS = 24
 _KEPT_CONNECTIONS = 8
 _BUSY_MILLISECONDS = 30_000
+# An older one answers NULL to unixepoch('subsec'), and no job could be written.
+_SUBSECONDS_SINCE = (3, 42)
 # A host that drops packets would otherwise hold a thread for minutes.
 _CONNECT_SECONDS = 10
 
@@ -99,6 +103,13 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+    if sqlite3.sqlite_version_info < _SUBSECONDS_SINCE:
+        connection.create_function("unixepoch", -1, _unix_epoch)
+
+
+def _unix_epoch(modifier: str = "now") -> float:
+    """SQLite's own, with the fractions of a second that DBOS asks for on Python 3.12 and later, whatever the SQLite."""
+    return time.time() if modifier == "subsec" else int(time.time())
 
 
 # Lost connections; a standby that is not promoted yet; a broken file. Their subclasses tell of our own mistakes.

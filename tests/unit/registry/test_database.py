@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -71,3 +72,12 @@ def test_a_deletion_needs_one_connection_alone(database: Database) -> None:
             models.delete("digits", 1)
         DeploymentRegistry(database).withdraw("digits")
         models.delete("digits", 1)
+
+
+def test_the_clock_of_durable_jobs_works_on_every_sqlite(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'octavo.db'}")
+    with database.read() as connection:
+        milliseconds = connection.exec_driver_sql("SELECT unixepoch('subsec') * 1000").scalar_one()
+    database.close()
+    assert milliseconds is not None
+    assert abs(milliseconds / 1000 - time.time()) < 60
