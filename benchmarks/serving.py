@@ -53,8 +53,9 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "serving",
         "Serving against bare ONNX Runtime",
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
-        "under load, with the same intra-op threads on the same cores; wrk takes its share of them. Ratios are taken "
-        "within a round; every figure is the median over the rounds.",
+        "under load, with the same intra-op threads on the same cores; wrk takes its share of them. The bare figure of "
+        "a round is the best of three bursts, the server's is all of its time. Ratios are taken within a round; every "
+        "figure is the median over the rounds.",
     )
     try:
         model = options.find_efficientnet()
@@ -144,7 +145,7 @@ def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
     calls = median(one.alone.p50_ms / one.bare[1].median_ms for one in rounds)
     report.tables += [served_table, bare_table]
     report.notes.append(
-        f"{case.name}: at 1 connection a request's p50 is {added * 1e3:.0f} us over the bare call of one row "
-        f"({calls:.2f} times it)."
+        f"{case.name}: at 1 connection, a request's p50 less the bare call of one row is {added * 1e3:.0f} us "
+        f"({calls:.2f} times that call)."
     )
     report.rounds[case.name] = [one.to_json() for one in rounds]
