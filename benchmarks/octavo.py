@@ -24,11 +24,12 @@ _READY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where an installation keeps its state, the threads of its engines, and the cores it may use."""
+    """Where an installation keeps its state, its engines' instances and the threads of each, the cores it may use."""
 
     data_dir: Path
     threads: int = 1
     cores: frozenset[int] | None = None
+    instances: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def serve_program(place: Place, port: int) -> Program:
 def _program(place: Place, command: str, settings: dict[str, str]) -> Program:
     place.data_dir.mkdir(parents=True, exist_ok=True)
     environment = clean_environment(
-        OCTAVO_DATA_DIR=str(place.data_dir), OCTAVO_ENGINE_THREADS=str(place.threads), **settings
+        OCTAVO_DATA_DIR=str(place.data_dir),
+        OCTAVO_ENGINE_THREADS=str(place.threads),
+        OCTAVO_ENGINE_INSTANCES=str(place.instances),
+        **settings,
     )
     log = place.data_dir / f"{command}.log"
     return Program([sys.executable, "-m", "service", command], log, environment, ROOT, place.cores)

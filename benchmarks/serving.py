@@ -24,7 +24,7 @@ _COLUMNS = ["request", "connections", "requests/s", "p50 ms", "p99 ms", "over ba
 
 @dataclass(frozen=True)
 class Case:
-    """One model and how it is loaded: `threads` for the server's engine and for the bare session alike."""
+    """One model and how it is loaded: `threads` for the bare session, and as many instances of one thread served."""
 
     name: str
     model: Path
@@ -53,8 +53,8 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "serving",
         "Serving against bare ONNX Runtime",
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
-        "under load, with the same intra-op threads on the same cores; wrk takes its share of them. The bare figure of "
-        "a round is the best of three bursts, the server's is all of its time. Ratios are taken within a round; every "
+        "under load, with the same number of threads on the same cores: bare, they share each call; served, each is an "
+        "instance that runs batches of its own. wrk takes its share of the cores. The bare figure of a round is the best of three bursts, the server's is all of its time. Ratios are taken within a round; every "
         "figure is the median over the rounds.",
     )
     try:
@@ -76,7 +76,7 @@ def _measure(case: Case, options: Options, say: Callable[[str], None], report: R
     with (
         tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder,
         bare_session(case.model, case.threads) as bare,
-        served(Place(Path(folder) / "data", case.threads)) as server,
+        served(Place(Path(folder) / "data", instances=case.threads)) as server,
     ):
         server.upload_model("model", case.model)
         requests = make_requests(bare, Path(folder) / "requests")

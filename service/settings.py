@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         default_factory=lambda: max(1, (os.cpu_count() or 2) // 2 if (os.cpu_count() or 2) > 2 else 1),
         description="Intra-op threads of a CPU engine.",
     )
+    engine_instances: Annotated[int, Field(gt=0, le=256)] = Field(
+        1, description="Batches that one engine runs beside each other, each on its own engine_threads."
+    )
     max_upload_bytes: PositiveInt = Field(2048 * MIB, description="Largest model or dataset upload in bytes.")
     max_infer_bytes: PositiveInt = Field(64 * MIB, description="Largest inference request body in bytes.")
     max_queue_rows: PositiveInt = Field(1024, description="Rows that may wait before one replica.")
@@ -73,6 +76,7 @@ class Settings(BaseSettings):
             max_body_bytes=self.max_infer_bytes,
             max_queue_rows=self.max_queue_rows,
             max_batch_rows=self.max_batch_rows,
+            instances=self.engine_instances,
             max_delay_seconds=self.batch_delay_seconds,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from threading import Event, get_ident
+from threading import Event, Lock, get_ident
 
 import numpy as np
 
@@ -31,9 +31,20 @@ class FakeEngine:
         self.bias = 0.0
         self.extra_rows = 0
         self.closed = False
+        self.inside = 0
+        self._lock = Lock()
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        with self._lock:
+            self.inside += 1
         self.running.set()
+        try:
+            return self._infer(inputs)
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+    def _infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         assert self.gate.wait(WAIT_SECONDS), "the test never opened the gate"
         assert not self.closed, "the engine was used after it was closed"
         rows = inputs["x"].reshape(len(inputs["x"]), -1)

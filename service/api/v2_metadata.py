@@ -93,7 +93,7 @@ def _config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
         "max_batch_size": rows,
         "input": [_config_tensor(spec, rows) for spec in replica.inputs],
         "output": [_config_tensor(spec, rows) for spec in replica.outputs],
-        "instance_group": [{"name": routes.stable.route.variant, "kind": "KIND_CPU", "count": 1}],
+        "instance_group": [{"name": routes.stable.route.variant, "kind": "KIND_CPU", "count": limits.instances}],
         "model_transaction_policy": {"decoupled": False},
     }
     if rows:

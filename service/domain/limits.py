@@ -32,6 +32,8 @@ class InferLimits:
     max_image_side: int = 16_384
     max_queue_rows: int = 1024
     max_batch_rows: int = 32
+    # Batches that one engine may run beside each other.
+    instances: int = 1
     max_delay_seconds: float = 0.0
     max_top_k: int = 1000
 

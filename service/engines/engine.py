@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 class Engine(Protocol):
-    """A loaded engine. Used by one thread at a time, and warmed up by the router before it serves."""
+    """A loaded engine. Several threads may infer at once; warmed up by the router before it serves."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...

@@ -1,4 +1,4 @@
-"""The queue before one engine: joins waiting requests into batches, and runs them on the event loop or on one thread.
+"""The queue before one engine: joins waiting requests into batches, and runs them on the event loop or on threads.
 
 Refuses requests over the queue's limit and after closing. A caller that left is skipped and never stalls its batch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from threading import Lock, Thread
 
@@ -29,12 +29,14 @@ class Batcher:
     """Lives on the running event loop. While the engine runs, arriving requests gather and share the next batch.
 
     `inline_rows` is how many rows may be run on the loop itself; `deliver` gets each finished batch, on the loop.
+    Each of `runners` is an instance, which runs batches beside the others on one engine; the loop uses the first.
     """
 
     def __init__(
-        self, runner: BatchRunner, limits: InferLimits, inline_rows: int, deliver: Callable[[Batch], None]
+        self, runners: Sequence[BatchRunner], limits: InferLimits, inline_rows: int, deliver: Callable[[Batch], None]
     ) -> None:
-        self._runner = runner
+        self._runners = runners
+        self._runner = runner = runners[0]
         self._limits = limits
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -46,11 +48,12 @@ class Batcher:
         self._queue: deque[Pending] = deque()
         self._queued_rows = 0
         self._lock = Lock()
-        # Asleep: nothing waits, nothing runs, and nobody is on the way to look. The next request must wake someone.
-        self._asleep = True
+        # Asleep: neither inside the engine nor on the way to look at the queue. A request must wake one of these.
+        self._asleep = len(runners)
+        self._running = 0
         self._timer: asyncio.TimerHandle | None = None
         self._turns: SimpleQueue[bool] = SimpleQueue()
-        self._thread: Thread | None = None
+        self._threads: list[Thread] = []
         self._closing = False
         self._closed = False
         self._drained = asyncio.Event()
@@ -82,7 +85,8 @@ class Batcher:
         with self._lock:
             self._queue.append(pending)
             self._queued_rows += pending.rows
-            wake, self._asleep = self._asleep, False
+            wake = self._asleep > 0 and self._timer is None
+            self._asleep -= wake
         if wake:
             self._wake()
         elif self._timer is not None and self._queued_rows >= self._max_rows:
@@ -112,9 +116,14 @@ class Batcher:
         if self._queue:
             self._loop.call_soon(self._start)
             return
-        self._asleep = True
-        if self._closing:
-            self._drained.set()
+        with self._lock:
+            self._fall_asleep()
+
+    def _fall_asleep(self) -> None:
+        """Called with the lock held, and nothing waiting."""
+        self._asleep += 1
+        if self._closing and self._asleep == len(self._runners):
+            self._loop.call_soon_threadsafe(self._drained.set)
 
     def _fits_inline(self) -> bool:
         return self.runs_inline or self._queued_rows <= self._inline_rows
@@ -133,24 +142,33 @@ class Batcher:
         self.allow_inline(self._inline_allowed)
 
     def _give_turn(self) -> None:
-        if self._thread is None:
-            self._thread = Thread(target=self._serve, name="octavo-engine", daemon=True)
-            self._thread.start()
+        if not self._threads:
+            self._threads = [
+                Thread(target=self._serve, args=(runner,), name=f"octavo-engine-{number}", daemon=True)
+                for number, runner in enumerate(self._runners)
+            ]
+            for thread in self._threads:
+                thread.start()
         self._turns.put(True)
 
-    def _serve(self) -> None:
-        """The engine's thread: each turn runs batches until nothing waits, or the loop may as well run the rest."""
+    def _serve(self, runner: BatchRunner) -> None:
+        """An instance's thread: each turn runs batches until nothing waits."""
         while self._turns.get():
             while (batch := self._next()) is not None:
-                self._runner.run(batch)
+                runner.run(batch)
+                with self._lock:
+                    self._running -= 1
                 self._loop.call_soon_threadsafe(self._deliver, batch)
 
     def _next(self) -> Batch | None:
         with self._lock:
-            batch = self._take(self._max_rows)
-            self._asleep = batch is None
-            if batch is None and self._closing:
-                self._loop.call_soon_threadsafe(self._drained.set)
+            # What waits is shared out among the instances that could run it now.
+            share = -(-self._queued_rows // (len(self._runners) - self._running))
+            batch = self._take(min(self._max_rows, share))
+            if batch is None:
+                self._fall_asleep()
+            else:
+                self._running += 1
         return batch
 
     def _take(self, max_rows: int) -> Batch | None:
@@ -178,7 +196,7 @@ class Batcher:
         """Refuses newcomers and waits for those inside; whether all were answered within `seconds`."""
         with self._lock:
             self._closing = True
-            if self._asleep:
+            if self._asleep == len(self._runners):
                 self._drained.set()
         try:
             await asyncio.wait_for(self._drained.wait(), seconds)
@@ -187,14 +205,15 @@ class Batcher:
         return True
 
     async def close(self, seconds: float) -> bool:
-        """Refuses what still waits and ends the thread; whether it ended, a hung engine's does not."""
+        """Refuses what still waits and ends the threads; whether they ended, a hung engine's do not."""
         self._closing = self._closed = True
         self._refuse_waiting()
-        if self._thread is None:
-            return True
-        self._turns.put(False)
-        await asyncio.to_thread(self._thread.join, seconds)
-        return not self._thread.is_alive()
+        for _ in self._threads:
+            self._turns.put(False)
+        deadline = self._loop.time() + seconds
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, max(0.0, deadline - self._loop.time()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _refuse_waiting(self) -> None:
         with self._lock:

@@ -36,8 +36,8 @@ class Replica:
         self._engine = warm.engine
         self._signature = Signature(artifact.model, self.inputs, self.outputs, warm.max_rows)
         self._loop = asyncio.get_running_loop()
-        runner = BatchRunner(warm.engine, warm.max_rows, clock)
-        self._batcher = Batcher(runner, limits, warm.inline_rows, self._deliver)
+        runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(limits.instances)]
+        self._batcher = Batcher(runners, limits, warm.inline_rows, self._deliver)
 
     @property
     def queued_rows(self) -> int:

@@ -247,6 +247,57 @@ def test_a_large_queue_goes_to_the_thread_where_only_small_batches_are_quick() -
     run(scenario, inline_rows=2)
 
 
+def test_each_instance_of_an_engine_runs_a_batch_beside_the_others() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.block()
+        first = bench.send(1)
+        await until(lambda: bench.engine.inside == 1)
+        second, third = bench.send(2), bench.send(3)
+        await until(lambda: bench.engine.inside == 2)
+        assert bench.replica.queued_rows == 1, "the third waits: there are two instances"
+        bench.engine.gate.set()
+        assert await values(first, second, third) == [1, 2, 3]
+
+    run(scenario, max_rows=1, instances=2)
+
+
+def test_requests_of_one_turn_are_shared_out_among_idle_instances() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.block()
+        sent = [bench.send(value) for value in range(4)]
+        await until(lambda: bench.engine.inside == 2)
+        bench.engine.gate.set()
+        assert await values(*sent) == [0, 1, 2, 3]
+        assert sorted(bench.engine.batches) == [[0, 1], [2, 3]]
+
+    run(scenario, instances=2)
+
+
+def test_an_instance_that_slept_is_woken_for_the_next_request() -> None:
+    async def scenario(bench: Bench) -> None:
+        for value in range(20):
+            assert await values(bench.send(value), bench.send(value + 1)) == [value, value + 1]
+
+    run(scenario, max_rows=1, instances=3)
+    run(scenario, max_rows=8, instances=3, max_delay_seconds=0.001)
+    run(scenario, max_rows=8, instances=3, inline_rows=1)
+
+
+def test_draining_waits_for_every_instance() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.block()
+        sent = [bench.send(1), bench.send(2)]
+        await until(lambda: bench.engine.inside == 2)
+        closing = asyncio.ensure_future(bench.replica.close(5))
+        await asyncio.sleep(0)
+        assert not bench.engine.closed
+        bench.engine.gate.set()
+        await closing
+        assert await values(*sent) == [1, 2]
+
+    run(scenario, max_rows=1, instances=2)
+
+
 def test_a_deadline_holds_while_the_engine_is_busy_and_what_expired_is_not_run() -> None:
     async def scenario(bench: Bench) -> None:
         first = await bench.busy()
