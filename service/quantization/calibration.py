@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from service.errors import StageFailed
 from service.quantization.graph import Graph
 from service.quantization.histogram import Histogram
-from service.quantization.placement import place
+from service.quantization.placements.onnxruntime import place
 from service.quantization.preparation import PREPARED, reference_inputs
 from service.quantization.ranges import find_range
 from service.quantization.rows import Array, Feed, Rows

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto
 
 from service.domain.plan import OperatorPrecision, QuantizationPlan
 from service.engines.fingerprint import host_fingerprint
 from service.quantization.atomic_files import replacing
 from service.quantization.calibration import RANGES
 from service.quantization.emitters.half import emit_half
-from service.quantization.emitters.onnxruntime import emit_onnxruntime
 from service.quantization.graph import Graph
-from service.quantization.placement import matching_pattern, place
-from service.quantization.planner import make_plan, saturates
+from service.quantization.placements.placement import matching_pattern
+from service.quantization.planner import Planned, make_plan, reduced_limits, saturates
 from service.quantization.preparation import PREPARED
 from service.quantization.recipes import candidate_runtimes
+from service.quantization.rules import RuntimeRules, rules_of
 from service.quantization.task import PipelineTask, Progress
 
 CONVERTED = "converted.onnx"
 PLAN = "plan.json"
-_EMITTERS: dict[str, Callable[[ModelProto, QuantizationPlan], ModelProto]] = {"onnxruntime": emit_onnxruntime}
 _FLOAT_NAMES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64"}
 
 
@@ -52,15 +49,17 @@ def _convert(task: PipelineTask, runtime: str, destination: Path) -> Quantizatio
         halved = emit_half(graph.model, keep_float)
         onnx.save_model(halved, destination)
         return _float_plan(Graph(halved), keep_float)
-    plan = _int8_plan(task, graph)
-    onnx.save_model(_EMITTERS[runtime](graph.model, plan), destination)
+    rules = rules_of(runtime)
+    plan = _int8_plan(task, graph, rules)
+    onnx.save_model(rules.emit(graph.model, plan), destination)
     return plan
 
 
-def _int8_plan(task: PipelineTask, graph: Graph) -> QuantizationPlan:
+def _int8_plan(task: PipelineTask, graph: Graph, rules: RuntimeRules) -> QuantizationPlan:
     ranges = {name: (pair[0], pair[1]) for name, pair in task.read(RANGES)["ranges"].items()}
-    placement = place(graph, task.recipe.keep_float)
-    return make_plan(graph, placement, ranges, task.recipe, saturates(host_fingerprint().flags))
+    placement = rules.place(graph, task.recipe.keep_float)
+    limits = reduced_limits(placement) if saturates(host_fingerprint().flags) else {}
+    return make_plan(Planned(graph, placement, ranges, limits), task.recipe, rules.grids)
 
 
 def _float_plan(graph: Graph, keep_float: tuple[str, ...]) -> QuantizationPlan:

@@ -1,13 +1,14 @@
-"""From placement, ranges and recipe to the quantization plan for ONNX Runtime's CPU kernels.
+"""From placement, ranges and recipe to the quantization plan for one runtime's kernels.
 
-Activations are UINT8 and weights INT8 in every scheme, the one pair whose kernels are fast on all CPUs. `symmetric`
-then means a fixed zero point: 128 for tensors with negative values, 0 for tensors without, so that a rectifier still
-fuses; `asymmetric` puts the zero point where the range asks for it. Weights are always symmetric.
+Where the runtime's activations are UINT8, `symmetric` means a fixed zero point: 128 for tensors with negative values, 0
+for tensors without, so that a rectifier still fuses; `asymmetric` puts the zero point where the range asks for it. INT8
+activations have zero point 0 in both schemes. Weights are INT8 and symmetric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,15 @@ import numpy.typing as npt
 from service.domain.plan import QuantizationPlan, TensorGrid, WeightGrid
 from service.domain.recipe import Recipe
 from service.quantization.graph import Graph
-from service.quantization.placement import Placement, WeightedOperator
+from service.quantization.placements.placement import Placement, WeightedOperator
+from service.quantization.rules import GridRules
 
 _SMALLEST_SCALE = float(np.float32(1e-12))
 # A bias of INT32 keeps half its range free, for the kernel adds products to it.
 _LARGEST_BIAS = 2**30
-_WEIGHT_LIMIT = 127
+WEIGHT_LIMIT = 127
 # Without VNNI two products of 8 bits are added in 16, which overflows; 7 bits of weight cannot.
-_REDUCED_WEIGHT_LIMIT = 64
+REDUCED_WEIGHT_LIMIT = 64
 _DOT_PRODUCT_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimd"})
 
 Floats = npt.NDArray[np.float64]
@@ -33,26 +35,50 @@ def saturates(cpu_flags: tuple[str, ...]) -> bool:
     return not _DOT_PRODUCT_FLAGS & set(cpu_flags)
 
 
-def make_plan(
-    graph: Graph, placement: Placement, ranges: Mapping[str, tuple[float, float]], recipe: Recipe, reduce_range: bool
-) -> QuantizationPlan:
-    """The plan; `ranges` holds (low, high) of every observed tensor of the placement."""
-    symmetric = recipe.scheme == "symmetric"
+def reduced_limits(placement: Placement) -> dict[str, int]:
+    """Weights of 7 bits for every operator: two products of a UINT8 and a weight within 64 never leave 16 bits."""
+    return {operator.name: REDUCED_WEIGHT_LIMIT for operator in placement.weighted}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan is made from. `ranges` holds (low, high) of every observed tensor of the placement; `limits` the
+    largest integer of an operator's weights where it is not 127.
+    """
+
+    graph: Graph
+    placement: Placement
+    ranges: Mapping[str, tuple[float, float]]
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+def make_plan(parts: Planned, recipe: Recipe, rules: GridRules) -> QuantizationPlan:
+    """The plan for a runtime of these rules."""
+    graph, placement = parts.graph, parts.placement
+    fixed = recipe.scheme == "symmetric" or not rules.free_zero_point
     made = {
-        name: activation_grid(name, ranges[name], symmetric, placement.ceilings.get(name, float("inf")))
+        name: activation_grid(name, parts.ranges[name], fixed, placement.ceilings.get(name, float("inf")))
+        if rules.activation == "UINT8"
+        else signed_grid(name, parts.ranges[name])
         for name in placement.observed
     }
     activations = tuple(
         TensorGrid(tensor, made[root].datatype, made[root].scales, made[root].zero_point)
         for tensor, root in placement.grids.items()
     )
-    limit = _REDUCED_WEIGHT_LIMIT if reduce_range else _WEIGHT_LIMIT
     per_channel = recipe.granularity == "per_channel"
-    weights = tuple(
-        weight_grids(graph, operator, made[placement.grids[operator.activation]].scales[0], (limit, per_channel))
-        for operator in placement.weighted
-    )
-    return QuantizationPlan(activations, weights, placement.operators)
+    weights = []
+    for operator in placement.weighted:
+        scale = made[placement.grids[operator.activation]].scales[0]
+        grids = weight_grids(graph, operator, scale, (parts.limits.get(operator.name, WEIGHT_LIMIT), per_channel))
+        weights.append(grids if rules.integer_bias else replace(grids, bias=None))
+    return QuantizationPlan(activations, tuple(weights), placement.operators)
+
+
+def signed_grid(tensor: str, extent: tuple[float, float]) -> TensorGrid:
+    """The INT8 grid around zero that holds low..high."""
+    scale = max(-extent[0], extent[1], 0.0) / WEIGHT_LIMIT
+    return TensorGrid(tensor, "INT8", (_stored_scale(scale, None),))
 
 
 def activation_grid(tensor: str, extent: tuple[float, float], symmetric: bool, ceiling: float) -> TensorGrid:

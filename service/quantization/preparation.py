@@ -21,7 +21,8 @@ from service.quantization.atomic_files import replacing, require_space
 from service.quantization.decisions import check_labels, chosen_metric, scores_output
 from service.quantization.graph import Graph
 from service.quantization.graph_checks import nodes_of
-from service.quantization.placement import matching_pattern, place
+from service.quantization.placements.onnxruntime import place
+from service.quantization.placements.placement import matching_pattern
 from service.quantization.rows import Feed, Rows
 from service.quantization.task import PipelineTask, Progress
 

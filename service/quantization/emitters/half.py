@@ -9,7 +9,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from service.errors import StageFailed
 from service.quantization.graph import Graph
-from service.quantization.placement import matching_pattern
+from service.quantization.placements.placement import matching_pattern
 
 
 def emit_half(model: ModelProto, keep_float: Sequence[str]) -> ModelProto:

@@ -16,11 +16,13 @@ from service.quantization.calibration import ObservedModel, observe
 from service.quantization.emitters.onnxruntime import emit_onnxruntime
 from service.quantization.graph import Graph
 from service.quantization.histogram import Histogram
-from service.quantization.placement import Placement, place
-from service.quantization.planner import make_plan
+from service.quantization.placements.onnxruntime import place
+from service.quantization.placements.placement import Placement
+from service.quantization.planner import Planned, make_plan, reduced_limits
 from service.quantization.preparation import LOWEST_OPSET, prepare
 from service.quantization.ranges import find_range
 from service.quantization.rows import Array, Feed, Rows
+from service.quantization.rules import rules_of
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits"
 MAX_LOSS = 0.01
@@ -63,5 +65,7 @@ def test_every_recipe_loses_at_most_one_percent(
     graph, placement, histograms = calibrated(prepared)
     ranges = {name: find_range(seen, recipe.calibration, scheme == "symmetric") for name, seen in histograms.items()}
     engine = prepared.with_name(f"{scheme}-{granularity}-{method}-{reduce_range}.onnx")
-    onnx.save_model(emit_onnxruntime(graph.model, make_plan(graph, placement, ranges, recipe, reduce_range)), engine)
+    limits = reduced_limits(placement) if reduce_range else {}
+    plan = make_plan(Planned(graph, placement, ranges, limits), recipe, rules_of("onnxruntime").grids)
+    onnx.save_model(emit_onnxruntime(graph.model, plan), engine)
     assert 1 - accuracy(engine) / accuracy(DIGITS / "digits.onnx") <= MAX_LOSS

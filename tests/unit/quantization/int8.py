@@ -10,32 +10,37 @@ from service.domain.plan import QuantizationPlan
 from service.domain.recipe import Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization.calibration import ObservedModel, observe
-from service.quantization.emitters.onnxruntime import emit_onnxruntime
 from service.quantization.graph import Graph
-from service.quantization.placement import place
-from service.quantization.planner import make_plan
+from service.quantization.planner import Planned, make_plan, reduced_limits
 from service.quantization.preparation import LOWEST_OPSET, prepare
 from service.quantization.ranges import find_range
 from service.quantization.rows import Array, Feed, Rows
+from service.quantization.rules import rules_of
 from tests.unit.quantization.small_models import saved
 
 
 def quantize(
-    model: ModelProto, rows: dict[str, Array], folder: Path, recipe: Recipe | None = None, reduce_range: bool = False
+    model: ModelProto,
+    rows: dict[str, Array],
+    folder: Path,
+    recipe: Recipe | None = None,
+    reduce_range: bool = False,
+    runtime: str = "onnxruntime",
 ) -> tuple[ModelProto, QuantizationPlan]:
     """The emitted model and its plan, calibrated on all of `rows`."""
-    recipe = recipe or Recipe()
+    recipe, rules = recipe or Recipe(), rules_of(runtime)
     source = saved(model, folder / "float.onnx")
     prepare(source, folder / "prepared.onnx", LOWEST_OPSET)
     graph = Graph.load(folder / "prepared.onnx")
-    placement = place(graph, recipe.keep_float)
+    placement = rules.place(graph, recipe.keep_float)
     feed = Feed.of(Rows("calibration", rows, None), OnnxRuntimeEngine.load(source, 1).inputs)
     observed = ObservedModel(folder / "prepared.onnx", placement.observed, 1)
     histograms = observe(observed, feed, 10_000, lambda fraction: None)
     symmetric = recipe.scheme == "symmetric"
     ranges = {name: find_range(seen, recipe.calibration, symmetric) for name, seen in histograms.items()}
-    plan = make_plan(graph, placement, ranges, recipe, reduce_range)
-    return emit_onnxruntime(graph.model, plan), plan
+    limits = reduced_limits(placement) if reduce_range else {}
+    plan = make_plan(Planned(graph, placement, ranges, limits), recipe, rules.grids)
+    return rules.emit(graph.model, plan), plan
 
 
 def run(model: ModelProto, rows: dict[str, Array], folder: Path) -> dict[str, Array]:

@@ -12,8 +12,9 @@ from service.domain.plan import QuantizationPlan
 from service.domain.recipe import Recipe
 from service.quantization.emitters.onnxruntime import quantized
 from service.quantization.graph import Graph
-from service.quantization.placement import place
-from service.quantization.planner import activation_grid, make_plan, saturates
+from service.quantization.placements.onnxruntime import place
+from service.quantization.planner import Planned, activation_grid, make_plan, reduced_limits, saturates
+from service.quantization.rules import rules_of
 from tests.unit.quantization.small_models import Array, fp32, model_of, value
 
 NO_CEILING = float("inf")
@@ -27,7 +28,9 @@ def plan_for(
     gemm = helper.make_node("Gemm", inputs, ["y"], "gemm", transB=1)
     model = model_of([gemm], [value("x", ("n", weight.shape[1]))], [value("y", None)], constants)
     graph = Graph(model)
-    return make_plan(graph, place(graph, ()), {"x": extent}, recipe, reduce)
+    placement = place(graph, ())
+    limits = reduced_limits(placement) if reduce else {}
+    return make_plan(Planned(graph, placement, {"x": extent}, limits), recipe, rules_of("onnxruntime").grids)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from service.quantization.graph import Graph
-from service.quantization.placement import Placement, place
+from service.quantization.placements.onnxruntime import place
+from service.quantization.placements.placement import Placement
 from tests.unit.quantization.small_models import Array, classifier, fp32, model_of, value
 
 WEIGHT = np.ones((4, 4), np.float32)

@@ -1,0 +1,1 @@
+"""Which operators run in INT8, runtime by runtime."""

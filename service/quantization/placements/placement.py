@@ -1,0 +1,71 @@
+"""What a placement is: which operators a runtime runs in INT8, on which tensors' grids, and by which rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from onnx import NodeProto
+
+from service.domain.plan import OperatorPrecision
+from service.quantization.graph import Graph, attribute
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class WeightedOperator:
+    """A node that multiplies an activation by a constant weight; `axis` counts its output channels."""
+
+    name: str
+    activation: str
+    weight: str
+    axis: int
+    bias: str | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`grids` maps every tensor to be quantized to the tensor whose range it uses; `ceilings` bounds clipped ones."""
+
+    weighted: tuple[WeightedOperator, ...]
+    grids: dict[str, str]
+    ceilings: dict[str, float]
+    operators: tuple[OperatorPrecision, ...]
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The tensors whose ranges calibration must find."""
+        return tuple(dict.fromkeys(self.grids.values()))
+
+
+def matching_pattern(node: NodeProto, patterns: Sequence[str]) -> str | None:
+    """The first `op:Type` or node-name glob of `patterns` that the node matches."""
+    for pattern in patterns:
+        name, wanted = (node.op_type, pattern[3:]) if pattern.startswith("op:") else (node.name, pattern)
+        if fnmatchcase(name, wanted):
+            return pattern
+    return None
+
+
+def float_reason(node: NodeProto, graph: Graph) -> str | None:
+    """Why a weighted node cannot run in INT8, or None where it can."""
+    if node.input[0] in graph.constants:
+        return "its input is a constant"
+    if not graph.is_float(node.input[0]):
+        return f"its input is {graph.type_name(node.input[0])}, not FLOAT"
+    weight = graph.constant(node.input[1])
+    if weight is None:
+        return "its weight is computed, not a constant"
+    if node.op_type == "MatMul" and weight.ndim != 2:
+        return f"its weight has {weight.ndim} axes; INT8 needs 2"
+    if node.op_type == "Gemm" and (attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0):
+        return "it transposes or scales its input"
+    if node.op_type == "Gemm" and len(node.input) > 2 and attribute(node, "beta", 1.0) != 1.0:
+        return "it scales its bias"
+    if len(node.input) > 2 and node.input[2]:
+        bias = graph.constant(node.input[2])
+        if bias is None or bias.ndim != 1:
+            return "its bias is no constant vector"
+    return None

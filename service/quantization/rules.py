@@ -1,0 +1,46 @@
+"""What each runtime's INT8 kernels want of a plan: where operators may run, which grids, and who writes the graph.
+
+No runtime is imported here: emitters write ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from service.domain.plan import QuantizationPlan
+from service.errors import InvalidRecipe
+from service.quantization.emitters.onnxruntime import emit_onnxruntime
+from service.quantization.graph import Graph
+from service.quantization.placements.onnxruntime import place
+from service.quantization.placements.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class GridRules:
+    """The integers of activations (UINT8 or INT8), whether their zero point may be any, and the bias's form."""
+
+    activation: str
+    free_zero_point: bool
+    integer_bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeRules:
+    """One runtime's way from a float graph to its quantized one. `place` takes the graph and keep_float patterns."""
+
+    grids: GridRules
+    place: Callable[[Graph, Sequence[str]], Placement]
+    emit: Callable[[ModelProto, QuantizationPlan], ModelProto]
+
+
+_RULES = {"onnxruntime": RuntimeRules(GridRules("UINT8", True, True), place, emit_onnxruntime)}
+
+
+def rules_of(runtime: str) -> RuntimeRules:
+    """Raises InvalidRecipe for a runtime that takes no quantized graph."""
+    if runtime not in _RULES:
+        raise InvalidRecipe(f"runtime {runtime!r} takes no INT8 graph; send one of {', '.join(_RULES)}")
+    return _RULES[runtime]
