@@ -24,7 +24,9 @@ class ArrivingBody:
 
     def __init__(self, length: int, header_length: bytes | None) -> None:
         self._length = length
-        self._header_length = int(header_length) if header_length and header_length.isdigit() else 0
+        # A length that cannot be is refused with the head; here it only moves where the body lies.
+        known = header_length is not None and header_length.isdigit() and len(header_length) < 20
+        self._header_length = int(header_length) if header_length and known else 0
         self._whole: bytes | None = None
         self._space: memoryview | None = None
         self._filled = 0

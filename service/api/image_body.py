@@ -44,7 +44,7 @@ async def _file_part(request: Request, body: bytes) -> bytes:
     parser = MultiPartParser(request.headers, once(), max_files=1, max_fields=8, max_part_size=_FORM_BYTES)  # type: ignore[arg-type]
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, KeyError, UnicodeError) as error:
         raise InvalidInput(f"the multipart form cannot be read: {error}; send one part 'file'") from error
     try:
         part = form.get("file")

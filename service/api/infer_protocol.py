@@ -1,6 +1,7 @@
 """Answers infer requests inside uvicorn's HTTP protocol: without a task, a coroutine or a queue for each of them.
 
-Takes plain requests only; any other (compressed, chunked, pipelined, upgraded) goes the usual way through ASGI.
+Takes plain requests only; any other (compressed, chunked, pipelined, upgraded) goes the usual way through ASGI. Of
+every request it bounds the head and gives up one that stalls before its end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.body_reader import ArrivingBody, BodyReader
 from service.api.content_coding import wanted_coding
+from service.api.error_responses import error_body
+from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply, Target
 from service.domain.inference import InferResult
 
@@ -20,6 +23,8 @@ from service.domain.inference import InferResult
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
 # Up to here, having the parser copy the rest of a body costs less than leading it past.
 _PARSED_BYTES = 64 * 1024
+# What the parser may take in after a first read without a head, a piece of a body or an end: it has no limit itself.
+_MAX_HEAD_BYTES = 64 * 1024
 
 
 class DirectCycle:
@@ -57,18 +62,98 @@ class InferProtocol(HttpToolsProtocol):
 
     endpoint: InferenceEndpoint
     _direct: DirectCycle | None = None
+    # Bytes since the parser last made something of them, and whether it did so of the last ones.
+    _held = 0
+    _advanced = False
+    _upgrading = False
+    _reads = 0
+    _watch: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._reads += 1
+        rest = self._parse(data)
+        while rest:
+            rest = self._parse(rest)
         direct = self._direct
-        if direct is not None and direct.body.missing > _PARSED_BYTES and not self.transport.is_closing():
+        if (direct is None and not self._held) or self.transport.is_closing():
+            return
+        if direct is not None and direct.body.missing > _PARSED_BYTES:
             # The rest of the body comes without the parser between; it knows nothing that we do not.
             self.transport.set_protocol(BodyReader(self, self.transport, direct.body, self._body_complete))
+        elif self._held > _MAX_HEAD_BYTES:
+            self._refuse(431, f"the request's head is over {_MAX_HEAD_BYTES} bytes; send fewer and shorter headers")
+        elif self._watch is None:
+            self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Feeds the parser, and gives what it must be fed again: it stops at an offer to upgrade."""
+        self._advanced = False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse(400, f"the bytes are no HTTP request: {error}; send HTTP/1.1")
+        self._held = 0 if self._advanced else self._held + len(data)
+        return b""
+
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """A client may offer HTTP/2 with any request; the offer is passed over, and the request answered as it is."""
+        self._upgrading = False
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self._refuse(400, "CONNECT asks for a tunnel, which is not offered; send the request itself")
+            return b""
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self._new_parser()
+        return b"".join((*lines, b"\r\n", rest))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        """Reads of the parser, and bytes of the body that another reader may fill."""
+        return self._reads, self._direct.body.filled if self._direct is not None else 0
+
+    def _give_up(self, progress: tuple[int, int]) -> None:
+        """Closes the connection where a request was cut short and nothing came since, or looks again later."""
+        self._watch = None
+        if self._direct is None and not (self._held and self._is_idle):
+            return
+        if self._progress == progress:
+            self.transport.close()
+        else:
+            self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers what is no request, unless another's answer is due first, and closes the connection."""
+        in_body = not self.pipeline and getattr(self.cycle, "more_body", False) and not self.cycle.response_started
+        if self._is_idle or in_body:
+            body = error_body(message, "invalid_request")
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(b"".join((STATUS_LINE[status], head, body)))
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
+        self._advanced = True
+        self._upgrading = self.parser.should_upgrade()
+        if self._upgrading:
+            return
         self._direct = self._direct_cycle()
         if self._direct is None:
             super().on_headers_complete()
+            # What comes as a trailer must change no head that was acted upon.
+            self.headers = []
         else:
             self.cycle = self._direct  # type: ignore[assignment]
 
@@ -91,13 +176,17 @@ class InferProtocol(HttpToolsProtocol):
         return DirectCycle(target, headers, self.parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
+        self._advanced = True
         if self._direct is None:
             super().on_body(body)
         else:
             self._direct.body.append(body)
 
     def on_message_complete(self) -> None:
+        self._advanced = True
         cycle, self._direct = self._direct, None
+        if self._upgrading:
+            return
         if cycle is None:
             super().on_message_complete()
         else:
@@ -105,9 +194,12 @@ class InferProtocol(HttpToolsProtocol):
 
     def _body_complete(self) -> None:
         """The body was read past the parser, which would wait for it: the next request gets a new one."""
+        self._new_parser()
+        self.on_message_complete()
+
+    def _new_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.on_message_complete()
 
     def _begin(self, cycle: DirectCycle) -> None:
         exchange = self.endpoint.exchange(cycle.target)

@@ -144,7 +144,12 @@ def _plain_values(head: TensorHead) -> Array:
     if kind is bool:
         return np.array(leaves, np.bool_)
     values = np.empty(len(leaves), np.object_)
-    values[:] = [value.encode() for value in leaves]
+    try:
+        values[:] = [value.encode() for value in leaves]
+    except UnicodeEncodeError as error:
+        raise InvalidTensor(
+            f"input {head.name!r} holds {error.object!r:.80}, half a surrogate pair; send whole characters"
+        ) from error
     return values
 
 
@@ -176,7 +181,11 @@ def _text(value: Any) -> str:
 
 def dump_json(value: dict[str, Any]) -> bytes:
     """The value as JSON, arrays as lists. NaN and infinities are written out, as clients of the protocol read them."""
-    text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:
+        # An id with half a surrogate pair: UTF-8 has no bytes for it, an escape has.
+        text = b"null"
     if b"null" not in text:
         return text
     # A null is how orjson writes what JSON has no number for. It may be part of a name, too, and then nothing is lost.

@@ -18,6 +18,10 @@ from service.errors import InvalidInput, InvalidTensor, Unsupported
 MAX_DIMENSIONS = 32
 MAX_TENSORS = 1024
 _MAX_EXTENT = 2**40
+# With a 0 among them the extents hold no element, and no limit on bytes bounds the others: numpy's own does.
+_MAX_SPAN = 2**59
+# The protocol's microseconds are 64 bits.
+_MAX_TIMEOUT = 2**64
 _SOURCES = ("data", "binary_data_size", "shared_memory_region")
 NO_DATA = object()
 
@@ -113,6 +117,8 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
     for extent in value:
         if type(extent) is not int or not 0 <= extent <= _MAX_EXTENT:
             raise InvalidTensor(f"the shape of input {name!r} holds {_shown(extent)}; send integers from 0")
+    if 0 in value and math.prod(extent or 1 for extent in value) > _MAX_SPAN:
+        raise InvalidTensor(f"the shape of input {name!r} is {_shown(value)}, too wide for any tensor; send it smaller")
     return tuple(value)
 
 
@@ -149,7 +155,7 @@ def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, b
     if variant is not None and not isinstance(variant, str):
         raise InvalidInput(f"parameter 'variant' is {_shown(variant)}; send a string")
     timeout = parameters.get("timeout")
-    if timeout is not None and (type(timeout) is not int or timeout < 0):
+    if timeout is not None and (type(timeout) is not int or not 0 <= timeout < _MAX_TIMEOUT):
         raise InvalidInput(f"parameter 'timeout' is {_shown(timeout)}; send a count of microseconds")
     return variant, timeout / 1e6 if timeout else None, _flag(parameters, "binary_data_output")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 from service.errors import InvalidImage
@@ -9,11 +10,14 @@ from service.errors import InvalidImage
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
 _JPEG = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-_JPEG_SCAN = 0xDA
+_JPEG_START, _JPEG_END, _JPEG_SCAN = 0xD8, 0xD9, 0xDA
 # Start-of-frame markers hold the size; C4, C8 and CC share their range but mean tables and extensions.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
+# As decoders look for the next marker: past stuffed zeros, fill bytes, restarts and whatever else lies there.
+_JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+# Each scan of a few bytes has the decoder pass over the whole picture once more; encoders write about ten.
+_MAX_JPEG_SCANS = 100
+_MAX_JPEG_SEGMENTS = 4096
 _TRUNCATED = "the image is cut off: {what}; send the whole file"
 
 
@@ -37,27 +41,28 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walks the segments to the first frame for the size, then on to the first scan to look for the end behind it."""
+    """Walks the segments as a decoder does: to the first frame for the size, and past every scan to the end."""
     size: tuple[int, int] | None = None
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
+    scans, position = 0, 2
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        found = _JPEG_MARKER.search(data, position)
+        if found is None:
             break
-        marker = data[position + 1]
-        if marker == 0xFF or marker in _JPEG_BARE:
-            position += 1 if marker == 0xFF else 2
-            continue
+        marker, position = found[1][0], found.end()
+        if marker == _JPEG_END:
+            if size is None or not scans:
+                break
+            return size
         if marker == _JPEG_SCAN:
-            return _jpeg_checked(data, position, size)
-        if marker in _JPEG_FRAMES and size is None and position + 9 <= len(data):
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            scans += 1
+            if scans > _MAX_JPEG_SCANS:
+                raise InvalidImage(f"the JPEG has over {_MAX_JPEG_SCANS} scans; save it again as baseline JPEG")
+        elif marker in _JPEG_FRAMES and size is None and position + 7 <= len(data):
+            height, width = struct.unpack(">HH", data[position + 3 : position + 7])
             size = (width, height)
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise InvalidImage(_TRUNCATED.format(what=f"{len(data)} bytes of JPEG hold no picture data"))
-
-
-def _jpeg_checked(data: bytes, scan: int, size: tuple[int, int] | None) -> tuple[int, int]:
-    # Inside picture data every FF is stuffed with 00, so FF D9 behind the scan is truly the end.
-    if size is None or data.find(_JPEG_END, scan) < 0:
-        raise InvalidImage(_TRUNCATED.format(what=f"{len(data)} bytes of JPEG without its end"))
-    return size
+        if marker != _JPEG_START:
+            position += int.from_bytes(data[position : position + 2], "big")
+    else:
+        raise InvalidImage(f"the JPEG has over {_MAX_JPEG_SEGMENTS} segments; save it again without its metadata")
+    what = "without its end" if scans else "hold no picture data"
+    raise InvalidImage(_TRUNCATED.format(what=f"{len(data)} bytes of JPEG {what}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ MAX_ARRAYS = 65
 MAX_NAME_CHARACTERS = 255
 MAX_RANK = 8
 _CHUNK_BYTES = 8 * 1024 * 1024
+# What reading a header of at most 10,000 characters may raise; memory runs out there by nesting alone.
+_HEADER_ERRORS = (
+    ValueError, LookupError, TypeError, SyntaxError, RecursionError, OverflowError, MemoryError, tokenize.TokenError,
+)  # fmt: skip
 _DATATYPES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name not in ("BF16", "BYTES")}
 
 
@@ -87,7 +92,9 @@ def _read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, n
             warnings.simplefilter("ignore")
             version = np.lib.format.read_magic(stream)
             shape, fortran, dtype = readers[version](stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, OverflowError) as error:
+        if any(type(extent) is not int or extent < 0 for extent in shape):
+            raise ValueError(f"the shape is {shape}")
+    except _HEADER_ERRORS as error:
         raise InvalidDataset(
             f"array {name!r} has no valid .npy header: {error!s:.200}; write the .npz with numpy.savez"
         ) from error

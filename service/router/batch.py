@@ -70,14 +70,18 @@ class BatchRunner:
             return error
 
     def _run_together(self, members: Sequence[Pending], rows: int) -> list[Outputs]:
-        first = members[0]
-        inputs = self._joined(members, rows) if len(members) > 1 else _aligned(first.inputs)
         try:
-            answer = self.engine.infer(inputs, first.outputs)
+            return self._run_and_split(members, rows)
         except OctavoError:
             raise
         except Exception as error:
+            # Joining and splitting too: memory runs out there as well, and what escaped would end the thread.
             raise EngineFailed(f"the engine failed on this batch: {type(error).__name__}: {error}") from error
+
+    def _run_and_split(self, members: Sequence[Pending], rows: int) -> list[Outputs]:
+        first = members[0]
+        inputs = self._joined(members, rows) if len(members) > 1 else _aligned(first.inputs)
+        answer = self.engine.infer(inputs, first.outputs)
         if self.max_rows:
             _check_rows(answer, rows)
         if len(members) == 1:

@@ -29,14 +29,16 @@ class Batcher:
     """Lives on the running event loop. While the engine runs, arriving requests gather and share the next batch.
 
     `inline_rows` is how many rows may be run on the loop itself; `deliver` gets each finished batch, on the loop.
-    Each of `runners` is an instance, which runs batches beside the others on one engine; the loop uses the first.
+    Each of `runners` is an instance, which runs batches beside the others on one engine, in a thread of its own.
     """
 
     def __init__(
         self, runners: Sequence[BatchRunner], limits: InferLimits, inline_rows: int, deliver: Callable[[Batch], None]
     ) -> None:
         self._runners = runners
-        self._runner = runner = runners[0]
+        first = runners[0]
+        # The loop runs batches while threads do: in their buffers it would overwrite the rows that they compute on.
+        self._runner = runner = BatchRunner(first.engine, first.max_rows, first.clock)
         self._limits = limits
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -89,16 +91,20 @@ class Batcher:
             self._asleep -= wake
         if wake:
             self._wake()
-        elif self._timer is not None and self._queued_rows >= self._max_rows:
-            self._timer.cancel()
-            self._timer = None
-            self._loop.call_soon(self._start)
+        elif self._queued_rows >= self._max_rows:
+            self._end_delay()
 
     def _wake(self) -> None:
         if self._delay and self._queued_rows < self._max_rows:
             self._timer = self._loop.call_later(self._delay, self._start)
         else:
             # One turn later, so that requests read from the sockets in the same turn share the batch.
+            self._loop.call_soon(self._start)
+
+    def _end_delay(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
@@ -108,7 +114,8 @@ class Batcher:
         if not self._fits_inline():
             self._give_turn()
             return
-        batch = self._take(self._inline_rows)
+        with self._lock:
+            batch = self._take(self._inline_rows)
         if batch is not None:
             self._runner.run(batch)
             self._watch_overruns(batch.seconds)
@@ -169,10 +176,17 @@ class Batcher:
                 self._fall_asleep()
             else:
                 self._running += 1
+                # After a batch delay only one was woken; the shares that it leaves are for those that sleep.
+                if self._queue and self._asleep:
+                    self._asleep -= 1
+                    self._turns.put(True)
         return batch
 
     def _take(self, max_rows: int) -> Batch | None:
-        """The longest waiting request and those that may join it, up to `max_rows` rows; None where nobody waits."""
+        """The longest waiting request and those that may join it, up to `max_rows` rows; None where nobody waits.
+
+        Called with the lock held.
+        """
         members: list[Pending] = []
         others: list[Pending] = []
         rows, queue = 0, self._queue
@@ -198,6 +212,7 @@ class Batcher:
             self._closing = True
             if self._asleep == len(self._runners):
                 self._drained.set()
+        self._end_delay()
         try:
             await asyncio.wait_for(self._drained.wait(), seconds)
         except TimeoutError:

@@ -94,6 +94,10 @@ def test_what_is_no_picture_to_work_with_is_refused(serving: Serving, body: byte
             b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n',
             "multipart/form-data; boundary=b",
         ),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n',
+            "multipart/form-data; boundary=b; charset=undefined",
+        ),
     ],
 )
 def test_a_form_without_a_picture_is_refused(serving: Serving, content: bytes, kind: str) -> None:

@@ -147,3 +147,12 @@ def test_any_json_is_a_head_or_refused_and_nothing_else(value: Any) -> None:
             array_from_json(tensor)
     except InvalidInput:
         pass
+
+
+def test_half_a_surrogate_pair_is_refused_in_a_tensor_and_sent_back_in_an_id() -> None:
+    """Only the parser for NaN lets it through, and UTF-8 has no bytes for it."""
+    text = b'{"id":"\\ud800","inputs":[{"name":"x","shape":[2],"datatype":"BYTES","data":["a","\\ud800"]}],"n":NaN}'
+    head = read_head(parse_json(text))
+    with pytest.raises(InvalidTensor, match="half a surrogate pair"):
+        array_from_json(head.inputs[0])
+    assert json.loads(dump_json({"id": head.id, "data": np.ones(2, np.float32)})) == {"id": "\ud800", "data": [1, 1]}

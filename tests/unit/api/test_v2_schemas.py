@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.api.json_tensors import array_from_json
 from service.api.v2_schemas import OutputHead, read_head
 from service.errors import InvalidInput, OctavoError, Unsupported
 
@@ -102,3 +103,21 @@ def test_a_message_stays_short_whatever_the_value() -> None:
     with pytest.raises(OctavoError) as refused:
         read_head({"inputs": [TENSOR | {"datatype": "F" * 1_000_000}]})
     assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("timeout", [2**64, 10**400])
+def test_a_timeout_beyond_64_bits_is_refused(timeout: int) -> None:
+    with pytest.raises(InvalidInput, match="'timeout' is 1"):
+        read_head({"parameters": {"timeout": timeout}, "inputs": [TENSOR]})
+    assert read_head({"parameters": {"timeout": 2**64 - 1}, "inputs": [TENSOR]}).timeout_seconds == 2**64 / 1e6
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "BOOL", "BYTES"])
+def test_a_tensor_without_elements_is_refused_where_its_other_extents_fit_nothing(datatype: str) -> None:
+    def read(shape: list[int]) -> tuple[int, ...]:
+        head = read_head({"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": []}]})
+        return array_from_json(head.inputs[0]).shape
+
+    assert read([0, 2**40, 2**19]) == (0, 2**40, 2**19)
+    with pytest.raises(InvalidInput, match="too wide for any tensor"):
+        read([0] + [2**40] * 31)

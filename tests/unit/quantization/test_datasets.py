@@ -176,6 +176,24 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
         inspect(tmp_path, data, upload_limits={"max_unpacked_bytes": 1_000_000})
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, -1, -2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4)}",
+        "{'descr': (",
+        "{'descr': '''",
+        "{'descr': (), 'fortran_order': False, 'shape': (4,)}",
+        "-" * 9000 + "1",
+    ],
+)
+def test_a_header_that_no_numpy_writes_is_refused_by_the_name_of_its_array(header: str, tmp_path: Path) -> None:
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with pytest.raises(InvalidDataset, match=r"array 'input' has no valid \.npy header"):
+        inspect(tmp_path, members(**{"input.npy": start + bytes(16)}))
+
+
 def test_a_header_that_claims_terabytes_is_refused_by_its_size(tmp_path: Path) -> None:
     header = npy(IMAGES)[:128].replace(b"(6, 1, 2, 2)", b"(6666666666,)")
     with pytest.raises(InvalidDataset, match=r"declares \[6666666666\]|no valid .npy header"):

@@ -10,6 +10,7 @@ import pytest
 
 from service.domain.inference import Array
 from service.errors import EngineFailed
+from service.router import batch as batch_module
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.route import Route
 from tests.fake_engine import FakeEngine, row, rows
@@ -53,6 +54,26 @@ def test_a_single_failing_request_is_not_tried_again() -> None:
     engine.poison = 1
     assert answers(run(engine, batch_of(row(1)))) == ["a row is poisoned"]
     assert engine.batches == [[1]]
+
+
+def test_a_failure_to_join_or_split_rows_is_told_to_every_member_and_spares_the_runner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError("no memory for the joined rows")
+
+    engine = FakeEngine()
+    runner = BatchRunner(engine, 8, clock=lambda: 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "empty", no_memory)
+        batch = batch_of(row(1), row(2))
+        runner.run(batch)
+    assert answers(batch) == [[1], [2]], "each alone needs no joining"
+    monkeypatch.setattr(batch_module, "_split", no_memory)
+    monkeypatch.setattr(batch_module, "_aligned", no_memory)
+    batch = batch_of(row(1), row(2))
+    runner.run(batch)
+    assert answers(batch) == ["the engine failed on this batch: MemoryError: no memory for the joined rows"] * 2
 
 
 def test_a_wrong_number_of_output_rows_fails_and_is_never_handed_out() -> None:

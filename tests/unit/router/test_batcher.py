@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, Stopping
 from service.router import batcher
+from service.router.batch import Pending
 from service.router.replica import Replica
 from service.router.route import Route
 from service.router.warmup import WarmEngine
@@ -283,6 +285,66 @@ def test_an_instance_that_slept_is_woken_for_the_next_request() -> None:
     run(scenario, max_rows=8, instances=3, inline_rows=1)
 
 
+class ByThread(threading.Event):
+    """A gate that the loop passes freely, and each of two engine threads as often as it was let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = {f"octavo-engine-{number}": threading.Semaphore(0) for number in (0, 1)}
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passes = self.let.get(threading.current_thread().name)
+        return self.is_set() or passes is None or passes.acquire(timeout=timeout)
+
+
+def test_a_batch_on_the_loop_leaves_the_rows_of_one_in_a_thread_alone() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.gate = gate = ByThread()
+        firsts = [bench.replica.submit(InferRequest(rows(value, value, value)), ROUTE) for value in (8, 9)]
+        await until(lambda: bench.engine.inside == 2)
+        joined = [bench.send(value) for value in (1, 2, 3)]
+        gate.let["octavo-engine-0"].release()
+        await until(lambda: bench.replica.queued_rows == 0 and bench.engine.inside == 2)
+        gate.let["octavo-engine-1"].release()
+        await until(lambda: bench.replica._batcher._asleep == 1)
+        assert await values(bench.send(4), bench.send(5)) == [4, 5]
+        assert threading.get_ident() in bench.engine.threads
+        gate.set()
+        gate.let["octavo-engine-0"].release()
+        assert await values(*firsts, *joined) == [8, 9, 1, 2, 3]
+
+    run(scenario, instances=2, inline_rows=2)
+
+
+def test_the_loop_takes_requests_under_the_lock_that_the_threads_take_them_under() -> None:
+    async def scenario(bench: Bench) -> None:
+        lock, unlocked = bench.replica._batcher._lock, []
+
+        class Queue(deque[Pending]):
+            def popleft(self) -> Pending:
+                unlocked.extend([] if lock.locked() else [self[0]])
+                return super().popleft()
+
+        bench.replica._batcher._queue = Queue()
+        assert await values(bench.send(1), bench.send(2)) == [1, 2]
+        assert not unlocked
+
+    run(scenario, inline_rows=8)
+    run(scenario, inline_rows=0)
+
+
+def test_what_an_instance_leaves_after_a_batch_delay_is_run_beside_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.block()
+        sent = [bench.send(value) for value in range(4)]
+        await until(lambda: bench.engine.inside == 2)
+        bench.engine.gate.set()
+        assert await values(*sent) == [0, 1, 2, 3]
+
+    run(scenario, instances=2, max_delay_seconds=0.001)
+    run(scenario, instances=2, max_rows=4, max_delay_seconds=9.0)
+
+
 def test_draining_waits_for_every_instance() -> None:
     async def scenario(bench: Bench) -> None:
         bench.engine.block()
@@ -324,6 +386,16 @@ def test_draining_answers_what_was_admitted_and_refuses_the_rest() -> None:
         assert await values(first, waiting) == [0, 1]
 
     run(scenario)
+
+
+def test_draining_does_not_wait_for_company_that_is_refused() -> None:
+    async def scenario(bench: Bench) -> None:
+        waiting = bench.send(1)
+        await bench.replica.close(1)
+        assert await values(waiting) == [1]
+
+    run(scenario, max_delay_seconds=9.0)
+    run(scenario, max_delay_seconds=9.0, inline_rows=8)
 
 
 def test_what_is_not_drained_in_time_is_refused_and_the_running_batch_still_answers() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from service.domain.deployment import Deployment
+from service.domain.engine import Fingerprint, on_host
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.errors import EngineFailed, InvalidTensor, NoReadyVersion, NotFound, NotReady, Stopping
@@ -17,6 +19,7 @@ from service.router.router import Router
 from tests.async_waiting import until
 from tests.engine_shelf import EngineShelf
 from tests.fake_engine import row
+from tests.samples import artifact as certified
 from tests.served_models import STABLE, deployment, served, with_canary, with_shadow
 
 INT8 = "int8-onnxruntime"
@@ -83,6 +86,18 @@ def test_the_words_for_what_does_not_answer_are_the_protocols() -> None:
         with pytest.raises(InvalidTensor):
             await router.infer("m", None, InferRequest({}))
         assert router.settled
+
+    run(scenario)
+
+
+def test_an_engine_without_proof_on_this_host_is_told_of_in_the_index() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        unproven = on_host(certified(), Fingerprint("cpu", (), "none", {"onnxruntime": "1"}))
+        await router.deploy(replace(served(deployment()), unproven=(unproven,)))
+        (line,) = router.statuses()
+        assert line.state == READY
+        assert line.reason.startswith(f"variant {INT8!r} is unproven on this host and the FP32 reference answers: ")
+        assert await value(router) == await value(router, STABLE)
 
     run(scenario)
 

@@ -1,0 +1,177 @@
+"""What a connection may do to the server: endless heads, stalls, trailers, offers to upgrade, and what is no HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+import pytest
+
+from service.api import infer_protocol
+from tests.contract.oip.serving import Serving, running, tensor
+
+BODY = json.dumps({"inputs": [tensor()]}).encode()
+CHUNKED = b"POST /v2/models/linear/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+ANSWER = b'"data":[6.0,12.0,18.0]'
+
+
+@pytest.fixture(scope="module", name="serving")
+def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Only the protocol that production runs guards its connections."""
+    with running(tmp_path_factory.mktemp("connections"), direct=True) as started:
+        yield started
+
+
+def request(*headers: str, body: bytes = BODY, path: str = "/v2/models/linear/infer") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+@contextmanager
+def connected(serving: Serving) -> Iterator[socket.socket]:
+    with socket.create_connection(serving.endpoint_address) as connection:
+        connection.settimeout(10)
+        yield connection
+
+
+def received(connection: socket.socket, answers: int) -> bytes:
+    """Bytes until so many answers came, each of which ends in JSON; fails where the server says no more."""
+    data = b""
+    while data.count(b"HTTP/1.1 ") < answers or not data.endswith(b"}"):
+        chunk = connection.recv(65536)
+        assert chunk, f"closed after {data!r}"
+        data += chunk
+    return data
+
+
+def pour(connection: socket.socket, piece: bytes) -> None:
+    for _ in range(64 * 1024):
+        connection.sendall(piece)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x-many: " + b"v" * 1000 + b"\r\n", b"v" * 1000], ids=["many headers", "a long one"]
+)
+def test_a_head_without_an_end_is_refused_and_not_kept(serving: Serving, piece: bytes) -> None:
+    start = b"POST /v2/models/linear/infer HTTP/1.1\r\nx-long: "
+    with connected(serving) as connection:
+        connection.sendall(start)
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            pour(connection, piece)
+
+
+def test_a_long_head_is_read_and_a_longer_one_told_the_limit(serving: Serving) -> None:
+    with connected(serving) as connection:
+        connection.sendall(request("x-long: " + "v" * 30_000))
+        assert ANSWER in received(connection, 1)
+        connection.sendall(b"POST /v2/models/linear/infer HTTP/1.1\r\n")
+        for _ in range(infer_protocol._MAX_HEAD_BYTES // 1000 + 1):
+            connection.sendall(b"x-more: " + b"v" * 990 + b"\r\n")
+        assert b'"error":"the request\'s head is over 65536 bytes; send fewer' in received(connection, 1)
+
+
+def test_trailers_without_an_end_are_refused_and_those_that_end_change_nothing(serving: Serving) -> None:
+    body = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+    with connected(serving) as connection:
+        trailers = b"Content-Encoding: br\r\nInference-Header-Content-Length: 1\r\n\r\n"
+        connection.sendall(CHUNKED + body + trailers + request())
+        assert received(connection, 2).count(ANSWER) == 2
+        connection.sendall(CHUNKED + body)
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            pour(connection, b"x-trailer: " + b"v" * 1000 + b"\r\n")
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_an_offer_of_http2_is_passed_over_and_the_request_answered(serving: Serving, pieces: int) -> None:
+    """As some client libraries send with every first request of a connection."""
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
+    data = request(*offer) + request(*offer) + request()
+    step = len(data) // pieces + 1
+    with connected(serving) as connection:
+        for start in range(0, len(data), step):
+            connection.sendall(data[start : start + step])
+        assert received(connection, 3).count(ANSWER) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", b"the bytes are no HTTP request"),
+        (b"POST /v2 HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"the bytes are no HTTP request"),
+        (CHUNKED + b"zz\r\n", b"the bytes are no HTTP request"),
+        (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"CONNECT asks for a tunnel"),
+    ],
+)
+def test_what_is_no_request_is_told_so_in_the_one_form(serving: Serving, data: bytes, message: bytes) -> None:
+    with connected(serving) as connection:
+        connection.sendall(data)
+        answer = received(connection, 1)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert message in json.loads(answer.partition(b"\r\n\r\n")[2])["error"].encode()
+        assert is_closed(connection)
+
+
+def test_a_header_length_of_thousands_of_digits_is_refused_as_any_other(serving: Serving) -> None:
+    with connected(serving) as connection:
+        connection.sendall(request("Inference-Header-Content-Length: " + "9" * 5000) + request())
+        answers = received(connection, 2)
+        assert b"Inference-Header-Content-Length is '999" in answers
+        assert ANSWER in answers
+
+
+@pytest.mark.parametrize("cut", [20, -1], ids=["in its head", "in its body"])
+def test_a_request_that_stalls_is_given_up(serving: Serving, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.05)
+    with connected(serving) as connection:
+        connection.sendall(request())
+        assert ANSWER in received(connection, 1)
+        connection.sendall(request()[:cut])
+        assert is_closed(connection)
+
+
+def trickle(connection: socket.socket, data: bytes, pieces: int) -> None:
+    """All of it in about 0.6 s, longer than the tests call idle."""
+    step = len(data) // pieces + 1
+    for start in range(0, len(data), step):
+        connection.sendall(data[start : start + step])
+        Event().wait(0.6 / pieces)
+
+
+def test_a_slow_request_is_waited_for_whatever_reads_its_body(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.2)
+    with connected(serving) as connection:
+        trickle(connection, request(), 12)
+        assert ANSWER in received(connection, 1)
+        large = request(body=BODY + b" " * 300_000)
+        connection.sendall(large[:20])
+        trickle(connection, large[20:], 12)
+        assert ANSWER in received(connection, 1)
+
+
+def test_a_caller_that_waits_for_a_busy_engine_does_not_stall(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.05)
+    fake = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]}]}
+    serving.fake.block()
+    with connected(serving) as connection:
+        connection.sendall(request(body=json.dumps(fake).encode(), path="/v2/models/fake/infer"))
+        assert serving.fake.running.wait(10)
+        connection.sendall(b"\r\n")
+        Event().wait(0.2)
+        serving.fake.gate.set()
+        assert b'"data":[7.0]' in received(connection, 1)
