@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +16,15 @@ _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16
 _LIBRARIES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
 
 
+def engine_fingerprint(runtime: str) -> Fingerprint:
+    """This host as engines of one runtime depend on it: other runtimes may come and go beside it."""
+    here = host_fingerprint()
+    return replace(here, libraries={name: found for name, found in here.libraries.items() if name == runtime})
+
+
 @lru_cache(maxsize=1)
 def host_fingerprint() -> Fingerprint:
-    """The CPU's model and kernel-choosing flags, and the runtimes' versions."""
+    """The CPU's model and kernel-choosing flags, and the versions of all runtimes that are installed."""
     model, flags = _cpu()
     return Fingerprint(device=model, flags=flags, driver="none", libraries=_libraries())
 

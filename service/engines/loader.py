@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from service.domain.engine import EngineArtifact, Fingerprint
@@ -11,30 +13,56 @@ from service.engines.fingerprint import host_fingerprint
 from service.errors import Unsupported
 
 _log = logging.getLogger(__name__)
-RUNTIMES = ("onnxruntime",)
+_EXTRAS = {"onnxruntime": "cpu"}
 
 
-def load_engine(path: Path, artifact: EngineArtifact, threads: int) -> Engine:
-    """Opens `path` by the artifact's runtime, with `threads` intra-op threads; blocks while it loads.
+def _open_onnxruntime(path: Path, threads: int, instances: int) -> Engine:
+    from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine.load(path, threads)
+
+
+def _open_openvino(path: Path, threads: int, instances: int) -> Engine:
+    from service.engines.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine.load(path, threads, instances)
+
+
+# An adapter is imported with the first engine of its runtime: a process that serves none of them starts without it.
+_ADAPTERS: dict[str, Callable[[Path, int, int], Engine]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+}
+RUNTIMES = tuple(_ADAPTERS)
+
+
+def load_engine(path: Path, artifact: EngineArtifact, threads: int, instances: int = 1) -> Engine:
+    """Opens `path` by the artifact's runtime for `instances` batches at once, `threads` threads each; blocks.
 
     A CPU engine from another host still runs, so a foreign fingerprint is logged and not refused. Raises
-    Unsupported for an unknown runtime and EngineFailed with the runtime's own words.
+    Unsupported for an unknown runtime or one that is not installed, and EngineFailed with the runtime's own words.
     """
-    if artifact.runtime not in RUNTIMES:
-        raise Unsupported(
-            f"variant {artifact.variant!r} of model {artifact.model!r} needs runtime {artifact.runtime!r}; "
-            f"this process runs {', '.join(RUNTIMES)}: deploy a variant of one of these"
-        )
+    _check_runs_here(artifact)
     differences = foreign_parts(artifact, host_fingerprint())
     if differences:
         _log.warning(
             "engine was proven on another host; its measured accuracy and latency may not hold here",
             extra={"model": artifact.model, "variant": artifact.variant, "differences": differences},
         )
-    # The adapter is imported with the first engine, so a process without models starts without the runtime.
-    from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+    return _ADAPTERS[artifact.runtime](path, threads, instances)
 
-    return OnnxRuntimeEngine.load(path, threads)
+
+def _check_runs_here(artifact: EngineArtifact) -> None:
+    wanted = f"variant {artifact.variant!r} of model {artifact.model!r} needs runtime {artifact.runtime!r}"
+    if artifact.runtime not in _ADAPTERS:
+        raise Unsupported(f"{wanted}; this process runs {', '.join(RUNTIMES)}: deploy a variant of one of these")
+    if find_spec(artifact.runtime) is None:
+        raise Unsupported(f"{wanted}, which is not installed here; {install_hint(artifact.runtime)}")
+
+
+def install_hint(runtime: str) -> str:
+    """The command that installs a runtime beside Octavo."""
+    return f"install it with: pip install 'octavo[{_EXTRAS.get(runtime, runtime)}]'"
 
 
 def foreign_parts(artifact: EngineArtifact, here: Fingerprint) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.domain.engine import Fingerprint
-from service.engines.fingerprint import host_fingerprint
+from service.engines import loader
+from service.engines.fingerprint import engine_fingerprint, host_fingerprint
 from service.engines.loader import foreign_parts, load_engine
 from service.errors import EngineFailed, Unsupported
 from tests.served_models import artifact, write_linear
@@ -50,8 +54,42 @@ def test_a_foreign_cpu_engine_is_loaded_and_said_to_be_foreign(
 
 
 def test_an_unknown_runtime_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="needs runtime 'tensorrt'; this process runs onnxruntime"):
+    with pytest.raises(Unsupported, match="needs runtime 'tensorrt'; this process runs onnxruntime, openvino"):
         load_engine(tmp_path / "m", replace(artifact(), runtime="tensorrt"), threads=1)
+
+
+def test_a_runtime_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "find_spec", lambda name: None)
+    with pytest.raises(
+        Unsupported, match=r"'openvino', which is not installed here; .*pip install 'octavo\[openvino\]'"
+    ):
+        load_engine(tmp_path / "m", replace(artifact(), runtime="openvino"), threads=1)
+
+
+@pytest.mark.parametrize("runtime", loader.RUNTIMES)
+def test_an_engine_of_each_runtime_answers(tmp_path: Path, runtime: str) -> None:
+    engine = load_engine(write_linear(tmp_path / "m"), replace(artifact(), runtime=runtime), threads=1)
+    assert engine.infer({"x": np.ones((2, 1, 2, 2), np.float32)})["y"].tolist() == [[6, 12, 18]] * 2
+    engine.close()
+
+
+def test_no_runtime_is_imported_before_the_first_engine_of_it_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace; import service.serve;"
+        "from service.engines.loader import load_engine; from tests.served_models import artifact, write_linear;"
+        "load_engine(write_linear(Path(sys.argv[1])), artifact(), 1); print('openvino' in sys.modules);"
+        "load_engine(Path(sys.argv[1]), replace(artifact(), runtime='openvino'), 1); print('openvino' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_fingerprint_of_one_runtime_names_no_other() -> None:
+    assert engine_fingerprint("openvino").libraries.keys() == {"openvino"}
+    assert replace(engine_fingerprint("onnxruntime"), libraries={}) == replace(host_fingerprint(), libraries={})
 
 
 def test_a_file_that_is_no_model_is_refused_in_the_runtimes_words(tmp_path: Path) -> None:

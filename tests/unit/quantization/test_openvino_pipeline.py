@@ -1,0 +1,88 @@
+"""From recipe to verdict with OpenVINO as the runtime, alone and beside ONNX Runtime, on the shipped digits model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.engines.openvino_engine import OpenVinoEngine
+from service.errors import InvalidRecipe
+from service.quantization import latency, recipes
+from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.recipes import available_runtimes, check_recipe
+from tests.unit.quantization.small_models import saved_rows
+
+DIGITS = Path(__file__).parents[3] / "models" / "digits"
+
+
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "MAX_ROUNDS", 12)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> PipelineTask:
+    recipe = Recipe(runtime="openvino", batch=BatchProfile(1, 2, 4), calibration=Calibration(rows=64))
+    calibration, validation = (rows(name, tmp_path) for name in ("calibration", "validation"))
+    return PipelineTask(
+        tmp_path / "job", DIGITS / "digits.onnx", recipe, Budget(max_loss=0.01), calibration, validation, 1
+    )
+
+
+def rows(name: str, folder: Path) -> Path:
+    """The shipped rows as the registry keeps them: not compressed."""
+    with np.load(DIGITS / f"{name}.npz") as archive:
+        return saved_rows(folder / f"{name}.npz", **archive)
+
+
+def gate_of(task: PipelineTask) -> dict[str, Any]:
+    for stage in STAGES:
+        done = run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
+    return done
+
+
+def report_of(task: PipelineTask) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
+    return report
+
+
+def test_an_int8_engine_of_the_digits_passes_and_runs_its_layers_in_int8(task: PipelineTask) -> None:
+    gate = gate_of(task)
+    assert (gate["verdict"], gate["variant"]) == ("passed", "int8-openvino")
+    engine = OpenVinoEngine.load(task.folder / gate["engine_file"], 1)
+    assert engine.outputs[0].name == "logits"
+    weighted = [entry for entry in report_of(task)["operators"] if entry["operator"] in ("Conv", "Gemm")]
+    assert weighted
+    assert all(entry["precision"] == "INT8" and entry["runs_int8"] for entry in weighted)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_float_precisions_are_built_too(task: PipelineTask, precision: str) -> None:
+    gate = gate_of(replace(task, recipe=replace(task.recipe, precision=precision)))
+    assert (gate["verdict"], gate["variant"]) == ("passed", f"{precision}-openvino")
+    assert not any(entry["runs_int8"] for entry in report_of(task)["operators"])
+
+
+def test_auto_tries_every_runtime_and_takes_the_fastest_that_passes(task: PipelineTask) -> None:
+    gate = gate_of(replace(task, recipe=replace(task.recipe, runtime="auto")))
+    candidates = {entry["runtime"]: entry["verdict"] for entry in report_of(task)["candidates"]}
+    assert {"onnxruntime", "openvino"} <= candidates.keys()
+    assert set(candidates.values()) == {"passed"}
+    assert gate["runtime"] in candidates
+    assert (task.folder / gate["engine_file"]).read_bytes() == (
+        task.folder / gate["runtime"] / gate["engine_file"]
+    ).read_bytes()
+
+
+def test_a_host_without_openvino_says_how_to_install_it(task: PipelineTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    assert "openvino" not in available_runtimes()
+    with pytest.raises(InvalidRecipe, match=r"runtime is 'openvino'.*not installed.*pip install 'octavo\[openvino\]'"):
+        check_recipe(task.recipe, task.budget, None, None)
