@@ -13,6 +13,7 @@ from threading import Lock
 
 from service.errors import OctavoError
 from service.registry.blobs import Blobs
+from service.registry.calibrations import StoredCalibrations
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
 from service.registry.models import blob_in_use
@@ -28,6 +29,7 @@ class Content:
         self._blobs = blobs
         self._database = database
         self._datasets = DatasetRegistry(database)
+        self._calibrations = StoredCalibrations(blobs)
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     @contextmanager
@@ -63,6 +65,7 @@ class Content:
             try:
                 if not (blob_in_use(self._database, key) or self._datasets.uses_blob(key)):
                     self._blobs.delete(key)
+                    self._calibrations.forget(key)
             except OctavoError as error:
                 # The caller's own answer stands; the blob that stays behind costs space and nothing else.
                 _log.warning("blob not deleted", extra={"key": key, "error": str(error)})

@@ -19,13 +19,17 @@ class StageFiles:
 
     def bring(self, names: Iterable[str]) -> None:
         """Makes sure that each named file of the earlier stages lies in the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            target = self.folder / name
-            if not target.exists():
-                partial = target.with_name(f"{target.name}.partial")
-                shutil.copyfile(self._blobs.fetch(self._key(name)), partial)
-                partial.replace(target)
+            if not (self.folder / name).exists():
+                self.place(name, self._blobs.fetch(self._key(name)))
+
+    def place(self, name: str, source: Path) -> None:
+        """Copies a file into the folder, whole or not at all."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.copyfile(source, partial)
+        partial.replace(target)
 
     def keep(self, names: Iterable[str]) -> None:
         """Copies the named files of the stage that just ended into the store."""

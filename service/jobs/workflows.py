@@ -17,15 +17,18 @@ from service.domain.job import STAGES, Job, Stage
 from service.domain.limits import StageLimits
 from service.domain.recipe import QuantizeRequest
 from service.errors import JobCancelled, OctavoError, StageFailed
+from service.jobs.known_calibration import KnownCalibration
 from service.jobs.patience import PatientRows, until_answered
 from service.jobs.progress import StageProgress
 from service.jobs.publication import Publication
 from service.jobs.retry import FIRST_WAIT_SECONDS, MAX_TRIES, WAIT_GROWTH, is_worth_retrying
 from service.jobs.stage_files import StageFiles
 from service.logs import log_context
+from service.quantization.calibration_file import LAYOUT
 from service.quantization.sandbox import run_in_sandbox
 from service.quantization.task import PipelineTask
-from service.registry.blobs import Blobs, content_key
+from service.registry.blobs import Blobs, content_key, content_sha256
+from service.registry.calibrations import StoredCalibrations, calibration_key
 from service.registry.database import translated_errors
 from service.registry.datasets import DatasetRegistry
 
@@ -59,6 +62,8 @@ class QuantizationWorkflow:
         with log_context(job=job_id):
             job = self._parts.rows.begin(job_id)
             if job.finished:
+                # A worker that died between a job's end and its files left them.
+                self._drop_files(job_id)
                 return
             try:
                 state, result = self._run_stages(job)
@@ -77,20 +82,21 @@ class QuantizationWorkflow:
                 "see the worker's log, and lower OCTAVO_STAGE_MEMORY_BYTES if the host ran out of memory"
             )
         summaries: dict[str, dict[str, Any]] = {}
-        files: list[str] = []
         for stage in STAGES[:-1]:
-            summaries[stage] = _durable(stage, partial(self._run_stage, job, stage, tuple(files)))
-            files += summaries[stage].get("files", [])
-        outcome = _durable("publish", partial(self._publish, job, summaries["gate"], tuple(files)))
+            summaries[stage] = _durable(stage, partial(self._run_stage, job, stage, dict(summaries)))
+        outcome = _durable("publish", partial(self._publish, job, summaries))
         return outcome["state"], outcome["result"]
 
-    def _run_stage(self, job: Job, stage: str, earlier_files: tuple[str, ...]) -> dict[str, Any]:
+    def _run_stage(self, job: Job, stage: str, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
         parts, progress = self._parts, StageProgress(self._parts.rows, job.id, stage)
         started = time.monotonic()
         parts.rows.set_stage(job.id, Stage(stage, "running"), progress.total(0.0))
         files = StageFiles(parts.blobs, parts.folder, job.id)
         try:
-            files.bring(earlier_files)
+            files.bring(_files_of(earlier))
+            known = self._known_calibration(job, files, earlier) if stage == "calibrate" else None
+            if known is not None:
+                known.bring()
             summary = run_in_sandbox(
                 _PIPELINE,
                 {"stage": stage, "task": self._task(job, files.folder).to_json()},
@@ -99,6 +105,8 @@ class QuantizationWorkflow:
                 is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
             )
             files.keep(summary.get("files", []))
+            if known is not None:
+                known.keep(summary)
         except Exception as error:
             state = "cancelled" if isinstance(error, JobCancelled) else "failed"
             parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(0.0))
@@ -107,15 +115,29 @@ class QuantizationWorkflow:
         parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(1.0))
         return summary
 
-    def _publish(self, job: Job, gate: dict[str, Any], files: tuple[str, ...]) -> dict[str, Any]:
+    def _known_calibration(
+        self, job: Job, files: StageFiles, earlier: dict[str, dict[str, Any]]
+    ) -> KnownCalibration | None:
+        """The stored calibration of the job's model and rows, where its precision needs one."""
+        request = QuantizeRequest.from_json(job.request)
+        name = request.calibration or request.validation
+        if name is None or request.recipe.precision == "fp32":
+            return None
+        rows = content_sha256(self._parts.datasets.find(name).blob_key)
+        graph = earlier["inspect"].get("graph_digest")
+        how = {"graph": graph, "rows": request.recipe.calibration.rows, "layout": LAYOUT}
+        key = calibration_key(request.model_sha256, rows, how)
+        return KnownCalibration(StoredCalibrations(self._parts.blobs), files, key)
+
+    def _publish(self, job: Job, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         rows, started = self._parts.rows, time.monotonic()
         if rows.is_cancel_requested(job.id):
             raise JobCancelled("cancelled before publication")
         progress = StageProgress(rows, job.id, "publish")
         rows.set_stage(job.id, Stage("publish", "running"), progress.total(0.0))
         stage_files = StageFiles(self._parts.blobs, self._parts.folder, job.id)
-        stage_files.bring(files)
-        outcome = self._parts.publication.publish(job, gate, stage_files.folder)
+        stage_files.bring(_files_of(summaries))
+        outcome = self._parts.publication.publish(job, summaries["gate"], stage_files.folder)
         rows.set_stage(job.id, Stage("publish", "done", time.monotonic() - started), progress.total(1.0))
         return outcome
 
@@ -136,6 +158,9 @@ class QuantizationWorkflow:
 
     def _end(self, job_id: str) -> None:
         _log.info("job ended", extra={"state": self._parts.rows.find(job_id).state})
+        self._drop_files(job_id)
+
+    def _drop_files(self, job_id: str) -> None:
         try:
             StageFiles(self._parts.blobs, self._parts.folder, job_id).drop()
         except OctavoError as error:
@@ -149,6 +174,11 @@ class QuantizationWorkflow:
             code, message = "internal", f"{type(error).__name__}: {error}; this is a bug: see the worker's log"
             _log.error("job failed", exc_info=error)
         self._parts.rows.finish(job_id, "failed", error={"error": message, "code": code})
+
+
+def _files_of(summaries: dict[str, dict[str, Any]]) -> list[str]:
+    """What the stages have written so far, in their order."""
+    return [name for summary in summaries.values() for name in summary.get("files", [])]
 
 
 def _durable(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

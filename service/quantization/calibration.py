@@ -1,95 +1,104 @@
-"""The calibrate stage: one streaming pass over calibration rows, one fixed-size histogram a tensor.
+"""The calibrate stage: one streaming pass over the rows, one fixed-size histogram for every float tensor of the graph.
 
-Refuses tensors that are NaN or infinite on the rows. Memory holds a few rows of activations, never all of them.
+What it writes depends on the graph and the rows alone, so any recipe on both can use it. Refuses operators to be
+quantized whose values are NaN or infinite on the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper
-
 from service.errors import StageFailed
+from service.quantization.calibrated import Calibrated
+from service.quantization.calibration_doctor import diagnose
+from service.quantization.calibration_file import CALIBRATION, LAYOUT
 from service.quantization.graph import Graph
-from service.quantization.histogram import Histogram
-from service.quantization.placements.onnxruntime import place
-from service.quantization.preparation import PREPARED, reference_inputs
-from service.quantization.ranges import find_range
-from service.quantization.rows import Array, Feed, Rows
+from service.quantization.observation import ObservedModel, Watch, multiplied, observable, observe_into
+from service.quantization.preparation import PREPARED, graph_digest, judging_rows, reference_inputs
+from service.quantization.recipes import candidate_runtimes
+from service.quantization.rows import Feed, Rows
+from service.quantization.rules import rules_of
 from service.quantization.task import PipelineTask, Progress
 
+__all__ = ["CALIBRATED", "CALIBRATION", "RANGES", "Calibrated", "calibrate_stage"]
+
 RANGES = "ranges.json"
-_BATCH_BYTES = 64 * 1024 * 1024
-_MAX_BATCH_ROWS = 32
+CALIBRATED = "calibrate.json"
+_CHECKPOINT = "calibration.partial.npz"
+CHECKPOINT_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 def calibrate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
-    """Writes the range of every tensor to be quantized; skipped where the precision needs none."""
-    if task.recipe.precision != "int8":
+    """Writes what was seen of every float tensor, or takes what lies in the folder if it is of this graph and rows.
+
+    Skipped for FP32, which needs no range. FP16 and BF16 calibrate on the rows that judge them where no calibration set
+    is named.
+    """
+    if task.recipe.precision == "fp32":
         return {"skipped": True, "files": []}
-    assert task.calibration is not None
-    prepared = task.folder / PREPARED
-    observed = place(Graph.load(prepared), task.recipe.keep_float).observed
-    feed = Feed.of(Rows.open(task.calibration, "calibration"), reference_inputs(task))
-    limit = task.recipe.calibration.rows
-    histograms = observe(ObservedModel(prepared, observed, task.threads), feed, limit, report_progress)
-    ranges = {
-        name: find_range(histogram, task.recipe.calibration, task.recipe.scheme == "symmetric")
-        for name, histogram in histograms.items()
-    }
-    rows = min(limit, len(feed.rows))
-    written = task.write(RANGES, {"rows": rows, "ranges": {name: list(pair) for name, pair in ranges.items()}})
-    return {"files": [written], "rows": rows, "tensors": len(ranges)}
+    rows = calibration_rows(task)
+    feed = Feed.of(rows, reference_inputs(task))
+    digests = rows.row_digests(task.recipe.calibration.rows)
+    seen, reused = _calibrated(task, feed, digests, report_progress)
+    found: dict[str, Any] = {"rows": seen.rows, "on": rows.name, "tensors": len(seen.histograms), "reused": reused}
+    found["warnings"] = diagnose(task, seen, rows, digests)
+    return {"files": [CALIBRATION, *_ranges(task, seen), task.write(CALIBRATED, found)], **found}
 
 
-class ObservedModel:
-    """The float model with chosen inner tensors exposed as its outputs."""
-
-    def __init__(self, path: Path, tensors: Sequence[str], threads: int) -> None:
-        model = onnx.load_model(path, load_external_data=False)
-        fed = {value.name for value in model.graph.input}
-        self.fed = tuple(name for name in tensors if name in fed)
-        self.computed = tuple(name for name in tensors if name not in fed)
-        del model.graph.output[:]
-        for name in self.computed:
-            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run(self, batch: dict[str, Array]) -> Iterator[tuple[str, Array]]:
-        """(tensor, values) of every chosen tensor on one batch."""
-        for name in self.fed:
-            yield name, batch[name]
-        if self.computed:
-            yield from zip(self.computed, self._session.run(list(self.computed), batch), strict=True)
+def calibration_rows(task: PipelineTask) -> Rows:
+    """The rows to calibrate on: the calibration set, or the judging rows where none is named."""
+    return judging_rows(task) if task.calibration is None else Rows.open(task.calibration, "calibration")
 
 
-def observe(model: ObservedModel, feed: Feed, limit: int, report_progress: Progress) -> dict[str, Histogram]:
-    """One histogram a tensor over the first `limit` rows. Raises StageFailed where a tensor is not finite."""
-    histograms = {name: Histogram() for name in (*model.fed, *model.computed)}
-    size = _affordable_rows(model, feed)
-    total = min(limit, len(feed.rows))
-    for start, count, batch in feed.batches(limit, size):
-        for name, values in model.run(batch):
-            histograms[name].add(values)
-            if histograms[name].not_finite:
-                raise StageFailed(
-                    f"tensor {name!r} is NaN or infinite within rows {start} to {start + count - 1} of the calibration "
-                    "set; remove those rows or keep the operator that makes it out of the model"
-                )
-        report_progress((start + count) / total)
-    return histograms
+def _calibrated(
+    task: PipelineTask, feed: Feed, digests: list[bytes], report_progress: Progress
+) -> tuple[Calibrated, bool]:
+    """What was seen, and whether it was there already."""
+    graph = Graph.load(task.folder / PREPARED)
+    identity = calibration_identity(graph, feed, digests)
+    whole = _of_identity(task.folder / CALIBRATION, identity)
+    if whole is not None:
+        return whole, True
+    checkpoint = task.folder / _CHECKPOINT
+    seen = _of_identity(checkpoint, identity) or Calibrated.empty(identity, *observable(graph))
+    finite = multiplied(graph) if task.recipe.precision == "int8" else frozenset()
+    watch = Watch(report_progress, finite, lambda: seen.save(checkpoint, compress=False), CHECKPOINT_SECONDS)
+    model = ObservedModel(task.folder / PREPARED, tuple(seen.histograms), task.threads)
+    observe_into(seen, model, feed, len(digests), watch)
+    seen.save(task.folder / CALIBRATION)
+    checkpoint.unlink(missing_ok=True)
+    return seen, False
 
 
-def _affordable_rows(model: ObservedModel, feed: Feed) -> int:
-    """How many rows at once keep all exposed tensors within `_BATCH_BYTES`, judged by the first row."""
-    one = feed.take(0, feed.batch_rows(1))
-    size = sum(values.nbytes for _, values in model.run(one))
-    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(size, 1)))
+def calibration_identity(graph: Graph, feed: Feed, digests: list[bytes]) -> str:
+    """SHA-256 of all that the histograms depend on: the graph, the rows in order, how many a fixed batch takes."""
+    parts = [str(LAYOUT).encode(), graph_digest(graph.model).encode(), str(feed.fixed).encode(), *digests]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _of_identity(path: Path, identity: str) -> Calibrated | None:
+    """The file's content, or None where there is none, it is damaged, or it is of another graph or other rows."""
+    if not path.exists():
+        return None
+    with suppress(StageFailed):
+        found = Calibrated.load(path)
+        if found.identity == identity:
+            return found
+    _log.warning("calibration not reused: damaged, or of another graph or other rows", extra={"file": path.name})
+    return None
+
+
+def _ranges(task: PipelineTask, seen: Calibrated) -> list[str]:
+    """The ranges that the INT8 of any candidate runtime needs, by the recipe's method."""
+    if task.recipe.precision != "int8":
+        return []
+    graph = Graph.load(task.folder / PREPARED)
+    placements = (rules_of(runtime).place(graph, task.recipe.keep_float) for runtime in candidate_runtimes(task.recipe))
+    observed = {tensor: None for placement in placements for tensor in placement.observed}
+    ranges = seen.ranges(observed, task.recipe.calibration, task.recipe.scheme == "symmetric")
+    return [task.write(RANGES, {"rows": seen.rows, "ranges": {name: list(pair) for name, pair in ranges.items()}})]

@@ -16,6 +16,8 @@ from service.quantization.histogram import BINS, Histogram
 LEVELS = 256
 _CANDIDATES = 96
 _SMALLEST_FRACTION = 0.15
+# With fewer values a histogram is no density, and entropy clips at random; the squared error needs none.
+_VALUES_A_LEVEL = 16
 Floats = npt.NDArray[np.float64]
 Cost = Callable[[Histogram, float, float], float]
 
@@ -29,10 +31,11 @@ def find_range(histogram: Histogram, calibration: Calibration, symmetric: bool) 
         return _percentile(histogram, calibration.percentile, symmetric)
     if symmetric and low < 0:
         low, high = -max(-low, high), max(-low, high)
-    costs: dict[str, Cost] = {"mse": _squared_error, "entropy": _divergence}
-    if calibration.method not in costs:
+    if calibration.method == "minmax":
         return low, high
-    return _search(histogram, (low, high), costs[calibration.method], symmetric)
+    dense = histogram.total >= _VALUES_A_LEVEL * LEVELS
+    cost = _divergence if calibration.method == "entropy" and dense else _squared_error
+    return _search(histogram, (low, high), cost, symmetric)
 
 
 def _percentile(histogram: Histogram, percent: float, symmetric: bool) -> tuple[float, float]:

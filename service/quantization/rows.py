@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from service.quantization.recipes import check_dataset_fits, rows_per_run
 
 Array = npt.NDArray[Any]
 _LOCAL_HEADER_BYTES = 30
+_FORGET_ROWS = 64
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -49,11 +51,25 @@ class Rows:
 
     def digests(self) -> set[bytes]:
         """A hash of each row's inputs, to find rows that two datasets share."""
+        return set(self.row_digests(len(self)))
+
+    def row_digests(self, limit: int) -> list[bytes]:
+        """The hashes of the first `limit` rows, in their order."""
         names = sorted(self.arrays)
-        return {
-            hashlib.blake2b(b"".join(self.arrays[name][row].tobytes() for name in names), digest_size=12).digest()
-            for row in range(len(self))
-        }
+        found = []
+        for row in range(min(limit, len(self))):
+            joined = b"".join(self.arrays[name][row].tobytes() for name in names)
+            found.append(hashlib.blake2b(joined, digest_size=12).digest())
+            if row % _FORGET_ROWS == 0:
+                self.forget()
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Gives the pages read so far back, for a mapped file that was read once would count as memory held."""
+        for array in self.arrays.values():
+            if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+                array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def specs(self) -> dict[str, TensorSpec]:
         names = {dtype: name for name, dtype in NUMPY_TYPES.items() if name not in ("BF16", "BYTES")}
@@ -104,12 +120,14 @@ class Feed:
         whole = self.take(0, len(self.rows))
         return {name: np.resize(rows, (count, *rows.shape[1:])) for name, rows in whole.items()}
 
-    def batches(self, limit: int, size: int) -> Iterator[tuple[int, int, dict[str, Array]]]:
-        """(start, count, inputs) over the first `limit` rows; a fixed batch leaves out the rows that fill none."""
+    def batches(self, limit: int, size: int, first: int = 0) -> Iterator[tuple[int, int, dict[str, Array]]]:
+        """(start, count, inputs) from row `first` up to the first `limit` rows; a fixed batch leaves out the rows that
+        fill none.
+        """
         step = self.batch_rows(size)
         total = min(limit, len(self.rows))
         if self.fixed:
             total = max(step, total - total % step)
-        for start in range(0, total, step):
+        for start in range(first, total, step):
             count = min(step, total - start)
             yield start, count, self.take(start, count)

@@ -6,7 +6,8 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,19 @@ _FULL = ("os error 28", "os error 122", "os error 27", "QuotaExceeded")
 def content_key(sha256: str) -> str:
     """The key of bytes known by their SHA-256 in hex."""
     return f"content/{sha256[:2]}/{sha256[2:]}"
+
+
+def content_sha256(key: str) -> str:
+    """The SHA-256 that a key of content_key was made from."""
+    return key.removeprefix("content/").replace("/", "")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobEntry:
+    """A stored blob, and when it was put."""
+
+    key: str
+    stored_at: datetime
 
 
 class Blobs:
@@ -97,12 +111,16 @@ class Blobs:
         if self._folder is None:
             (self._cache_dir / key).unlink(missing_ok=True)
 
+    def entries(self, prefix: str) -> list[BlobEntry]:
+        """Every blob whose key begins with the folder `prefix`, which ends in a slash."""
+        with _foreign_errors(prefix):
+            batches = list(obstore.list(self._store, prefix))
+        return [BlobEntry(entry["path"], entry["last_modified"]) for batch in batches for entry in batch]
+
     def delete_under(self, prefix: str) -> None:
         """Deletes every blob whose key begins with the folder `prefix`, which ends in a slash."""
-        with _foreign_errors(prefix):
-            for batch in obstore.list(self._store, prefix):
-                for entry in batch:
-                    self.delete(entry["path"])
+        for entry in self.entries(prefix):
+            self.delete(entry.key)
 
     def _download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

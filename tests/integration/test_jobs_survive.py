@@ -32,12 +32,13 @@ def test_a_worker_killed_in_each_stage_of_a_job_loses_nothing_and_the_job_finish
         before = {stage["name"]: stage["seconds"] for stage in client.get(f"/jobs/{job_id}").json()["stages"]}
         with running("work", tmp_path, **STABLE_ID):
             job = finished_job(client, job_id)
+            # The files go after the job's end is written.
+            wait_until(lambda: list((tmp_path / "work").iterdir()) == [])
         assert job["state"] == "succeeded", job
         assert job["attempt"] == len(STAGES)
         after = {stage["name"]: stage["seconds"] for stage in job["stages"]}
         assert all(after[name] == seconds for name, seconds in before.items() if seconds is not None)
         assert client.get(f"/jobs/{job_id}/report").status_code == 200
-        assert list((tmp_path / "work").iterdir()) == []
         assert list((tmp_path / "store" / "jobs" / job_id).glob("work/*")) == []
 
 

@@ -106,6 +106,20 @@ def test_a_job_ends_although_the_database_was_away_at_its_start_and_at_its_end(
     assert pauses == [0.5, 1.0, 2.0] * 2
 
 
+def test_files_that_a_dead_worker_left_of_an_ended_job_are_dropped_when_it_is_taken_up_again(
+    database: Database, tmp_path: Path
+) -> None:
+    job, _ = JobQueue(database, 10).submit(quantize_request())
+    rows = PatientRows(JobRegistry(database))
+    rows.begin(job.id)
+    rows.finish(job.id, "cancelled")
+    left = tmp_path / "work" / job.id
+    left.mkdir(parents=True)
+    (left / "calibration.npz").write_bytes(b"seen")
+    _workflow(rows, database, tmp_path).run(job.id)
+    assert not left.exists()
+
+
 def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -> None:
     job, _ = JobQueue(database, 10).submit(quantize_request())
     pauses: list[float] = []

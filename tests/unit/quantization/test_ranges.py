@@ -88,6 +88,12 @@ def test_entropy_keeps_nearly_all_of_a_well_behaved_tensor() -> None:
     assert found(uniform, "entropy")[1] > 0.95
 
 
+@pytest.mark.parametrize("count", [200, 1000, 4000])
+def test_entropy_of_too_few_values_for_a_density_is_judged_by_squared_error(count: int) -> None:
+    assert found(NORMAL[:count], "entropy") == found(NORMAL[:count], "mse")
+    assert found(NORMAL, "entropy") != found(NORMAL, "mse")
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("values", [np.zeros(4, np.float32), fp32([2.5]), fp32([-2.5, 0])])
 def test_degenerate_tensors_keep_what_they_hold(method: str, values: npt.NDArray[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,38 @@ def test_an_open_batch_takes_any_number_of_rows(tmp_path: Path) -> None:
 def test_only_the_first_rows_up_to_the_limit_are_taken(tmp_path: Path) -> None:
     feed = Feed.of(rows(tmp_path, x=X), [spec(-1, 2, 3)])
     assert sum(count for _, count, _ in feed.batches(3, 2)) == 3
+
+
+def test_batches_go_on_from_any_row(tmp_path: Path) -> None:
+    feed = Feed.of(rows(tmp_path, x=X), [spec(-1, 2, 3)])
+    taken = [(start, batch["x"].tolist()) for start, _, batch in feed.batches(5, 2, 3)]
+    assert taken == [(3, X[3:5].tolist())]
+    assert list(feed.batches(5, 2, 5)) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="held pages are read from Linux's own account")
+def test_pages_that_were_given_back_are_read_again_when_asked_for(tmp_path: Path) -> None:
+    values = np.arange(4_000_000, dtype=np.float32).reshape(1000, -1)
+    opened = rows(tmp_path, x=values)
+    assert opened.arrays["x"].sum(dtype=np.float64) == values.sum(dtype=np.float64)
+    held = _mapped_bytes()
+    opened.forget()
+    assert held - _mapped_bytes() > 0.9 * values.nbytes
+    assert (opened.arrays["x"][999] == values[999]).all()
+    Rows("plain", {"x": X}, None).forget()
+
+
+def _mapped_bytes() -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssFile"].split()[0]) * 1024
+
+
+def test_rows_have_a_digest_each_that_tells_them_apart(tmp_path: Path) -> None:
+    opened = rows(tmp_path, x=X[[0, 1, 0]], y=np.arange(3) // 3)
+    first, second, third = opened.row_digests(10)
+    assert first == third != second
+    assert opened.row_digests(2) == [first, second]
+    assert opened.digests() == {first, second}
 
 
 def test_a_fixed_batch_takes_its_own_number_and_leaves_out_the_rest(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""An engine without proof on this host is built and validated again: one job, whatever happens in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.domain.deployment import Deployment, ServedModel
+from service.domain.engine import Fingerprint
+from service.jobs.queue import JobQueue
+from service.jobs.revalidation import Revalidation
+from service.metrics import REGISTRY
+from service.registry.blobs import Blobs
+from service.registry.database import Database
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.models import ModelRegistry
+from service.registry.serving import ServingRegistry
+from tests.samples import artifact, new_model, quantize_request
+
+HERE = Fingerprint("cpu", ("avx512_vnni",), "none", {"onnxruntime": "1"})
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def wanted(database: Database, tmp_path: Path) -> list[ServedModel]:
+    """One model whose stable engine was proven on another host by a job that is on record."""
+    ModelRegistry(database).add(new_model())
+    job, _ = JobQueue(database, 10).submit(quantize_request(deploy="promote"))
+    EngineRegistry(database).publish(replace(artifact(), job=job.id))
+    DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime"))
+    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    return list(ServingRegistry(database, blobs, HERE).wanted().values())
+
+
+def unproven() -> float | None:
+    labels = {"model": "digits", "version": "1", "variant": "int8-onnxruntime"}
+    return REGISTRY.get_sample_value("octavo_engines_unproven", labels)
+
+
+def test_the_job_that_built_it_is_asked_for_again_for_this_host(database: Database, wanted: list[ServedModel]) -> None:
+    queue = JobQueue(database, 10)
+    revalidation = Revalidation(queue, HERE)
+    for _ in range(3):
+        revalidation.follow(wanted)
+    newest, first = queue.list()
+    assert newest.request == first.request | {"deploy": "none", "host": newest.request["host"]}
+    assert unproven() == 1
+
+
+def test_another_server_of_the_same_kind_finds_that_job(database: Database, wanted: list[ServedModel]) -> None:
+    queue = JobQueue(database, 10)
+    Revalidation(queue, HERE).follow(wanted)
+    Revalidation(queue, replace(HERE, device="same flags, other name")).follow(wanted)
+    assert len(queue.list()) == 2
+    Revalidation(queue, replace(HERE, flags=())).follow(wanted)
+    assert len(queue.list()) == 3
+
+
+def test_a_full_queue_is_asked_again_later(database: Database, wanted: list[ServedModel]) -> None:
+    clock, full = Clock(), JobQueue(database, 1)
+    revalidation = Revalidation(full, HERE, clock)
+    revalidation.follow(wanted)
+    assert len(full.list()) == 1
+    full.cancel(full.list()[0].id)
+    revalidation.follow(wanted)
+    assert len(full.list()) == 1
+    clock.now = 61.0
+    revalidation.follow(wanted)
+    assert len(full.list()) == 2
+
+
+def test_an_engine_that_no_job_built_is_left_and_counted(database: Database, wanted: list[ServedModel]) -> None:
+    queue = JobQueue(database, 10)
+    lost = [replace(served, unproven=(replace(served.unproven[0], job=None),)) for served in wanted]
+    Revalidation(queue, HERE).follow(lost)
+    assert len(queue.list()) == 1
+    assert unproven() == 1
+
+
+def test_what_is_proven_again_is_counted_no_more(database: Database, wanted: list[ServedModel]) -> None:
+    revalidation = Revalidation(JobQueue(database, 10), HERE)
+    revalidation.follow(wanted)
+    revalidation.follow([replace(served, unproven=()) for served in wanted])
+    assert unproven() is None
