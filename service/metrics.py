@@ -126,6 +126,9 @@ REQUESTS = LoopCounter(
 )
 QUEUED_ROWS = LiveGauge("octavo_queued_rows", "Rows waiting before a replica.", VARIANT_LABELS)
 ENGINES_READY = LiveGauge("octavo_engines_ready", "Replicas that are ready.", ("model", "version", "variant"))
+ENGINES_UNPROVEN = LiveGauge(
+    "octavo_engines_unproven", "Deployed engines without proof on this host.", ("model", "version", "variant")
+)
 ENGINE_LOAD_SECONDS = Gauge(
     "octavo_engine_load_duration_seconds", "Load and warm-up of the replica.", ("model", "version", "variant"),
     registry=REGISTRY,

@@ -22,12 +22,15 @@ from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.predict import Predictor, predict_routes
 from service.api.v2_routes import v2_routes
+from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import StageLimits
 from service.engines.engine import Engine
+from service.engines.fingerprint import host_fingerprint
 from service.engines.loader import load_engine
 from service.errors import InvalidInput
 from service.jobs.queue import JobQueue
+from service.jobs.revalidation import Revalidation
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
@@ -55,8 +58,11 @@ class Server(uvicorn.Server):
         self._database = database
         self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
         self._router = Router(settings.infer_limits, self._load_engine)
-        self._reconciler = Reconciler(self._router, ServingRegistry(database, self._blobs).wanted)
+        self._host = host_fingerprint()
+        self._serving_registry = ServingRegistry(database, self._blobs, self._host)
         self._jobs = JobQueue(database, settings.max_queued_jobs)
+        self._revalidation = Revalidation(self._jobs, self._host)
+        self._reconciler = Reconciler(self._router, self._wanted)
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)
         super().__init__(
@@ -118,7 +124,7 @@ class Server(uvicorn.Server):
             models=ModelRegistry(database),
             datasets=DatasetRegistry(database),
             engines=EngineRegistry(database),
-            deployments=DeploymentRegistry(database),
+            deployments=DeploymentRegistry(database, self._host),
             jobs=self._jobs,
             blobs=self._blobs,
             content=Content(self._blobs, database),
@@ -128,14 +134,22 @@ class Server(uvicorn.Server):
             upload_limits=settings.upload_limits,
             inspection_limits=StageLimits(_INSPECTION_SECONDS, settings.stage_memory_bytes),
             stopping=lambda: self.should_exit,
+            host=self._host,
             routes=[
                 *v2_routes(self._router, self._endpoint, self._reconciler.first_pass.is_set, limits),
                 *predict_routes(self._predictor, limits),
             ],
         )
 
+    def _wanted(self) -> dict[str, ServedModel]:
+        """What to serve here; engines without proof on this host are validated again meanwhile."""
+        wanted = self._serving_registry.wanted()
+        self._revalidation.follow(wanted.values())
+        return wanted
+
     def _load_engine(self, artifact: EngineArtifact) -> Engine:
-        return load_engine(self._blobs.fetch(artifact.blob_key), artifact, self._settings.engine_threads)
+        threads, instances = self._settings.engine_threads, self._settings.engine_instances
+        return load_engine(self._blobs.fetch(artifact.blob_key), artifact, threads, instances)
 
 
 def _end_without_threads() -> None:

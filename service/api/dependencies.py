@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from starlette.routing import BaseRoute
 
 from service.api.content import Content
+from service.domain.engine import Fingerprint
 from service.domain.limits import StageLimits, UploadLimits
 from service.jobs.queue import JobQueue
 from service.quantization.sandbox import run_in_sandbox
@@ -56,6 +57,8 @@ class Services:
     run_task: RunTask = run_in_sandbox
     # Ready-made routes of the inference half, added to the app as they are.
     routes: Sequence[BaseRoute] = ()
+    # What engines must have been proven on; None where that is not asked.
+    host: Fingerprint | None = None
     # Inspections take a process and up to minutes each: a few at once, and never the threads that other requests need.
     inspections: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(2))
 

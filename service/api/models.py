@@ -17,6 +17,7 @@ from service.api.schemas import EngineBody, EnginesBody, ModelBody, ModelsBody, 
 from service.api.schemas_requests import ModelName, PathVersion, QueryVersion
 from service.api.upload_parts import check_sha256, form_schema, read_labels, read_name, read_preprocessing
 from service.api.uploads import received
+from service.domain.engine import on_host
 from service.domain.model import ModelVersion, Preprocessing
 from service.domain.tensor import TensorSpec
 from service.errors import AlreadyExists, InvalidModel, InvalidPreprocessing, InvalidRequest, NotFound, OctavoError
@@ -81,9 +82,10 @@ def delete_version(name: ModelName, version: PathVersion, services: ServicesDepe
 
 @router.get("/models/{name}/engines", responses=errors(404, 422, 503))
 def list_engines(name: ModelName, services: ServicesDependency, version: QueryVersion = None) -> EnginesBody:
-    """The variants built of a model: of one version, or of all."""
+    """The variants built of a model: of one version, or of all. What was proven on another host is unproven here."""
     services.models.find(name, version)
-    return EnginesBody(engines=[EngineBody.of(artifact) for artifact in services.engines.list(name, version)])
+    engines = [on_host(artifact, services.host) for artifact in services.engines.list(name, version)]
+    return EnginesBody(engines=[EngineBody.of(artifact) for artifact in engines])
 
 
 def _form(services: Services) -> UploadForm:

@@ -137,6 +137,8 @@ class CertificateBody(Body):
     reason: str
     fingerprint: FingerprintBody
     created_at: str
+    model_sha256: str | None = None
+    plan_sha256: str | None = None
 
 
 class EngineBody(Body):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from service.domain.deployment import Deployment
 from service.domain.model import checked_name
-from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe, Tuning
 from service.quantization.recipes import (
     LOWEST_PERCENTILE,
     MAX_BATCH_ROWS,
@@ -84,6 +84,23 @@ class BatchBody(RequestBody):
         return BatchProfile(self.min, self.opt, self.max)
 
 
+class TuningBody(RequestBody):
+    """Steps that make INT8 lose less. Each is judged by simulation and undone where it does not help."""
+
+    fold_batch_norm: Annotated[bool, Field(description="Fold batch normalisation into the operator before it.")] = True
+    ranges: Annotated[bool, Field(description="Also try the other calibration methods; the best one stays.")] = True
+    equalization: Annotated[bool, Field(description="Even out channels where the float model stays the same.")] = True
+    weight_clipping: Annotated[bool, Field(description="Search each output channel's weight range.")] = True
+    rounding: Annotated[bool, Field(description="Round weights by their effect on outputs, not to the nearest.")] = True
+    bias_correction: Annotated[bool, Field(description="Remove the mean error of each output channel.")] = True
+    mixed_precision: Annotated[bool, Field(description="Keep in floating point what costs most, by measurement.")] = (
+        True
+    )
+
+    def to_domain(self) -> Tuning:
+        return Tuning(**self.model_dump())
+
+
 class RecipeBody(RequestBody):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
     runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
@@ -95,6 +112,7 @@ class RecipeBody(RequestBody):
         Field(max_length=MAX_KEEP_FLOAT, description="Node-name globs and op:Type entries that stay float."),
     ] = []
     batch: BatchBody = BatchBody()
+    tuning: TuningBody = TuningBody()
 
     def to_domain(self) -> Recipe:
         return Recipe(
@@ -105,6 +123,7 @@ class RecipeBody(RequestBody):
             self.calibration.to_domain(),
             tuple(self.keep_float),
             self.batch.to_domain(),
+            self.tuning.to_domain(),
         )
 
 

@@ -17,7 +17,7 @@ from service.router.routes import ModelRoutes
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 # The protocol's own name for a platform, by runtime.
-_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
+_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx", "tensorrt": "tensorrt_plan"}
 
 
 def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimits) -> APIRouter:

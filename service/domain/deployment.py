@@ -44,12 +44,25 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """All a router needs to serve one model: its version, its deployment, and an artifact for each variant in it."""
+    """All a router needs to serve one model: its version, its deployment, and an artifact for each variant in it.
+
+    `unproven` are engines that are deployed but not proven on this host: the reference answers in their place.
+    """
 
     version: ModelVersion
     deployment: Deployment
     artifacts: Mapping[str, EngineArtifact]
     labels: tuple[str, ...] = ()
+    unproven: tuple[EngineArtifact, ...] = ()
+
+    @property
+    def notice(self) -> str:
+        """Why something else answers than what is deployed, or nothing."""
+        return "; ".join(
+            f"variant {artifact.variant!r} is unproven on this host and the FP32 reference answers: "
+            f"{artifact.certificate.reason if artifact.certificate else ''}"
+            for artifact in self.unproven
+        )
 
     @property
     def name(self) -> str:

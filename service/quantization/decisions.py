@@ -17,8 +17,11 @@ from service.quantization.figures import ErrorFigures
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int64]
 _SEED = 20
 _RESAMPLES = 2000
+# F1 is counted again for each draw, where the other metrics need only four counts.
+_F1_RESAMPLES = 400
 _TOP = 5
 _MAX_CLASSES = 2000
 
@@ -67,21 +70,23 @@ class Decisions:
         self._agree5: list[Bools] = []
         self._right: dict[str, list[tuple[Bools, Bools]]] = {"top1": [], "top5": []}
         self._classes: dict[int, _ClassFigures] = {}
+        self._chosen: list[tuple[Labels, Labels, Labels]] = []
 
-    def add(self, reference: Array, engine: Array, labels: npt.NDArray[np.int64] | None) -> None:
+    def add(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         ours, theirs = top_indices(reference, _TOP), top_indices(engine, _TOP)
         self._agree.append(ours[:, 0] == theirs[:, 0])
         self._agree5.append((theirs == ours[:, :1]).any(axis=1))
         if labels is None:
             return
         check_labels(labels, reference.shape[1])
+        self._chosen.append((labels, ours[:, 0], theirs[:, 0]))
         wanted = labels[:, np.newaxis]
         for metric, width in (("top1", 1), ("top5", _TOP)):
             hits = ((ours[:, :width] == wanted).any(axis=1), (theirs[:, :width] == wanted).any(axis=1))
             self._right[metric].append(hits)
         self._add_classes(reference, engine, labels)
 
-    def _add_classes(self, reference: Array, engine: Array, labels: npt.NDArray[np.int64]) -> None:
+    def _add_classes(self, reference: Array, engine: Array, labels: Labels) -> None:
         hits = self._right["top1"][-1]
         for label in np.unique(labels):
             if len(self._classes) >= _MAX_CLASSES and int(label) not in self._classes:
@@ -99,11 +104,29 @@ class Decisions:
         for metric, parts in self._right.items():
             if parts:
                 found[metric] = _metric(*(np.concatenate(side) for side in zip(*parts, strict=True)))
+        if self._chosen:
+            labels, ours, theirs = (np.concatenate(side) for side in zip(*self._chosen, strict=True))
+            found["f1"] = f1_metric(labels, ours, theirs)
         return found
+
+    def tails(self) -> dict[str, Any]:
+        """The share of rows whose best class changed; with labels how many rows that cost and won, and the class that
+        lost most of its top-1 (the larger one of equals).
+        """
+        found: dict[str, Any] = {"flip_rate": 1 - float(np.concatenate(self._agree).mean())}
+        if not self._right["top1"]:
+            return found
+        ours, theirs = (np.concatenate(side) for side in zip(*self._right["top1"], strict=True))
+        found |= {"rows_lost": int((ours & ~theirs).sum()), "rows_won": int((~ours & theirs).sum())}
+        worst = max(self.classes(), key=lambda entry: (entry["reference_top1"] - entry["engine_top1"], entry["rows"]))
+        return found | {"worst_class": {key: worst[key] for key in _WORST_CLASS}}
 
     def classes(self) -> list[dict[str, Any]]:
         """Error and accuracy figures of each label, in label order; of the first `_MAX_CLASSES` labels that came."""
         return [{"label": label, **self._classes[label].to_json()} for label in sorted(self._classes)]
+
+
+_WORST_CLASS = ("label", "rows", "reference_top1", "engine_top1", "mean_absolute_error", "p99")
 
 
 class _ClassFigures:
@@ -122,7 +145,7 @@ class _ClassFigures:
         return {"rows": self._rows, **top1, **self._errors.to_json()}
 
 
-def check_labels(labels: npt.NDArray[np.int64], classes: int) -> None:
+def check_labels(labels: Labels, classes: int) -> None:
     """Raises InvalidDataset where a label names no class of the model."""
     highest = int(labels.max(initial=0))
     if highest >= classes:
@@ -153,3 +176,27 @@ def paired_loss_interval(reference: Bools, engine: Bools) -> list[float] | None:
     losses = 1 - (both + gained) / (both + lost)
     low, high = np.percentile(losses, (2.5, 97.5))
     return [float(low), float(high)]
+
+
+def f1_metric(labels: Labels, reference: Labels, engine: Labels) -> dict[str, Any]:
+    """Macro F1 of both models (the mean over classes that the labels hold), with the loss's 95 % bootstrap interval."""
+    before, after = macro_f1(labels, reference), macro_f1(labels, engine)
+    if before == 0:
+        return {"reference": before, "engine": after, "loss": None, "interval": None}
+    random, losses = np.random.default_rng(_SEED), []
+    for _ in range(_F1_RESAMPLES):
+        rows = random.integers(0, len(labels), len(labels))
+        drawn = macro_f1(labels[rows], reference[rows])
+        if drawn > 0:
+            losses.append(1 - macro_f1(labels[rows], engine[rows]) / drawn)
+    low, high = np.percentile(losses, (2.5, 97.5))
+    return {"reference": before, "engine": after, "loss": 1 - after / before, "interval": [float(low), float(high)]}
+
+
+def macro_f1(labels: Labels, chosen: Labels) -> float:
+    """2 TP / (2 TP + FP + FN), averaged over the classes that the labels hold."""
+    size = int(max(labels.max(), chosen.max())) + 1
+    wanted, given = np.bincount(labels, minlength=size), np.bincount(chosen, minlength=size)
+    right = np.bincount(labels[labels == chosen], minlength=size)
+    held = wanted > 0
+    return float((2 * right[held] / (wanted[held] + given[held])).mean())

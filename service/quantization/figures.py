@@ -92,13 +92,24 @@ class RowMean:
         self._rows = 0
         self._sum = 0.0
         self._squares = 0.0
+        self._magnitudes = MagnitudeHistogram()
         self.low = math.inf
 
     def add(self, values: Floats) -> None:
         self._rows += values.size
         self._sum += float(values.sum())
         self._squares += float((values**2).sum())
+        self._magnitudes.add(np.abs(values))
         self.low = min(self.low, float(values.min(initial=math.inf)))
+
+    def percentile(self, percent: float) -> float:
+        """Of the values' magnitudes, over rows."""
+        return self._magnitudes.percentile(percent)
+
+    @property
+    def high(self) -> float:
+        """The largest magnitude."""
+        return self._magnitudes.maximum
 
     @property
     def mean(self) -> float:

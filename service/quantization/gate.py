@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.engine import Certificate
-from service.engines.fingerprint import host_fingerprint
+from service.engines.fingerprint import engine_fingerprint
 from service.quantization.atomic_files import replacing, write_text
 from service.quantization.building import BUILT
+from service.quantization.conversion import PLAN
 from service.quantization.decisions import chosen_metric
 from service.quantization.report import ReportParts, build_report
 from service.quantization.report_page import render_page
@@ -76,11 +77,14 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
     broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
     where = f"on {found['rows']} {found['validated_on']} rows"
+    unsteady = [check for check in candidate["consistency"] if check["held"] is False]
     loss = figures["loss"]
-    passed = loss is not None and not broken and loss <= task.budget.max_loss + _TOLERANCE
+    passed = loss is not None and not broken and not unsteady and loss <= task.budget.max_loss + _TOLERANCE
     if broken:
         count, name = broken[0]["engine_not_finite"], broken[0]["name"]
         reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is finite"
+    elif unsteady:
+        reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
     elif loss is None:
         reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
     else:
@@ -112,8 +116,10 @@ def _certificate(task: PipelineTask, found: dict[str, Any], winner: Judgement) -
         loss=winner.loss,
         max_loss=task.budget.max_loss,
         reason=winner.reason,
-        fingerprint=host_fingerprint(),
+        fingerprint=engine_fingerprint(winner.runtime),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        model_sha256=_sha256(task.model),
+        plan_sha256=_sha256(task.folder / winner.runtime / PLAN),
     )
 
 

@@ -7,6 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT = 420, 190
 _LEFT, _BOTTOM, _TOP = 46, 30, 12
+_LONGEST_NAME = 64
 
 
 def histogram_plot(low: float, high: float, counts: Sequence[int]) -> str:
@@ -48,6 +49,52 @@ def grouped_bars(groups: Sequence[str], series: Sequence[tuple[str, Sequence[flo
     return _svg(f"{unit} by batch size", "".join(parts) + _axis())
 
 
+def falling_bars(legs: Sequence[tuple[str, float]], unit: str) -> str:
+    """A waterfall: each leg's bar hangs where the one before ended, and the last bar is their sum from zero."""
+    ends = [0.0]
+    for _, value in legs:
+        ends.append(ends[-1] + value)
+    spans = [(name, ends[i], ends[i + 1]) for i, (name, _) in enumerate(legs)] + [("total", 0.0, ends[-1])]
+    low, high = min(*ends, 0.0), max(*ends, 0.0)
+    reach = (high - low) or 1.0
+    width, height = (WIDTH - _LEFT - 8) / len(spans), HEIGHT - _TOP - _BOTTOM - 14
+
+    def place(value: float) -> float:
+        return HEIGHT - _BOTTOM - (value - low) / reach * height
+
+    parts = []
+    for index, (name, start, end) in enumerate(spans):
+        left, top = _LEFT + (index + 0.15) * width, place(max(start, end))
+        tall = max(abs(place(start) - place(end)), 1)
+        style = "muted" if name == "total" else "bar" if end >= start else "gain"
+        parts.append(
+            f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.7:.1f}" height="{tall:.1f}">'
+            f"<title>{escape(name)}</title></rect>"
+        )
+        parts.append(_text(left + width * 0.35, top - 4, f"{end - start:.3g}", "middle"))
+        parts.append(_text(left + width * 0.35, HEIGHT - 12, name, "middle"))
+    return _svg(f"{unit} by cause", "".join(parts) + _axis())
+
+
+def ranked_bars(entries: Sequence[tuple[str, float, str]], unit: str) -> str:
+    """One horizontal bar for each (name, value, remark), longest first as given; values are shares of one."""
+    tallest = max((value for _, value, _ in entries), default=0.0) or 1.0
+    row, parts = 34, []
+    for index, (name, value, remark) in enumerate(entries):
+        top = index * row + 4
+        parts.append(_text(0, top + 9, f"{_short(name)}", "start"))
+        long = max(value / tallest * (WIDTH - 150), 1)
+        parts.append(
+            f'<rect class="bar" x="0" y="{top + 14}" width="{long:.1f}" height="9"><title>{escape(name)}</title></rect>'
+        )
+        parts.append(_text(long + 6, top + 22, f"{value:.1%} {remark}", "start"))
+    return _svg(unit, "".join(parts), max(len(entries), 1) * row + 4)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:20]}...{name[-(_LONGEST_NAME - 23) :]}"
+
+
 def _axis() -> str:
     base = HEIGHT - _BOTTOM
     return f'<line class="axis" x1="{_LEFT}" y1="{base}" x2="{WIDTH - 8}" y2="{base}"/>'
@@ -57,8 +104,8 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(title: str, body: str) -> str:
+def _svg(title: str, body: str, height: int = HEIGHT) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
         f"{body}</svg>"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from service.quantization import report_sections as sections
 from service.quantization.plots import grouped_bars, histogram_plot
+from service.quantization.report_tables import card, details, mebibytes, number, table
 
-_MIB = 1024 * 1024
+_MOST_WARNINGS = 4
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5c6878;--line:#d5dbe3;--back:#fff;--card:#f5f7fa;--bar:#2563c9;
 --muted:#9aa7b8;--good:#14733c;--bad:#b3261e}
@@ -16,12 +18,18 @@ _STYLE = """
 --bar:#6ea3ff;--muted:#5d6a7b;--good:#5fd08a;--bad:#ff8a80}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1180px;padding:20px;background:var(--back);color:var(--ink);
 font:14px/1.45 system-ui,sans-serif}h1{font-size:20px;margin:0 0 4px}h2{font-size:14px;margin:0 0 6px}
-p{margin:4px 0}.soft{color:var(--soft)}.passed{color:var(--good)}.rejected{color:var(--bad)}
+p{margin:4px 0}.verdict{text-transform:uppercase;border:2px solid;border-radius:6px;padding:0 8px;margin-right:6px}
+.numbers{display:flex;flex-wrap:wrap;gap:12px;margin:12px 0}.numbers div{background:var(--card);border:1px solid
+var(--line);border-radius:8px;padding:8px 16px;min-width:190px}.numbers b{display:block;font-size:26px;line-height:1.2}
+.numbers span{color:var(--soft)}.warnings{margin:8px 0;padding-left:20px}
+.gain{fill:var(--good)}.unproven{color:var(--soft)}
+.soft{color:var(--soft)}.passed{color:var(--good)}.rejected{color:var(--bad)}
 .cards{columns:2 500px;column-gap:12px;margin:14px 0 0}.cards td,.cards th{white-space:nowrap}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;overflow-x:auto;
 break-inside:avoid;margin:0 0 12px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th,td{text-align:right;padding:3px 8px;
 border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
+details.card td,details.card th{text-align:left}
 svg{width:100%;height:auto;font-size:11px}svg text{fill:var(--soft)}.bar{fill:var(--bar)}.muted{fill:var(--muted)}
 .axis{stroke:var(--line)}summary{cursor:pointer;padding:6px 0}li{margin:2px 0}
 """
@@ -30,45 +38,83 @@ svg{width:100%;height:auto;font-size:11px}svg text{fill:var(--soft)}.bar{fill:va
 def render_page(report: dict[str, Any]) -> str:
     """The whole HTML document for one report of `report.build_report`."""
     cards = (
-        _card("FP32 beside this engine", _comparison(report)),
-        _card("Latency p50, milliseconds (grey: reference)", _latency_plot(report)),
+        sections.loss_split(report["loss_split"]),
+        sections.top_contributors(report["waterfall"]),
+        card("FP32 beside this engine", _comparison(report)),
+        card("Latency p50, milliseconds (grey: reference)", _latency_plot(report)),
         *(
-            _card(f"Error of {output['name']!r}: reference - engine", _error_plot(output))
+            card(f"Error of {output['name']!r}: reference - engine", _error_plot(output))
             for output in report["outputs"]
         ),
-        _card("Errors by output", _outputs(report["outputs"])),
+        sections.tails(report),
+        sections.consistency(report["consistency"]),
+        sections.tuning_table(report["tuning"]),
+        card("Errors by output", _outputs(report["outputs"])),
     )
-    sections = (_operators(report), _classes(report["classes"]), _candidates(report["candidates"]))
+    tables = (
+        _operators(report),
+        sections.waterfall_table(report["waterfall"]),
+        sections.lint_table(report["lint"]),
+        _classes(report["classes"]),
+        _candidates(report["candidates"]),
+    )
     title = f"{report['variant']}: {report['verdict']}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{_heading(report)}"
-        f'<div class="cards">{"".join(cards)}</div>{"".join(sections)}</body></html>\n'
+        f'<div class="cards">{"".join(cards)}</div>{"".join(tables)}</body></html>\n'
     )
 
 
 def _heading(report: dict[str, Any]) -> str:
+    """Verdict, three numbers, the reason in a sentence, and what to beware of."""
     host, verdict = report["host"], report["verdict"]
     libraries = ", ".join(f"{name} {version}" for name, version in host["libraries"].items())
-    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in report["warnings"])
     return (
-        f'<h1>{escape(report["variant"])} <span class="{escape(verdict)}">{escape(verdict)}</span></h1>'
-        f"<p>{escape(report['certificate']['reason'])}</p>"
+        f'<h1><span class="verdict {escape(verdict)}">{escape(verdict)}</span> {escape(report["variant"])}</h1>'
+        f"{_numbers(report)}<p>{escape(report['certificate']['reason'])}</p>"
         f'<p class="soft">Proven on {escape(host["device"])} ({escape(libraries)}), '
-        f"{escape(report['certificate']['created_at'])}</p>" + (f"<ul>{warnings}</ul>" if warnings else "")
+        f"{escape(report['certificate']['created_at'])}</p>{_warnings(report['warnings'])}"
     )
+
+
+def _numbers(report: dict[str, Any]) -> str:
+    shown = report["headline"]
+    loss = "unknown" if shown["loss"] is None else f"{shown['loss']:.4f}"
+    metric = "mean absolute error" if shown["metric"] == "mae" else f"loss of {shown['metric']}"
+    slower = "" if report["speed"]["faster"] else " rejected"
+    figures = (
+        (loss, f"{metric}, budget {shown['max_loss']:.4g}", f" {report['verdict']}"),
+        (f"{shown['speedup']:.2f}x", f"the speed of FP32 at batch {shown['batch']}", slower),
+        (f"{shown['times_smaller']:.2f}x", "smaller on disk", ""),
+    )
+    return (
+        '<div class="numbers">'
+        + "".join(
+            f'<div><b class="{escape(style.strip())}">{escape(value)}</b><span>{escape(words)}</span></div>'
+            for value, words, style in figures
+        )
+        + "</div>"
+    )
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    items = [f"<li>{escape(warning)}</li>" for warning in warnings]
+    first, rest = items[:_MOST_WARNINGS], items[_MOST_WARNINGS:]
+    more = f"<details><summary>{len(rest)} more warnings</summary><ul>{''.join(rest)}</ul></details>" if rest else ""
+    return f'<ul class="warnings">{"".join(first)}</ul>{more}' if items else ""
 
 
 def _comparison(report: dict[str, Any]) -> str:
     reference, engine = report["reference"], report["engine"]
     rows: list[tuple[str, ...]] = [
-        (metric, _number(figures["reference"], 4), _number(figures["engine"], 4), _loss(figures))
+        (metric, number(figures["reference"], 4), number(figures["engine"], 4), _loss(figures))
         for metric, figures in report["metrics"].items()
     ]
     for key, unit in (("disk_bytes", "on disk"), ("resident_bytes", "resident")):
         ratio = f"{engine[key] / reference[key]:.2f}x" if reference[key] and engine[key] is not None else ""
-        rows.append((f"MiB {unit}", _mebibytes(reference[key]), _mebibytes(engine[key]), ratio))
+        rows.append((f"MiB {unit}", mebibytes(reference[key]), mebibytes(engine[key]), ratio))
     for before, after in zip(reference["latency"], engine["latency"], strict=True):
         size = after["batch"]
         for key in ("p50", "p99"):
@@ -77,7 +123,7 @@ def _comparison(report: dict[str, Any]) -> str:
             rows.append((f"ms {key}, batch {size}", *shown, f"{pair[0] / pair[1]:.2f}x faster"))
         speeds = before["rows_per_second"], after["rows_per_second"]
         rows.append((f"rows/s, batch {size}", f"{speeds[0]:.0f}", f"{speeds[1]:.0f}", f"{speeds[1] / speeds[0]:.2f}x"))
-    return _table(("", "reference", "engine", "loss or ratio"), rows)
+    return table(("", "reference", "engine", "loss or ratio"), rows)
 
 
 def _loss(figures: dict[str, Any]) -> str:
@@ -104,8 +150,8 @@ def _error_plot(output: dict[str, Any]) -> str:
 def _outputs(outputs: Sequence[dict[str, Any]]) -> str:
     keys = ("mean_error", "mean_absolute_error", "p50", "p90", "p99", "max", "sqnr_db", "cosine")
     names = ("E[e]", "E|e|", "p50 |e|", "p90 |e|", "p99 |e|", "max |e|", "SQNR dB", "cosine")
-    rows = [(name, *(_number(output[key], 6) for output in outputs)) for key, name in zip(keys, names, strict=True)]
-    return _table(("", *(output["name"] for output in outputs)), rows)
+    rows = [(name, *(number(output[key], 6) for output in outputs)) for key, name in zip(keys, names, strict=True)]
+    return table(("", *(output["name"] for output in outputs)), rows)
 
 
 def _operators(report: dict[str, Any]) -> str:
@@ -114,40 +160,20 @@ def _operators(report: dict[str, Any]) -> str:
         for entry in report["operators"]
     ]
     planned = sum(entry["precision"] == "INT8" for entry in report["operators"])
-    title = f"{len(rows)} operators: {planned} planned in INT8, {report['int8_operators']} kernels run in INT8"
-    return _details(title, _table(("operator", "type", "precision", "runs as", "because"), rows))
+    share = report["int8_mac_share"]
+    macs = "" if share is None or not planned else f", {share:.1%} of the multiply-accumulates"
+    title = f"{len(rows)} operators: {planned} planned in INT8, {report['int8_operators']} kernels run in INT8{macs}"
+    return details(title, table(("operator", "type", "precision", "runs as", "because"), rows))
 
 
 def _classes(classes: Sequence[dict[str, Any]]) -> str:
     if not classes:
         return ""
     keys = ("label", "rows", "reference_top1", "engine_top1", "mean_error", "mean_absolute_error", "p99", "max")
-    rows = [[_number(entry[key], 5) for key in keys] for entry in classes]
-    return _details(f"{len(classes)} classes", _table(keys, rows))
+    rows = [[number(entry[key], 5) for key in keys] for entry in classes]
+    return details(f"{len(classes)} classes", table(keys, rows))
 
 
 def _candidates(candidates: Sequence[dict[str, Any]]) -> str:
     rows = [(entry["runtime"], entry["verdict"], entry["reason"]) for entry in candidates]
-    return _details(f"{len(candidates)} runtimes tried", _table(("runtime", "verdict", "because"), rows))
-
-
-def _card(title: str, body: str) -> str:
-    return f'<section class="card"><h2>{escape(title)}</h2>{body}</section>'
-
-
-def _details(title: str, body: str) -> str:
-    return f'<details class="card"><summary>{escape(title)}</summary>{body}</details>'
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "none" if value is None else f"{value:.{digits}g}"
-
-
-def _mebibytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / _MIB:.2f}"
+    return details(f"{len(candidates)} runtimes tried", table(("runtime", "verdict", "because"), rows))

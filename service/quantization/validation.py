@@ -5,30 +5,37 @@ Where no validation set is named it measures on the calibration rows, and says s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from service.engines.engine import Engine
+from service.engines.fingerprint import host_fingerprint
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.errors import StageFailed
+from service.errors import OctavoError, StageFailed
+from service.quantization.atomic_files import read_json
 from service.quantization.builders.builder import builder_for
 from service.quantization.building import BUILT, batch_sizes
-from service.quantization.decisions import Decisions, scores_output
-from service.quantization.figures import Array, Floats, OutputFigures
+from service.quantization.comparison import compare
+from service.quantization.consistency import check_consistency
+from service.quantization.conversion import CONVERTED
 from service.quantization.latency import measure_in_turn
-from service.quantization.preparation import judging_rows
+from service.quantization.loss_split import split_loss
+from service.quantization.preparation import PREPARED, judging_rows
 from service.quantization.residency import loaded_with_growth
 from service.quantization.rows import Feed, Rows
+from service.quantization.saturation import saturates
 from service.quantization.task import PipelineTask, Progress
+from service.quantization.waterfall import explain, kernels_differ
 
 VALIDATED = "validate.json"
-_ACCURACY_SHARE = 0.6
-_BATCH_BYTES = 32 * 1024 * 1024
-_MAX_BATCH_ROWS = 32
+# The float graph behind a plan whose channels were scaled: only its inner tensors are those that the plan rounds.
+EQUALIZED = "equalized.onnx"
+# What tuning did: [{step, enabled, kept, sqnr_db_before, sqnr_db_after, seconds, note}].
+TUNING = "tuning.json"
+_ACCURACY_SHARE = 0.5
+_LATENCY_SHARE = 0.2
 
 
 def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
@@ -62,7 +69,7 @@ class _Share:
 
 class _Validator:
     def __init__(self, task: PipelineTask, rows: Rows, runtime: str, engine_path: Path) -> None:
-        self._task, self._rows, self._path = task, rows, engine_path
+        self._task, self._rows, self._runtime, self._path = task, rows, runtime, engine_path
         self._builder = builder_for(runtime)
 
     def run(self, report_progress: Progress) -> dict[str, Any]:
@@ -77,73 +84,49 @@ class _Validator:
             batch = feed.filled(size)
             for name, taken in measure_in_turn({"reference": reference, "engine": engine}, batch, size).items():
                 latency[name].append(taken)
-            report_progress(_ACCURACY_SHARE + (1 - _ACCURACY_SHARE) * (index + 1) / len(sizes))
+            report_progress(_ACCURACY_SHARE + _LATENCY_SHARE * (index + 1) / len(sizes))
         sizes_of = {
             "reference": {"disk_bytes": task.model.stat().st_size, "resident_bytes": reference_bytes},
             "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": engine_bytes},
         }
-        return {**comparison, "latency": latency, "size": sizes_of}
+        return {**comparison, "latency": latency, "size": sizes_of} | self._explained((reference, engine), feed, sizes)
+
+    def _explained(self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int]) -> dict[str, Any]:
+        """Whether the engine agrees with itself, and where its loss comes from."""
+        reference, engine = engines
+        form = (self._task.recipe.precision, sizes)
+        checks = check_consistency(engine, reference, feed, form)
+        split = split_loss(self._task, self._runtime, engines, feed)
+        return {
+            "consistency": [check.to_json() for check in checks],
+            "loss_split": split,
+            "waterfall": self._waterfall(feed, split) if self._task.recipe.precision == "int8" else None,
+        }
+
+    def _waterfall(self, feed: Feed, split: dict[str, Any] | None) -> dict[str, Any]:
+        """Every operator's part, or a note that says why none can be told."""
+        form = (self._runtime == "onnxruntime" and kernels_differ(split), saturates(host_fingerprint().flags))
+        try:
+            graphs = self._float_graph(), self._task.folder / self._runtime / CONVERTED
+            return explain(graphs, feed, form, self._task.threads) | {"note": None}
+        except (OctavoError, ValueError) as error:
+            return {"rows": 0, "operators": [], "top": [], "note": f"no operator's part can be told: {error}"}
+
+    def _float_graph(self) -> Path:
+        """The float graph whose inner tensors the plan rounds. Raises StageFailed where tuning scaled them unseen."""
+        folder = self._task.folder / self._runtime
+        if (folder / EQUALIZED).exists():
+            return folder / EQUALIZED
+        ledger = read_json(folder / TUNING) if (folder / TUNING).exists() else []
+        if any(step["kept"] and str(step["step"]).endswith("equalization") for step in ledger):
+            raise StageFailed("channels were equalized, so its inner tensors are not those of the float graph")
+        return self._task.folder / PREPARED
 
     def _load_reference(self) -> Engine:
         return OnnxRuntimeEngine.load(self._task.model, self._task.threads)
 
     def _load_engine(self) -> Engine:
         return self._builder.load(self._path, self._task.threads)
-
-
-def compare(reference: Engine, engine: Engine, feed: Feed, report_progress: Progress) -> dict[str, Any]:
-    """Metrics, per-output figures and per-class figures over every row of the feed."""
-    figures = {spec.name: OutputFigures(spec.name) for spec in reference.outputs if spec.datatype != "BYTES"}
-    decisions, scores = Decisions(), None
-    labels = feed.rows.labels
-    for start, count, batch in feed.batches(len(feed.rows), _affordable_rows(feed)):
-        expected, given = reference.infer(batch), engine.infer(batch)
-        for name, output in figures.items():
-            output.add(*_paired(name, expected[name], given[name], count))
-        scores = scores or scores_output(expected, count)
-        if scores is not None:
-            ours, theirs = _paired(scores, expected[scores], given[scores], count)
-            decisions.add(ours, theirs, None if labels is None else labels[start : start + count])
-        report_progress((start + count) / len(feed.rows))
-    metrics = (decisions.metrics() if scores is not None else {}) | _value_metrics(figures)
-    return {
-        "metrics": metrics,
-        "scores": scores,
-        "outputs": [output.to_json() for output in figures.values()],
-        "classes": decisions.classes(),
-    }
-
-
-def _value_metrics(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
-    """mae and cosine of the output that fares worst; for mae the loss is the value, for cosine 1 - value."""
-    if not figures:
-        return {}
-    worst_error = max(figures.values(), key=lambda output: output.row_errors.mean).row_errors
-    worst_cosine = min(figures.values(), key=lambda output: output.row_cosines.mean).row_cosines
-    low, high = worst_cosine.interval
-    return {
-        "mae": {"reference": 0.0, "engine": worst_error.mean, "loss": worst_error.mean,
-                "interval": list(worst_error.interval)},
-        "cosine": {"reference": 1.0, "engine": worst_cosine.mean, "loss": 1 - worst_cosine.mean,
-                   "interval": [1 - high, 1 - low]},
-    }  # fmt: skip
-
-
-def _paired(name: str, expected: Array, given: Array, count: int) -> tuple[Floats, Floats]:
-    """Both outputs as FP64 [rows, elements]; an output without a row axis is one row."""
-    if expected.shape != given.shape:
-        raise StageFailed(
-            f"output {name!r} has shape {list(expected.shape)} from the reference but {list(given.shape)} from the "
-            "engine; name the operators that make its shape in keep_float"
-        )
-    rows = count if expected.ndim and expected.shape[0] == count else 1
-    ours, theirs = (np.asarray(values, np.float64).reshape(rows, -1) for values in (expected, given))
-    return ours, theirs
-
-
-def _affordable_rows(feed: Feed) -> int:
-    row_bytes = sum(array[0].nbytes for array in feed.take(0, feed.batch_rows(1)).values())
-    return feed.batch_rows(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
 
 
 def _warnings(task: PipelineTask, rows: Rows) -> list[str]:

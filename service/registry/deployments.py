@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.domain.deployment import Deployment
+from service.domain.engine import Fingerprint, may_answer, on_host
 from service.errors import Conflict, NotFound, Unproven
 from service.registry.database import Database
 from service.registry.engines import find_artifact
@@ -18,8 +19,10 @@ from service.registry.tables import DEPLOYMENTS, MODEL_VERSIONS
 class DeploymentRegistry:
     """Reads and changes deployments. Every change checks that the variants exist and may serve."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, host: Fingerprint | None = None) -> None:
+        """With `host`, an engine must be proven on that host to be made stable or canary."""
         self._database = database
+        self._host = host
 
     def find(self, model: str) -> Deployment:
         """Raises NotFound where the model is not deployed."""
@@ -40,11 +43,11 @@ class DeploymentRegistry:
         validation passed, and Conflict for a canary or shadow that is the stable variant itself.
         """
         with self._database.write(f"model:{wanted.model}") as connection:
-            _check(connection, wanted)
+            _check(connection, wanted, self._host)
             return _replace(connection, wanted)
 
     def promote(self, model: str) -> Deployment:
-        """Makes the canary the stable variant. Raises NotFound, and Conflict without a canary."""
+        """Makes the canary the stable variant. Raises NotFound, Conflict without a canary, and Unproven."""
         with self._database.write(f"model:{model}") as connection:
             row = _row(connection, model)
             if row is None:
@@ -54,7 +57,9 @@ class DeploymentRegistry:
             now = deployment_of_row(row)
             shadow = None if now.shadow == now.canary else now.shadow
             assert now.canary is not None
-            return _replace(connection, replace(now, stable=now.canary, canary=None, canary_weight=0, shadow=shadow))
+            promoted = replace(now, stable=now.canary, canary=None, canary_weight=0, shadow=shadow)
+            _check(connection, promoted, self._host)
+            return _replace(connection, promoted)
 
     def rollback(self, model: str) -> Deployment:
         """Goes back to the deployment before the last change. Raises NotFound, and Conflict without one."""
@@ -65,7 +70,8 @@ class DeploymentRegistry:
             if row.previous is None:
                 raise Conflict(f"model {model!r} has no earlier deployment to roll back to")
             earlier = Deployment(model=model, **row.previous)
-            _check(connection, earlier)
+            # What answered before may be restored anywhere: on a host without its proof the reference answers.
+            _check(connection, earlier, None)
             return _replace(connection, earlier)
 
     def withdraw(self, model: str) -> None:
@@ -84,7 +90,7 @@ def _not_deployed(model: str) -> NotFound:
     return NotFound(f"model {model!r} is not deployed; upload it with POST /models, or PUT /models/{model}/deployment")
 
 
-def _check(connection: sa.Connection, wanted: Deployment) -> None:
+def _check(connection: sa.Connection, wanted: Deployment, host: Fingerprint | None) -> None:
     version = sa.select(MODEL_VERSIONS.c.version).where(
         MODEL_VERSIONS.c.name == wanted.model, MODEL_VERSIONS.c.version == wanted.version
     )
@@ -98,13 +104,18 @@ def _check(connection: sa.Connection, wanted: Deployment) -> None:
     for role, variant in (("stable", wanted.stable), ("canary", wanted.canary), ("shadow", wanted.shadow)):
         if variant is None:
             continue
-        artifact = find_artifact(connection, wanted.model, wanted.version, variant)
-        verdict = artifact.certificate.verdict if artifact.certificate else "passed"
-        if role != "shadow" and verdict != "passed":
+        stored = find_artifact(connection, wanted.model, wanted.version, variant)
+        artifact = on_host(stored, host)
+        if role == "shadow" or may_answer(artifact) or artifact.certificate is None:
+            continue
+        if artifact is not stored:
             raise Unproven(
-                f"variant {variant!r} is {verdict}, and {role} needs a passed validation; make it the shadow, "
-                "or quantize again with another recipe or budget"
+                f"variant {variant!r} cannot be {role}: {artifact.certificate.reason}, or make it the shadow"
             )
+        raise Unproven(
+            f"variant {variant!r} is {artifact.certificate.verdict}, and {role} needs a passed validation; make it the "
+            "shadow, or quantize again with another recipe or budget"
+        )
 
 
 def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:

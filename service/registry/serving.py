@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from service.domain.deployment import ServedModel
-from service.domain.engine import EngineArtifact
+from service.domain.deployment import Deployment, ServedModel
+from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint, may_answer, on_host
+from service.domain.model import ModelVersion
 from service.errors import NotFound
 from service.registry.blobs import Blobs
 from service.registry.database import Database
@@ -21,9 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 class ServingRegistry:
-    """Reads the wished state that routers follow. Labels never change, so each file of them is read once."""
+    """Reads the wished state that routers follow. Labels never change, so each file of them is read once.
 
-    def __init__(self, database: Database, blobs: Blobs) -> None:
+    With `host`, the reference stands in for stable and canary engines that are not proven on it.
+    """
+
+    def __init__(self, database: Database, blobs: Blobs, host: Fingerprint | None = None) -> None:
+        self._host = host
         self._database = database
         self._blobs = blobs
         self._labels: dict[str, tuple[str, ...]] = {}
@@ -39,15 +46,23 @@ class ServingRegistry:
                 artifacts.setdefault(row.model, {})[row.variant] = artifact_of_row(row)
         # A change may have come between the queries: what does not fit together yet will in the next call.
         return {
-            wanted.model: ServedModel(
-                versions[wanted.model],
-                wanted,
-                {variant: artifacts[wanted.model][variant] for variant in wanted.variants},
-                self._labels_of(versions[wanted.model].labels_key),
-            )
+            wanted.model: self._served(versions[wanted.model], wanted, artifacts[wanted.model])
             for wanted in deployments
             if wanted.model in versions and artifacts.get(wanted.model, {}).keys() >= set(wanted.variants)
         }
+
+    def _served(
+        self, version: ModelVersion, wanted: Deployment, artifacts: Mapping[str, EngineArtifact]
+    ) -> ServedModel:
+        here = {variant: on_host(artifact, self._host) for variant, artifact in artifacts.items()}
+        unproven = tuple(
+            here[variant] for variant in (wanted.stable, wanted.canary) if variant and not may_answer(here[variant])
+        )
+        served = _with_reference(wanted, {artifact.variant for artifact in unproven})
+        if not set(served.variants) <= artifacts.keys():
+            served, unproven = wanted, ()
+        chosen = {variant: artifacts[variant] for variant in served.variants}
+        return ServedModel(version, served, chosen, self._labels_of(version.labels_key), unproven)
 
     def _labels_of(self, key: str | None) -> tuple[str, ...]:
         if key is None:
@@ -60,6 +75,17 @@ class ServingRegistry:
                 _log.error("a model is served without its labels", extra={"reason": str(error)})
                 self._labels[key] = ()
         return self._labels[key]
+
+
+def _with_reference(wanted: Deployment, unproven: set[str]) -> Deployment:
+    """The deployment with the reference for an unproven stable, and without an unproven canary."""
+    stable = REFERENCE_VARIANT if wanted.stable in unproven else wanted.stable
+    if stable == wanted.stable and wanted.canary not in unproven:
+        return wanted
+    canary = None if wanted.canary in unproven or wanted.canary == stable else wanted.canary
+    shadow = None if wanted.shadow == stable else wanted.shadow
+    weight = wanted.canary_weight if canary else 0
+    return replace(wanted, stable=stable, canary=canary, canary_weight=weight, shadow=shadow)
 
 
 def _of_deployed(table: sa.Table, name_column: str) -> sa.Select[Any]:

@@ -63,7 +63,7 @@ class ModelState:
     def statuses(self) -> list[VersionStatus]:
         """The version that answers, and the wished one where that is another."""
         name, wanted = self.wanted.name, self.wanted.version.version
-        reason = str(self.failure) if self.failure else ""
+        reason = str(self.failure) if self.failure else self.wanted.notice
         lines: list[VersionStatus] = []
         if self.routes is not None:
             now = self.routes.served.version.version

@@ -13,6 +13,7 @@ import pytest
 
 from service.api.dependencies import Services
 from service.domain.deployment import Deployment
+from service.domain.engine import Fingerprint
 from service.domain.limits import StageLimits
 from service.errors import EngineFailed, OctavoError, StageCrashed, StageMemoryLimit, StageTimeLimit
 from service.registry.blobs import content_key
@@ -231,6 +232,19 @@ def test_the_engines_of_a_model_are_listed_with_their_proof(client: httpx.Client
     assert int8["fingerprint"] == int8["certificate"]["fingerprint"]
     assert (fp32["job"], fp32["certificate"]) == (None, None)
     refusal(client.get("/models/digits/engines?version=2"), 404, "version 2")
+
+
+def test_an_engine_proven_on_another_host_is_listed_as_unproven_with_the_next_step(
+    services: Services, serve: Callable[[Services], httpx.Client]
+) -> None:
+    client = serve(replace(services, host=Fingerprint("cpu", ("avx2", "avx_vnni"), "none", {"onnxruntime": "1"})))
+    post_model(client)
+    services.engines.publish(artifact())
+    engines = {each["variant"]: each for each in client.get("/models/digits/engines").json()["engines"]}
+    certificate = engines["int8-onnxruntime"]["certificate"]
+    assert certificate["verdict"] == "unproven"
+    assert "flags was avx2, is avx2 avx_vnni); quantize again with the same recipe" in certificate["reason"]
+    assert engines["fp32-onnxruntime"]["certificate"] is None
 
 
 def test_a_first_version_that_cannot_be_loaded_is_stored_all_the_same(client: httpx.Client, router: Router) -> None:

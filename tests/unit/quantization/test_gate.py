@@ -24,6 +24,7 @@ def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
         "metrics": {"top1": {"reference": 0.98, "engine": engine, "loss": loss}, "mae": {"engine": 0.5, "loss": 0.5}},
         "latency": {"engine": timings},
         "outputs": [{"name": "scores", "engine_not_finite": engine_not_finite}],
+        "consistency": [{"name": "row_order", "held": True, "detail": ""}, {"name": "zero_rows", "held": None}],
     }
     return {"labels": True, "rows": 512, "validated_on": "validation", "candidates": {"onnxruntime": candidate}}
 
@@ -49,6 +50,17 @@ def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy() -> None:
     judgement = judge(task(), found(0.0, engine_not_finite=3), "onnxruntime")
     assert not judgement.passed
     assert judgement.reason.startswith("output 'scores' of the engine is NaN or infinite in 3 places")
+
+
+def test_an_engine_that_breaks_a_promise_is_rejected_whatever_its_accuracy() -> None:
+    seen = found(0.0)
+    broken = {"name": "identical_rows", "held": False, "detail": "answers to identical rows differ by 0.9"}
+    seen["candidates"]["onnxruntime"]["consistency"].append(broken)
+    judgement = judge(task(), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason == (
+        "the engine does not agree with itself (identical_rows): answers to identical rows differ by 0.9"
+    )
 
 
 def test_a_reference_that_is_never_right_proves_nothing() -> None:

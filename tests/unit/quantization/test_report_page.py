@@ -6,7 +6,9 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from service.quantization.plots import HEIGHT, WIDTH, grouped_bars, histogram_plot
+import pytest
+
+from service.quantization.plots import HEIGHT, WIDTH, falling_bars, grouped_bars, histogram_plot, ranked_bars
 from service.quantization.report_page import render_page
 
 EVIL = '<script>alert("x")</script>'
@@ -20,6 +22,26 @@ def figures() -> dict[str, Any]:
     return {
         "variant": "int8-onnxruntime", "verdict": "rejected", "warnings": [f"beware {EVIL}"],
         "host": {"device": EVIL, "libraries": {"onnxruntime": "1"}, "flags": [], "driver": "none"},
+        "headline": {"metric": "top1", "loss": 0.0101, "max_loss": 0.01, "speedup": 2.0, "batch": 1,
+                     "times_smaller": 1.875},
+        "speed": {"faster": True},
+        "tails": {"row_error_p99": 0.5, "row_error_max": 0.75, "row_cosine_min": 0.625, "flip_rate": 0.125,
+                  "rows_lost": 9, "rows_won": 4, "worst_class": {"label": 3, "rows": 7, "reference_top1": 1.0,
+                                                                 "engine_top1": 0.5}},
+        "consistency": [{"name": "row_order", "held": False, "detail": f"answers {EVIL} differ"},
+                        {"name": "zero_rows", "held": None, "detail": "it does not apply"}],
+        "loss_split": {"rows": 64, "metric": "top1", "note": None, "legs": [
+            {"leg": "float_graph", "value": 0.99, "loss": 0.0, "sqnr_db": None},
+            {"leg": "plan", "value": 0.97, "loss": 0.02, "sqnr_db": 21.5},
+            {"leg": "engine", "value": 0.98, "loss": -0.01, "sqnr_db": 33.25}]},
+        "waterfall": {"rows": 12, "note": None, "top": [EVIL], "operators": [
+            {"name": EVIL, "operator": "Conv", "share": 0.75, "cause": "weight_rounding", "evidence": "29 dB behind",
+             "local_sqnr_db": 29.0, "accumulated_sqnr_db": 12.5, "unfused": True}]},
+        "lint": [{"name": EVIL, "operator": "Conv", "predicted": True, "executed": False, "rule": "b2.1"},
+                 {"name": "relu", "operator": "Relu", "predicted": True, "executed": None, "rule": "b2.3"}],
+        "tuning": [{"step": "bias_correction", "enabled": True, "kept": True, "sqnr_db_before": 13.0,
+                    "sqnr_db_after": 17.5, "seconds": 1.5, "note": EVIL},
+                   {"step": "equalization", "enabled": False, "kept": False}],
         "certificate": {"reason": "top1 went from 0.99 to 0.98", "created_at": "2026-01-01T00:00:00Z"},
         "reference": {"latency": [timing], "disk_bytes": 2097152, "resident_bytes": None, "accuracy": {}},
         "engine": {"latency": [fast], "disk_bytes": 1048576, "resident_bytes": 4096, "accuracy": {}},
@@ -31,7 +53,7 @@ def figures() -> dict[str, Any]:
             {"name": EVIL, "operator": "Conv", "precision": "INT8", "reason": "r1", "runs_as": "QLinearConv"},
             {"name": "relu", "operator": "Relu", "precision": "INT8", "reason": "r2", "runs_as": None},
         ],
-        "int8_operators": 1,
+        "int8_operators": 1, "int8_mac_share": 0.875,
         "candidates": [{"runtime": "onnxruntime", "verdict": "rejected", "reason": "too much"}],
     }  # fmt: skip
 
@@ -75,7 +97,7 @@ def test_the_page_is_whole_and_fetches_nothing() -> None:
     assert reader.links == []
     assert "url(" not in page
     assert "@import" not in page
-    assert len(page) < 20_000
+    assert len(page) < 25_000
 
 
 def test_no_string_of_the_report_becomes_markup() -> None:
@@ -87,7 +109,9 @@ def test_no_string_of_the_report_becomes_markup() -> None:
 def test_the_page_says_the_verdict_the_loss_and_the_reasons() -> None:
     text = " ".join(read(render_page(figures())).text)
     for words in ("rejected", "top1 went from 0.99 to 0.98", "0.0101 [0.0000, 0.0200]", "2.00x faster", "0.50x",
-                  "QLinearConv", "(fused)", "r2", "too much", "unknown", "none"):  # fmt: skip
+                  "QLinearConv", "(fused)", "r2", "too much", "unknown", "none",
+                  "loss of top1, budget 0.01", "1.88x", "75.0% weight rounding", "21.5", "12.50%", "BROKEN", "87.5% of",
+                  "not judged", "weight rounding, unfused", "b2.3", "bias correction", "17.5", "off"):  # fmt: skip
         assert words in text, words
 
 
@@ -95,6 +119,8 @@ def test_bars_stay_inside_their_picture_and_grow_with_their_values() -> None:
     for plot in (
         histogram_plot(-1, 1, [0, 5, 100, 3]),
         grouped_bars(["batch 1", "batch 8"], [("reference", [1.0, 3.0]), ("engine", [0.5, 0.0])], "ms"),
+        ranked_bars([("a", 0.5, "clipping"), ("b", 0.25, ""), ("c", 0.1, "")], "share"),
+        falling_bars([("plan", 0.02), ("kernels", -0.05), ("x", 0.01)], "loss"),
     ):
         bars = [
             [float(number) for number in match]
@@ -107,6 +133,32 @@ def test_bars_stay_inside_their_picture_and_grow_with_their_values() -> None:
     assert len({height for *_, height in bars}) > 2
 
 
+def test_a_waterfalls_bars_hang_where_the_one_before_ended() -> None:
+    plot = falling_bars([("plan", 0.02), ("kernels", 0.01)], "loss")
+    bars = [
+        [float(number) for number in match]
+        for match in re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', plot)
+    ]
+    (plan_top, plan), (kernels_top, kernels), (total_top, total) = bars
+    assert kernels_top + kernels == pytest.approx(plan_top, abs=0.2)
+    assert total_top == kernels_top
+    assert total == pytest.approx(plan + kernels, abs=0.2)
+    assert plan == pytest.approx(2 * kernels, abs=0.2)
+
+
+def test_an_engine_without_a_plan_has_no_empty_sections() -> None:
+    plain = figures() | {"loss_split": None, "waterfall": None, "lint": [], "tuning": []}
+    page = render_page(plain)
+    for title in ("Where the loss", "Operators that add", "Fusion lint", "Tuning"):
+        assert title not in page
+
+
+def test_only_the_first_warnings_stand_open() -> None:
+    page = render_page(figures() | {"warnings": [f"w{index}" for index in range(9)]})
+    assert "5 more warnings" in page
+
+
 def test_empty_plots_are_drawn_without_bars() -> None:
     assert "<rect" not in histogram_plot(0, 0, [0, 0])
     assert "<rect" not in grouped_bars([], [], "ms")
+    assert "<rect" not in ranked_bars([], "share")

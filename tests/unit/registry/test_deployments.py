@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.domain.deployment import Deployment
-from service.domain.engine import REFERENCE_VARIANT
+from service.domain.engine import REFERENCE_VARIANT, Fingerprint
 from service.errors import Conflict, NotFound, Unproven
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -91,3 +91,26 @@ def test_another_recipe_of_a_taken_name_gets_its_digest_and_the_same_recipe_repl
     assert engines.publish(artifact(digest="r1")).variant == INT8
     assert len(engines.list("digits", 1)) == 3
     assert engines.find("digits", 1, INT8).certificate == artifact().certificate
+
+
+def test_an_engine_proven_on_another_kind_of_host_may_shadow_but_not_answer(database: Database) -> None:
+    ModelRegistry(database).add(new_model())
+    EngineRegistry(database).publish(artifact())
+    here = Fingerprint("cpu", ("avx2", "avx512_vnni"), "none", {"onnxruntime": "1"})
+    deployments = DeploymentRegistry(database, here)
+    with pytest.raises(Unproven, match=r"flags was avx2, is avx2 avx512_vnni\); quantize again with the same recipe"):
+        deployments.put(Deployment("digits", 1, INT8))
+    with pytest.raises(Unproven, match="cannot be canary"):
+        deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, INT8, 5))
+    assert deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, shadow=INT8)).shadow == INT8
+
+
+def test_a_canary_that_lost_its_proof_is_not_promoted_and_what_served_before_can_be_restored(
+    deployments: DeploymentRegistry, database: Database
+) -> None:
+    deployments.put(Deployment("digits", 1, INT8))
+    deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, INT8, 10))
+    moved = DeploymentRegistry(database, Fingerprint("cpu", ("avx2",), "none", {"onnxruntime": "2"}))
+    with pytest.raises(Unproven, match="onnxruntime was 1, is 2"):
+        moved.promote("digits")
+    assert moved.rollback("digits").stable == INT8

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.deployment import Deployment
+from service.domain.engine import REFERENCE_VARIANT, Fingerprint
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -49,3 +50,45 @@ def test_a_withdrawn_model_is_not_wanted(database: Database, blobs: Blobs) -> No
     ModelRegistry(database).add(new_model())
     DeploymentRegistry(database).withdraw("digits")
     assert ServingRegistry(database, blobs).wanted() == {}
+
+
+@pytest.mark.parametrize(
+    ("deployed", "served"),
+    [
+        (Deployment("digits", 1, "int8-onnxruntime"), ("fp32-onnxruntime",)),
+        (Deployment("digits", 1, "int8-onnxruntime", REFERENCE_VARIANT, 10), ("fp32-onnxruntime",)),
+        (Deployment("digits", 1, "int8-onnxruntime", shadow=REFERENCE_VARIANT), ("fp32-onnxruntime",)),
+        (Deployment("digits", 1, REFERENCE_VARIANT, "int8-onnxruntime", 10), ("fp32-onnxruntime",)),
+        (
+            Deployment("digits", 1, REFERENCE_VARIANT, shadow="int8-onnxruntime"),
+            ("fp32-onnxruntime", "int8-onnxruntime"),
+        ),
+    ],
+)
+def test_the_reference_answers_for_what_is_not_proven_on_this_host(
+    database: Database, blobs: Blobs, deployed: Deployment, served: tuple[str, ...]
+) -> None:
+    ModelRegistry(database).add(new_model())
+    EngineRegistry(database).publish(artifact())
+    wish = DeploymentRegistry(database).put(deployed)
+    other = Fingerprint("cpu", ("asimd",), "none", {"onnxruntime": "1"})
+    wanted = ServingRegistry(database, blobs, other).wanted()["digits"]
+    assert wanted.deployment.variants == served == tuple(wanted.artifacts)
+    assert wanted.deployment.revision == wish.revision
+    answering = (deployed.stable, deployed.canary)
+    assert [entry.variant for entry in wanted.unproven] == [name for name in answering if name == "int8-onnxruntime"]
+    if wanted.unproven:
+        assert "'int8-onnxruntime' is unproven on this host and the FP32 reference answers" in wanted.notice
+    else:
+        assert wanted.notice == ""
+
+
+def test_on_the_host_of_its_proof_an_engine_answers(database: Database, blobs: Blobs) -> None:
+    ModelRegistry(database).add(new_model())
+    EngineRegistry(database).publish(artifact())
+    DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime"))
+    proof = artifact().fingerprint
+    assert proof is not None
+    wanted = ServingRegistry(database, blobs, replace(proof, device="another name")).wanted()["digits"]
+    assert wanted.deployment.stable == "int8-onnxruntime"
+    assert (wanted.unproven, wanted.notice) == ((), "")

@@ -11,8 +11,8 @@ import pytest
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.errors import StageFailed
+from service.quantization.comparison import compare
 from service.quantization.rows import Feed, Rows
-from service.quantization.validation import compare
 
 X = TensorSpec("x", "FP32", (-1, 3))
 

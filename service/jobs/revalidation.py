@@ -1,0 +1,61 @@
+"""Asks for a build again where an engine is deployed on a host that it was never proven on: once a kind of host."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from service.domain.deployment import ServedModel
+from service.domain.engine import EngineArtifact, Fingerprint
+from service.domain.recipe import QuantizeRequest, digest_of
+from service.errors import OctavoError
+from service.jobs.queue import JobQueue
+from service.metrics import ENGINES_UNPROVEN
+
+_RETRY_SECONDS = 60.0
+_log = logging.getLogger(__name__)
+_Key = tuple[str, int, str, str]
+
+
+class Revalidation:
+    """Enqueues the job that built an engine, for this host. Thread-safe where its callers take turns."""
+
+    def __init__(self, jobs: JobQueue, host: Fingerprint, clock: Callable[[], float] = time.monotonic) -> None:
+        self._jobs = jobs
+        self._host = digest_of(host.to_json() | {"device": ""} if host.driver == "none" else host.to_json())
+        self._clock = clock
+        self._not_before: dict[_Key, float] = {}
+        self._unproven: list[EngineArtifact] = []
+        ENGINES_UNPROVEN.read_from(self._series)
+
+    def follow(self, wanted: Iterable[ServedModel]) -> None:
+        """Takes the newest wish; blocks while jobs are written. Raises nothing: a full queue is asked again."""
+        self._unproven = [artifact for served in wanted for artifact in served.unproven]
+        for artifact in self._unproven:
+            key = (artifact.model, artifact.version, artifact.variant, artifact.sha256)
+            if self._clock() >= self._not_before.get(key, 0.0):
+                self._not_before[key] = self._ask(artifact)
+
+    def _ask(self, artifact: EngineArtifact) -> float:
+        """When to ask again: never, once the job stands."""
+        told = {"model": artifact.model, "version": artifact.version, "variant": artifact.variant}
+        try:
+            request = QuantizeRequest.from_json(self._jobs.find(str(artifact.job)).request)
+            job, _ = self._jobs.submit(replace(request, deploy="none", host=self._host))
+        except OctavoError as error:
+            _log.warning(
+                "an engine is unproven on this host and cannot be validated here; the FP32 reference answers",
+                extra=told | {"error": str(error)},
+            )
+            return self._clock() + _RETRY_SECONDS
+        reason = artifact.certificate.reason if artifact.certificate else ""
+        _log.warning(
+            "an engine is unproven on this host; the FP32 reference answers until its job has passed",
+            extra=told | {"reason": reason, "job": job.id},
+        )
+        return float("inf")
+
+    def _series(self) -> Iterable[tuple[tuple[str, str, str], float]]:
+        return [((artifact.model, str(artifact.version), artifact.variant), 1.0) for artifact in self._unproven]
