@@ -6,6 +6,9 @@ nodes get unique names and the opset the version that Q/DQ needs. Refuses what c
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import onnxruntime as ort
 from onnx import ModelProto, version_converter
 
 from service.domain.plan import OperatorPrecision
+from service.domain.recipe import Recipe
 from service.domain.tensor import TensorSpec
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.errors import InvalidRecipe, StageFailed
@@ -23,6 +27,7 @@ from service.quantization.graph import Graph
 from service.quantization.graph_checks import nodes_of
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import matching_pattern
+from service.quantization.quantized_upload import is_quantized, read_quantized
 from service.quantization.rows import Feed, Rows
 from service.quantization.task import PipelineTask, Progress
 
@@ -31,7 +36,7 @@ INSPECTED = "inspect.json"
 # Per-channel DequantizeLinear came with opset 13.
 LOWEST_OPSET = 13
 LOWEST_IR = 7
-_QUANTIZED_PREFIXES = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuant")
+_NORM_FOLDS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
 
 
 def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
@@ -39,11 +44,14 @@ def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     task.folder.mkdir(parents=True, exist_ok=True)
     int8 = task.recipe.precision == "int8"
     with replacing(task.folder / PREPARED) as partial:
-        prepare(task.model, partial, LOWEST_OPSET if int8 else 0)
+        prepare(task.model, partial, LOWEST_OPSET if int8 else 0, preparation_of(task.recipe))
     report_progress(0.6)
     _check_data(task)
     graph = Graph.load(task.folder / PREPARED)
-    found: dict[str, Any] = {"warnings": _unmatched_patterns(graph, task.recipe.keep_float)}
+    found: dict[str, Any] = {
+        "warnings": _unmatched_patterns(graph, task.recipe.keep_float),
+        "graph_digest": graph_digest(graph.model),
+    }
     if int8:
         found["quantizable"] = _check_quantizable(graph, task.recipe.keep_float)
     return {"files": [PREPARED, task.write(INSPECTED, found)], **found}
@@ -79,21 +87,54 @@ def reference_inputs(task: PipelineTask) -> tuple[TensorSpec, ...]:
     return OnnxRuntimeEngine.load(task.model, task.threads).inputs
 
 
-def prepare(source: Path, destination: Path, lowest_opset: int) -> None:
-    """Writes the simplified float model. Raises StageFailed where ONNX Runtime or the version converter cannot."""
+@dataclass(frozen=True)
+class Preparation:
+    """How to prepare: whether batch normalisation is folded into the operator before it, whether Q/DQ pairs of the
+    upload are taken out, and what then rewrites the simplified graph, in order; a rewrite changes the model in place
+    and keeps its outputs.
+    """
+
+    fold_norms: bool = True
+    strip_pairs: bool = False
+    rewrites: tuple[Callable[[ModelProto], None], ...] = ()
+
+
+def preparation_of(recipe: Recipe) -> Preparation:
+    """What the recipe asks of the float graph before anything is measured on it."""
+    return Preparation(fold_norms=recipe.tuning.fold_batch_norm, strip_pairs=recipe.precision == "int8")
+
+
+def graph_digest(model: ModelProto) -> str:
+    """SHA-256 of what the graph computes and how its parts are named; where its constants stand makes no difference."""
+    digest = hashlib.sha256()
+    constants = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    for part in (*model.opset_import, *model.graph.input, *model.graph.output, *model.graph.node, *constants):
+        digest.update(hashlib.sha256(part.SerializeToString(deterministic=True)).digest())
+    return digest.hexdigest()
+
+
+def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation = Preparation()) -> None:
+    """Writes the simplified float model. Raises StageFailed where ONNX Runtime or the version converter cannot, and
+    InvalidRecipe where the upload holds quantized operators that cannot be read back.
+    """
     model = onnx.load_model(source, load_external_data=False)
     # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
     require_space(destination.parent, 2 * source.stat().st_size)
     _constants_are_no_inputs(model)
+    if how.strip_pairs and is_quantized(model):
+        model = read_quantized(model).model
     try:
-        model = _simplified(model, destination)
+        model = _simplified(model, destination, how.fold_norms)
         if _opset(model) < lowest_opset:
             # The converter spells attributes of old operators as Constant nodes, which are to be constants again.
-            model = _simplified(version_converter.convert_version(model, lowest_opset), destination)
+            model = version_converter.convert_version(model, lowest_opset)
+            model = _simplified(model, destination, how.fold_norms)
     except Exception as error:
         words = " ".join(str(error).split())[:300]
         raise StageFailed(f"the model cannot be simplified: {words}; export it with opset 13 or newer") from error
     _name_nodes(model)
+    for rewrite in how.rewrites:
+        rewrite(model)
     onnx.save_model(model, destination)
 
 
@@ -106,12 +147,14 @@ def _constants_are_no_inputs(model: ModelProto) -> None:
     model.ir_version = max(model.ir_version, LOWEST_IR)
 
 
-def _simplified(model: ModelProto, destination: Path) -> ModelProto:
+def _simplified(model: ModelProto, destination: Path, fold_norms: bool) -> ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(destination)
     options.log_severity_level = 4
-    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    left_out = [] if fold_norms else list(_NORM_FOLDS)
+    providers = ["CPUExecutionProvider"]
+    ort.InferenceSession(model.SerializeToString(), options, providers=providers, disabled_optimizers=left_out)
     simple = onnx.load_model(destination, load_external_data=False)
     _drop_unused_domains(simple)
     return simple
@@ -146,12 +189,6 @@ def _unmatched_patterns(graph: Graph, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _check_quantizable(graph: Graph, keep_float: tuple[str, ...]) -> int:
-    already = next((node for node in graph.nodes if node.op_type.startswith(_QUANTIZED_PREFIXES)), None)
-    if already is not None:
-        raise InvalidRecipe(
-            f"the model is quantized already: it has a {already.op_type} node, {already.name!r:.120}; upload its float "
-            "version, or ask for precision fp32 to serve it as it is"
-        )
     placement = place(graph, keep_float)
     if not placement.weighted:
         raise InvalidRecipe(f"nothing in the model can run in INT8{_why_nothing(placement.operators)}; ask for fp16")

@@ -13,7 +13,15 @@ from onnx import ModelProto, helper
 
 from service.domain.recipe import Budget, Recipe
 from service.errors import InvalidDataset, InvalidRecipe, StageFailed, StorageFull
-from service.quantization.preparation import LOWEST_OPSET, inspect_stage, prepare
+from service.quantization.preparation import (
+    LOWEST_OPSET,
+    PREPARED,
+    Preparation,
+    graph_digest,
+    inspect_stage,
+    prepare,
+)
+from service.quantization.quantized_upload import is_quantized
 from service.quantization.task import PipelineTask
 from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.small_models import classifier, images, model_of, relu_model, saved, saved_rows, value
@@ -44,6 +52,44 @@ def test_norms_are_folded_and_results_stay(tmp_path: Path) -> None:
     assert {entry.domain for entry in simple.opset_import} == {""}
     reference, given = (run(model, ROWS, tmp_path)["scores"] for model in (classifier(), simple))
     assert np.allclose(reference, given, rtol=1e-3, atol=1e-4)
+
+
+def test_norms_stay_where_the_preparation_says_so(tmp_path: Path) -> None:
+    prepare(saved(classifier(), tmp_path / "m.onnx"), tmp_path / "p.onnx", LOWEST_OPSET, Preparation(fold_norms=False))
+    kept = onnx.load_model(tmp_path / "p.onnx")
+    assert [node.name for node in kept.graph.node if node.op_type == "BatchNormalization"] == ["bn"]
+    reference, given = (run(model, ROWS, tmp_path)["scores"] for model in (classifier(), kept))
+    assert np.allclose(reference, given, rtol=1e-3, atol=1e-4)
+
+
+def test_rewrites_see_the_simplified_graph_with_named_nodes_in_their_order(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def first(model: ModelProto) -> None:
+        seen.append([node.op_type for node in model.graph.node])
+        model.graph.node[0].name = "renamed"
+
+    def second(model: ModelProto) -> None:
+        seen.append([node.name for node in model.graph.node])
+
+    source = saved(classifier(), tmp_path / "m.onnx")
+    prepare(source, tmp_path / "p.onnx", LOWEST_OPSET, Preparation(rewrites=(first, second)))
+    assert "BatchNormalization" not in seen[0]
+    assert seen[1][0] == onnx.load_model(tmp_path / "p.onnx").graph.node[0].name == "renamed"
+
+
+def test_the_graphs_digest_is_one_for_the_same_graph_and_another_for_any_change(tmp_path: Path) -> None:
+    model = prepared(classifier(), tmp_path)
+    digest = graph_digest(model)
+    assert graph_digest(prepared(classifier(), tmp_path)) == digest
+    moved = ModelProto.FromString(model.SerializeToString())
+    moved.graph.initializer.append(moved.graph.initializer.pop(0))
+    assert graph_digest(moved) == digest
+    assert inspect(task_for(tmp_path, classifier()))["graph_digest"] == graph_digest(
+        onnx.load_model(tmp_path / "out" / "prepared.onnx")
+    )
+    for other in (classifier(seed=4), classifier(batch=2)):
+        assert graph_digest(prepared(other, tmp_path)) != digest
 
 
 def test_a_full_disk_is_told_as_such_with_the_need_and_the_free_bytes(
@@ -115,10 +161,27 @@ def test_int8_with_everything_kept_in_float_is_refused_with_an_example(tmp_path:
         inspect(task_for(tmp_path, classifier(), Recipe(keep_float=("*",))))
 
 
-def test_int8_of_a_quantized_model_is_refused(tmp_path: Path) -> None:
+def test_int8_of_a_quantized_model_starts_from_the_float_graph_that_it_means(tmp_path: Path) -> None:
     emitted, _ = quantize(classifier(), ROWS, tmp_path)
-    with pytest.raises(InvalidRecipe, match=r"the model is quantized already: .* upload its float version"):
-        inspect(task_for(tmp_path, emitted))
+    task = task_for(tmp_path, emitted)
+    as_uploaded = inspect(task)["quantizable"]
+    assert (
+        as_uploaded
+        == inspect(replace(task, model=saved(classifier(), tmp_path / "plain.onnx"), folder=tmp_path / "f"))[
+            "quantizable"
+        ]
+    )
+    assert not is_quantized(onnx.load_model(task.folder / PREPARED))
+
+
+def test_a_model_of_integer_operators_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], "squeeze"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], "back"),
+    ]
+    model = model_of(nodes, [value("x", ("batch", 3, 8, 8))], [value("y", ("batch", 3, 8, 8))])
+    with pytest.raises(InvalidRecipe, match=r"'squeeze' is DynamicQuantizeLinear, an integer operator; export"):
+        inspect(task_for(tmp_path, model, budget=Budget("mae", 1)))
 
 
 def test_data_that_does_not_feed_the_model_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Writes a plan into a float graph as Q/DQ nodes where TensorRT fuses them: INT8, with FP32 or half around it.
+
+Every reader gets a pair of its own, weights are INT8 constants behind a DequantizeLinear, biases stay as they are. The
+network is strongly typed: the type of a scale is the type around it. Refuses grids that TensorRT's parser refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from service.domain.plan import OperatorPrecision, QuantizationPlan, TensorGrid
+from service.errors import StageFailed
+from service.quantization.emitters.half import emit_half_as_placed
+from service.quantization.emitters.opset import raised
+from service.quantization.emitters.qdq import quantized
+from service.quantization.graph import Graph
+from service.quantization.placements.half import SMALLEST, Ranges, place_half
+from service.quantization.placements.tensorrt import quantized_inputs
+from service.quantization.placements.tensorrt_kernels import CONVOLUTIONS
+
+Array = npt.NDArray[Any]
+# Scales in FP16 or BF16 came with opset 19, scales along an axis with 13.
+_OPSETS = {"fp32": 13, "fp16": 19, "bf16": 22}
+
+
+def plan_in_half(
+    plan: QuantizationPlan, graph: Graph, keep_float: tuple[str, ...], precision: str, ranges: Ranges | None = None
+) -> QuantizationPlan:
+    """The plan with `precision` (fp16 or bf16) instead of FP32 around INT8, but where numbers would outgrow it.
+
+    An INT8 operator whose input or result outgrows FP16 stays in FP32 altogether. Scales become what half can hold.
+    """
+    placed = {operator.name: operator for operator in place_half(graph, keep_float, precision, ranges)}
+    operators = tuple(_in_half(operator, placed[operator.name]) for operator in plan.operators)
+    int8 = {operator.name for operator in operators if operator.precision == "INT8"}
+    convolutions = _int8_convolutions(graph, int8)
+    read = {name for node in graph.nodes if node.name in int8 for name in quantized_inputs(node, graph, convolutions)}
+    activations = tuple(half_scales(grid, precision) for grid in plan.activations if grid.tensor in read)
+    weights = tuple(
+        replace(entry, weight=half_scales(entry.weight, precision)) for entry in plan.weights if entry.operator in int8
+    )
+    return QuantizationPlan(activations, weights, operators)
+
+
+def _in_half(planned: OperatorPrecision, placed: OperatorPrecision) -> OperatorPrecision:
+    if planned.precision not in ("INT8", "FP32") or (planned.precision == "INT8" and placed.precision != "FP32"):
+        return planned
+    # Why an operator is not INT8 is told along with the type that it has instead.
+    reason = placed.reason if placed.precision == "FP32" else planned.reason
+    return replace(planned, precision=placed.precision, reason=reason)
+
+
+def half_scales(grid: TensorGrid, precision: str) -> TensorGrid:
+    """The grid with scales that FP16 or BF16 can hold, rounded up so that no value falls off its end."""
+    kept = 0 if precision == "fp16" else 16
+    return replace(grid, scales=tuple(_rounded_up(scale, kept) for scale in grid.scales))
+
+
+def _rounded_up(scale: float, dropped_bits: int) -> float:
+    if dropped_bits:
+        bits = int(np.float32(scale).view(np.uint32))
+        return float(np.uint32(-(-bits >> dropped_bits) << dropped_bits).view(np.float32))
+    half = np.float16(max(scale, SMALLEST))
+    return float(half if float(half) >= scale else np.nextafter(half, np.float16(np.inf)))
+
+
+def emit_tensorrt(model: ModelProto, plan: QuantizationPlan, around: str = "fp32") -> ModelProto:
+    """A copy of `model` with the plan in it; `model` must be the one that the plan was made for.
+
+    `around` is the type of all that is not INT8: fp32, or fp16 or bf16 for a plan of `plan_in_half`, whose operators in
+    FP32 keep it. Raises StageFailed.
+    """
+    for grid in (*plan.activations, *(entry.weight for entry in plan.weights)):
+        _check(grid)
+    emitted = _Emitter(raised(model, _OPSETS[around]), plan).emit()
+    return emitted if around == "fp32" else emit_half_as_placed(emitted, plan.operators, around)
+
+
+def _check(grid: TensorGrid) -> None:
+    if grid.datatype != "INT8" or grid.zero_point != 0:
+        raise StageFailed(
+            f"tensor {grid.tensor!r} has {grid.datatype} with zero point {grid.zero_point}, which TensorRT refuses; "
+            "plan INT8 with zero point 0"
+        )
+    if not all(0 < scale < np.inf for scale in grid.scales):
+        raise StageFailed(f"tensor {grid.tensor!r} has scale {min(grid.scales)}; TensorRT takes positive scales only")
+
+
+def _int8_convolutions(graph: Graph, int8: set[str]) -> frozenset[str]:
+    return frozenset(node.name for node in graph.nodes if node.op_type in CONVOLUTIONS and node.name in int8)
+
+
+class _Emitter:
+    def __init__(self, model: ModelProto, plan: QuantizationPlan) -> None:
+        self._model = model
+        self._graph = Graph(model)
+        self._int8 = {entry.name for entry in plan.operators if entry.precision == "INT8"}
+        self._convolutions = _int8_convolutions(self._graph, self._int8)
+        self._grids = {grid.tensor: grid for grid in plan.activations}
+        self._weights = {entry.operator: entry.weight for entry in plan.weights}
+        self._nodes: list[NodeProto] = []
+
+    def emit(self) -> ModelProto:
+        for node in self._graph.nodes:
+            if node.name in self._weights:
+                self._quantize_weight(node, self._weights[node.name])
+            if node.name in self._int8:
+                wanted = set(quantized_inputs(node, self._graph, self._convolutions)) & self._grids.keys()
+                for index, name in enumerate(node.input):
+                    if name in wanted:
+                        self._insert_pair(node, index, self._grids[name])
+            self._nodes.append(node)
+        self._write()
+        return self._model
+
+    def _quantize_weight(self, node: NodeProto, grid: TensorGrid) -> None:
+        values = self._graph.constant(grid.tensor)
+        assert values is not None
+        prefix = f"{node.name}/weight"
+        self._add_constant(f"{prefix}_quantized", quantized(values, grid))
+        node.input[1] = self._dequantize(prefix, grid)
+
+    def _insert_pair(self, node: NodeProto, index: int, grid: TensorGrid) -> None:
+        """The node's own pair: another reader's may one day have to differ."""
+        prefix = f"{node.name}/input_{index}"
+        inputs = [node.input[index], f"{prefix}_scale", f"{prefix}_zero_point"]
+        self._nodes.append(helper.make_node("QuantizeLinear", inputs, [f"{prefix}_quantized"], f"{prefix}/quantize"))
+        node.input[index] = self._dequantize(prefix, grid)
+
+    def _dequantize(self, prefix: str, grid: TensorGrid) -> str:
+        """Adds the grid's constants and the node behind the prefix's integers; gives the name of what it makes."""
+        shape = () if grid.axis is None else (len(grid.scales),)
+        self._add_constant(f"{prefix}_scale", np.asarray(grid.scales, np.float32).reshape(shape))
+        self._add_constant(f"{prefix}_zero_point", np.zeros(shape, np.int8))
+        inputs = [f"{prefix}_quantized", f"{prefix}_scale", f"{prefix}_zero_point"]
+        node = helper.make_node("DequantizeLinear", inputs, [f"{prefix}_dequantized"], f"{prefix}/dequantize")
+        if grid.axis is not None:
+            node.attribute.append(helper.make_attribute("axis", grid.axis))
+        self._nodes.append(node)
+        return f"{prefix}_dequantized"
+
+    def _add_constant(self, name: str, values: Array) -> None:
+        self._model.graph.initializer.append(numpy_helper.from_array(values, name))
+
+    def _write(self) -> None:
+        graph = self._model.graph
+        nodes = [NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
+        read = {name for node in nodes for name in node.input} | self._graph.read_inside | self._graph.outputs
+        constants = [tensor for tensor in graph.initializer if tensor.name in read]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(constants)
