@@ -33,7 +33,7 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
 # Installs five other servers from a package index, so it runs only when named.
 _ONLY_BY_NAME = {"peers"}
 # Options whose values say something about one machine alone; "" leaves the option out of what is written down.
-_PATHS = {"--model": "MODEL.onnx", "--data": "FOLDER", "--venvs": "", "--output": ""}
+_PATHS = {"--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--venvs": "", "--output": ""}
 
 
 def main() -> int:
@@ -84,6 +84,9 @@ def _options(arguments: argparse.Namespace) -> Options:
         venvs=arguments.venvs,
         peers=tuple(arguments.peers.split(",")),
         quiet=Quiet(arguments.patience),
+        minilm=arguments.minilm,
+        calibration_rows=arguments.calibration_rows or (32 if arguments.quick else 256),
+        validation_rows=arguments.validation_rows or (32 if arguments.quick else 512),
     )
 
 
@@ -95,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one round of 2 s, to a temporary folder: no figure")
     parser.add_argument("--model", type=Path, help="EfficientNet-Lite0 as ONNX, if not in its build folder")
     parser.add_argument("--data", type=Path, help="folder of its calibration.npz and validation.npz, likewise")
+    parser.add_argument("--minilm", type=Path, help="folder of minilm.onnx and its data, if not its build folder")
+    rows = "rows the quantizers %s, 32 or more (default %d)"
+    parser.add_argument("--calibration-rows", type=_row_count, help=rows % ("calibrate on", 256))
+    parser.add_argument("--validation-rows", type=_row_count, help=rows % ("are judged on", 512))
     parser.add_argument("--output", type=Path, help="folder of the results (default benchmarks/results)")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)} (default all)")
     cache = Path.home() / ".cache" / "octavo-peers"
@@ -110,6 +117,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is under 1")
+    return value
+
+
+def _row_count(text: str) -> int:
+    value = int(text)
+    if value < 32:
+        raise argparse.ArgumentTypeError(f"{value} is under 32")
     return value
 
 

@@ -1,21 +1,19 @@
 """ONNX Runtime with nothing around it, in a process of its own: the reference that servers are compared with.
 
 Run as `python -m benchmarks.bare MODEL THREADS`; takes one JSON command a line on stdin and answers one JSON line each.
-Imports only numpy and onnxruntime, so that its resident memory is that of a bare session.
+Imports little more than numpy and onnxruntime, so that its resident memory is that of a bare session.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-_WARM_UP_RUNS = 5
-_BURSTS = 3
+from benchmarks.bursts import best_burst
 
 
 class BareSession:
@@ -39,27 +37,9 @@ class BareSession:
         return {"values": np.asarray(output).ravel().tolist()}
 
     def measure(self, rows: int, seconds: float) -> dict[str, Any]:
-        """Runs batches of `rows` rows one after another: rows/s and the median time of a batch in the best burst.
-
-        The runtime's threads spin while they wait for each other, and lose a third of their speed for seconds when
-        anything else comes onto their cores; the best burst is what the runtime can do.
-        """
+        """Runs batches of `rows` rows one after another: rows/s and the median time of a batch in the best burst."""
         batch = self._batch(rows)
-        for _ in range(_WARM_UP_RUNS):
-            self._session.run(None, batch)
-        return max((self._burst(batch, rows, seconds / _BURSTS) for _ in range(_BURSTS)), key=_rows_per_second)
-
-    def _burst(self, batch: dict[str, np.ndarray[Any, Any]], rows: int, seconds: float) -> dict[str, float]:
-        durations: list[float] = []
-        started = now = time.perf_counter()
-        while now - started < seconds:
-            self._session.run(None, batch)
-            then, now = now, time.perf_counter()
-            durations.append(now - then)
-        return {
-            "rows_per_second": rows * len(durations) / (now - started),
-            "median_ms": float(np.median(durations)) * 1e3,
-        }
+        return best_burst(lambda: self._session.run(None, batch), rows, seconds)
 
     def repeat(self, rows: int, runs: int) -> dict[str, Any]:
         """Runs `runs` batches of `rows` rows: the same inferences as a server was given."""
@@ -71,10 +51,6 @@ class BareSession:
     def _batch(self, rows: int) -> dict[str, np.ndarray[Any, Any]]:
         shape = (rows, *self._input.shape[1:])
         return {self._input.name: np.random.default_rng(0).random(shape, dtype=np.float32)}
-
-
-def _rows_per_second(burst: dict[str, float]) -> float:
-    return burst["rows_per_second"]
 
 
 def main() -> None:

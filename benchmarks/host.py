@@ -11,9 +11,10 @@ from pathlib import Path
 
 # Instruction sets that decide how fast FP32 and INT8 kernels run.
 _FLAGS = (
-    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm",
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd",
+    "asimddp", "i8mm",
 )  # fmt: skip
-_PACKAGES = ("onnxruntime", "numpy", "octavo", "uvicorn", "uvloop", "fastapi")
+_PACKAGES = ("onnxruntime", "openvino", "numpy", "octavo", "uvicorn", "uvloop", "fastapi")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from benchmarks.quiet import Quiet
 
 _MODELS = Path(__file__).parent.parent / "models"
 DIGITS = _MODELS / "digits"
+SWISH = _MODELS / "digits_swish" / "digits_swish.onnx"
 EFFICIENTNET = _MODELS / "efficientnet_lite0"
+MINILM = _MODELS / "minilm"
 _SCRIPTS = (
     "python -m venv .venv-models && .venv-models/bin/pip install -r models/requirements.txt"
-    " && .venv-models/bin/python models/efficientnet_lite0/{script}"
+    " && .venv-models/bin/python {script}"
 )
 
 
@@ -21,7 +23,7 @@ _SCRIPTS = (
 class Options:
     """`seconds` is the length of one measurement; `venvs` keeps the peers' installations between runs.
 
-    `quiet` is asked to wait before each measurement.
+    `quiet` is asked to wait before each measurement. `calibration_rows` and `validation_rows` are of the quantizers.
     """
 
     rounds: int
@@ -31,6 +33,9 @@ class Options:
     venvs: Path
     peers: tuple[str, ...]
     quiet: Quiet
+    minilm: Path | None = None
+    calibration_rows: int = 256
+    validation_rows: int = 512
 
     @property
     def digits(self) -> Path:
@@ -40,13 +45,26 @@ class Options:
         """The exported EfficientNet-Lite0. Raises CannotMeasure with the command that makes it."""
         path = self.model or EFFICIENTNET / "build" / "efficientnet_lite0.onnx"
         if not path.is_file():
-            raise CannotMeasure(f"there is no {path}; make it with: {_SCRIPTS.format(script='export.py')}")
+            raise CannotMeasure(
+                f"there is no {path}; make it with: {_SCRIPTS.format(script='models/efficientnet_lite0/export.py')}"
+            )
         return path
 
     def find_efficientnet_data(self) -> Path:
         """The folder of its calibration.npz and validation.npz. Raises CannotMeasure like find_efficientnet."""
         folder = self.data or EFFICIENTNET / "build"
         if not all((folder / name).is_file() for name in ("calibration.npz", "validation.npz")):
-            command = _SCRIPTS.format(script="make_data.py")
+            command = _SCRIPTS.format(script="models/efficientnet_lite0/make_data.py")
             raise CannotMeasure(f"{folder} lacks calibration.npz or validation.npz; make them with: {command}")
+        return folder
+
+    def find_minilm(self) -> Path:
+        """The folder of minilm.onnx and its datasets. Raises CannotMeasure like find_efficientnet."""
+        folder = self.minilm or MINILM / "build"
+        if not all((folder / name).is_file() for name in ("minilm.onnx", "calibration.npz", "validation.npz")):
+            command = _SCRIPTS.format(script="-m models.minilm.export")
+            command += " && .venv-models/bin/python -m models.minilm.make_data"
+            raise CannotMeasure(
+                f"{folder} lacks minilm.onnx or its datasets; see models/minilm/README.md, then: {command}"
+            )
         return folder

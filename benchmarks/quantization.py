@@ -1,153 +1,39 @@
-"""Seconds and peak memory of each stage of an INT8 job, beside ONNX Runtime's own quantizer on the same rows."""
+"""What INT8 keeps and what it costs, beside ONNX Runtime's quantizer and NNCF on the same rows of the same run."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median
-from typing import Any
 
 from benchmarks.errors import CannotMeasure
-from benchmarks.jobs import post_job, wait_for_end
-from benchmarks.octavo import Place, Server, served, working
-from benchmarks.options import DIGITS, Options
-from benchmarks.reference import ROOT, clean_environment
-from benchmarks.report import Report, Table
-from benchmarks.stage_memory import StageMemory
+from benchmarks.options import Options
+from benchmarks.quantization_calibration import measure_calibration
+from benchmarks.quantization_engines import measure_engines
+from benchmarks.quantization_networks import measure_networks
+from benchmarks.quantization_stages import measure_stages
+from benchmarks.report import Report
 
-_MIB = 2**20
-# The stages that ONNX Runtime's quantizer does too; the others prove and publish, which it leaves to its caller.
-_QUANTIZER_STAGES = ("inspect", "calibrate", "convert")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, its data, and the calibration both quantizers are given."""
-
-    name: str
-    model: Path
-    data: Path
-    metric: str
-    method: str
-    rows: int
-    threads: int
-
-
-@dataclass(frozen=True)
-class Round:
-    """One job, stage by stage, and the reference's run on the same rows."""
-
-    state: str
-    seconds: dict[str, float]
-    peak_bytes: dict[str, int]
-    worker_bytes: int
-    reference_seconds: float
-    reference_peak_bytes: int
+_PARTS: dict[str, Callable[[Options, Callable[[str], None], Report], None]] = {
+    "EfficientNet-Lite0's engines": measure_engines,
+    "Calibration": measure_calibration,
+    "The other networks": measure_networks,
+    "The stages of a job": measure_stages,
+}
 
 
 def measure_quantization(options: Options, say: Callable[[str], None]) -> Report:
-    """The digits model, and EfficientNet-Lite0 where its ONNX file and datasets are at hand."""
+    """Every part whose model and data are at hand; a note says how to make what another lacks."""
     report = Report(
         "quantization",
-        "Stages of an INT8 job",
-        "Each round runs one INT8 job over HTTP, with symmetric per-channel weights, and then `quantize_static` of "
-        "ONNX Runtime in a process of its own on the same model and calibration rows. Each stage runs in a child "
-        "process of the worker; its peak is that child's highest resident memory. Medians over the rounds.",
+        "INT8: what it keeps and what it costs",
+        "Every build runs as a job's worker runs it, stage by stage in child processes, with the default recipe for "
+        "the runtime; the other quantizers get the same calibration rows, and every engine the same validation rows. "
+        "Agreement is how often the first class is FP32's, SQNR the logits' signal over their error. Engines are timed "
+        "in turn, each in a process of its own, in the best of three bursts; times are medians over the rounds.",
     )
-    _measure(Case("Digits CNN", options.digits, DIGITS, "top1", "entropy", 256, 1), options, say, report)
-    try:
-        model, data = options.find_efficientnet(), options.find_efficientnet_data()
-    except CannotMeasure as error:
-        report.notes.append(f"EfficientNet-Lite0 was not measured: {error}")
-        say(report.notes[-1])
-        return report
-    large = Case("EfficientNet-Lite0", model, data, "agreement", "entropy", 64, 2)
-    _measure(large, options, say, report)
+    for name, measure in _PARTS.items():
+        try:
+            measure(options, say, report)
+        except CannotMeasure as error:
+            report.notes.append(f"{name}: not measured, {error}")
+            say(report.notes[-1])
     return report
-
-
-def _measure(case: Case, options: Options, say: Callable[[str], None], report: Report) -> None:
-    measured: list[Round] = []
-    for number in range(options.rounds):
-        say(f"{case.name}: round {number + 1} of {options.rounds}")
-        options.quiet.wait()
-        # A fresh installation each time: the same request on the same state would be answered with the finished job.
-        with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
-            place = Place(Path(folder) / "data", case.threads)
-            with served(place) as server, working(place) as worker:
-                job, memory = _run_job(server, worker.pid, case)
-        options.quiet.wait()
-        measured.append(_round(job, memory, _reference(case)))
-    _add_table(report, case, measured)
-
-
-def _run_job(server: Server, worker: int, case: Case) -> tuple[dict[str, Any], StageMemory]:
-    server.upload_model("model", case.model)
-    for part in ("calibration", "validation"):
-        server.upload_dataset(f"model-{part}", case.data / f"{part}.npz")
-    with StageMemory(worker) as memory:
-        recipe = {"calibration": {"method": case.method, "rows": case.rows}}
-        job = wait_for_end(server, post_job(server, "model", recipe, case.metric))
-    if job["state"] not in ("succeeded", "rejected"):
-        raise CannotMeasure(f"the job on {case.name} ended as {job['state']}: {job['error']}")
-    return job, memory
-
-
-def _round(job: dict[str, Any], memory: StageMemory, reference: dict[str, Any]) -> Round:
-    seconds = {stage["name"]: stage["seconds"] for stage in job["stages"]}
-    # Each stage but the last, publish, is one child of the worker, and they run in the stages' order.
-    if len(memory.children) != len(seconds) - 1:
-        raise CannotMeasure(f"{len(seconds) - 1} stages took {len(memory.children)} processes; run again")
-    peaks = dict(zip(seconds, memory.children.values(), strict=False))
-    return Round(job["state"], seconds, peaks, memory.worker, reference["seconds"], reference["peak_bytes"])
-
-
-def _reference(case: Case) -> dict[str, Any]:
-    """Runs benchmarks.quantize_static in a process of its own; seconds from its start to its end, as a stage's are."""
-    with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
-        command = [sys.executable, "-m", "benchmarks.quantize_static", str(case.model.absolute())]
-        command += [str(case.data.absolute() / "calibration.npz"), case.method, str(case.rows), str(case.threads)]
-        started = time.monotonic()
-        done = subprocess.run(
-            [*command, str(Path(folder) / "int8.onnx")],
-            cwd=ROOT,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        seconds = time.monotonic() - started
-    if done.returncode:
-        raise CannotMeasure(f"quantize_static ended with {done.returncode} on {case.name}: {done.stderr[-1000:]}")
-    peak = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
-    return {"seconds": seconds, "peak_bytes": peak}
-
-
-def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
-    title = f"{case.name}, INT8, {case.method} on {case.rows} rows, {case.threads} thread{'s' * (case.threads > 1)}"
-    table = Table(title, ["stage", "seconds", "peak MiB"])
-    for stage in rounds[0].seconds:
-        seconds = median(one.seconds[stage] for one in rounds)
-        peaks = [one.peak_bytes.get(stage, one.worker_bytes) for one in rounds]
-        whose = "" if stage in rounds[0].peak_bytes else " (the worker)"
-        table.rows.append([stage, f"{seconds:.2f}", f"{median(peaks) / _MIB:.0f}{whose}"])
-    whole = median(sum(one.seconds.values()) for one in rounds)
-    highest = median(max(one.peak_bytes.values()) for one in rounds)
-    table.rows.append(["all stages", f"{whole:.2f}", f"{highest / _MIB:.0f}"])
-    reference = median(one.reference_seconds for one in rounds)
-    reference_peak = median(one.reference_peak_bytes for one in rounds)
-    table.rows.append(["`quantize_static`, whole process", f"{reference:.2f}", f"{reference_peak / _MIB:.0f}"])
-    quantizer = [sum(one.seconds[stage] for stage in _QUANTIZER_STAGES) / one.reference_seconds for one in rounds]
-    peak = [max(one.peak_bytes[stage] for stage in _QUANTIZER_STAGES) / one.reference_peak_bytes for one in rounds]
-    table.rows.append([f"{', '.join(_QUANTIZER_STAGES)} over it", f"{median(quantizer):.2f}x", f"{median(peak):.2f}x"])
-    report.tables.append(table)
-    report.notes.append(
-        f"{case.name}: the job ended as {rounds[-1].state}; its budget was 100 % loss of {case.metric}."
-    )
-    report.rounds[case.name] = [asdict(one) for one in rounds]

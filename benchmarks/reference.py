@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Bare:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise CannotMeasure(f"the bare ONNX Runtime process ended on {command}; its error is above")
+            raise CannotMeasure(f"the process beside this one ended on {command}; its error is above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -48,10 +48,15 @@ class Bare:
         return BareSpeed(**self.ask(do="measure", rows=rows, seconds=seconds))
 
 
-@contextmanager
-def bare_session(model: Path, threads: int) -> Iterator[Bare]:
+def bare_session(model: Path, threads: int) -> AbstractContextManager[Bare]:
     """ONNX Runtime alone on `model` with `threads` intra-op threads."""
-    command = [sys.executable, "-m", "benchmarks.bare", str(model.absolute()), str(threads)]
+    return answering("benchmarks.bare", str(model.absolute()), str(threads))
+
+
+@contextmanager
+def answering(module: str, *arguments: str) -> Iterator[Bare]:
+    """A process of `module` that answers a line of JSON with one; it ends with the context."""
+    command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

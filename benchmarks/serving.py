@@ -54,8 +54,9 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "Serving against bare ONNX Runtime",
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
         "under load, with the same number of threads on the same cores: bare, they share each call; served, each is an "
-        "instance that runs batches of its own. wrk takes its share of the cores. The bare figure of a round is the best of three bursts, the server's is all of its time. Ratios are taken within a round; every "
-        "figure is the median over the rounds.",
+        "instance that runs batches of its own. wrk takes its share of the cores. The bare figure of a round is the "
+        "best of three bursts, the server's is all of its time. Ratios are taken within a round; every figure is the "
+        "median over the rounds.",
     )
     try:
         model = options.find_efficientnet()

@@ -45,7 +45,8 @@ class StageMemory:
 
     def _look(self, pid: int) -> None:
         try:
-            # A child that has just ended keeps its entry without memory until it is reaped.
-            self.children[pid] = max(self.children.get(pid, 0), peak_bytes(pid))
+            # A child that has just ended keeps its entry without memory until it is reaped, and one that has just been
+            # forked still has this process's: the last that it had is its own.
+            self.children[pid] = peak_bytes(pid) or self.children.get(pid, 0)
         except (FileNotFoundError, ProcessLookupError):
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,8 @@ from service.domain.model import Preprocessing
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits"
+SWISH = MODELS / "digits_swish"
+READERS_OF_DIGITS = (DIGITS, SWISH)
 LITE0 = MODELS / "efficientnet_lite0"
 SPLITS = ("calibration", "validation")
 Split = dict[str, NDArray[np.float32]]
@@ -32,15 +35,19 @@ def hash_rows(split: Split) -> set[str]:
     return {hashlib.sha256(row.tobytes()).hexdigest() for row in split["input"]}
 
 
-def classify(images: NDArray[np.float32]) -> NDArray[np.int64]:
-    session = onnxruntime.InferenceSession(DIGITS / "digits.onnx", providers=["CPUExecutionProvider"])
+def model_of(folder: Path) -> Path:
+    return folder / f"{folder.name}.onnx"
+
+
+def classify(images: NDArray[np.float32], folder: Path = DIGITS) -> NDArray[np.int64]:
+    session = onnxruntime.InferenceSession(model_of(folder), providers=["CPUExecutionProvider"])
     logits = np.asarray(session.run(["logits"], {"input": images})[0])
     return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
 
-def measure_accuracy() -> float:
+def measure_accuracy(folder: Path) -> float:
     validation = load_split("validation")
-    return float(np.mean(classify(validation["input"]) == validation["labels"]))
+    return float(np.mean(classify(validation["input"], folder) == validation["labels"]))
 
 
 def read_lines(path: Path) -> list[str]:
@@ -80,8 +87,9 @@ def test_every_row_is_a_digit_of_the_source_under_its_true_label(name: str) -> N
     assert [truth[row.tobytes()] for row in split["input"]] == split["labels"].tolist()
 
 
-def test_the_digits_model_is_one_valid_file_with_a_dynamic_batch_and_no_path_of_the_machine() -> None:
-    content = (DIGITS / "digits.onnx").read_bytes()
+@pytest.mark.parametrize("folder", READERS_OF_DIGITS, ids=lambda folder: folder.name)
+def test_a_committed_model_is_one_valid_file_with_a_dynamic_batch_and_no_path_of_the_machine(folder: Path) -> None:
+    content = model_of(folder).read_bytes()
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
@@ -94,15 +102,25 @@ def test_the_digits_model_is_one_valid_file_with_a_dynamic_batch_and_no_path_of_
     }
 
 
-def test_the_digits_model_reads_at_least_97_of_100_validation_digits() -> None:
-    assert measure_accuracy() >= 0.97
+@pytest.mark.parametrize("folder", READERS_OF_DIGITS, ids=lambda folder: folder.name)
+def test_a_committed_model_reads_at_least_97_of_100_validation_digits(folder: Path) -> None:
+    assert measure_accuracy(folder) >= 0.97
 
 
-def test_the_digits_card_states_the_accuracy_that_is_measured() -> None:
-    card = (DIGITS / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("folder", READERS_OF_DIGITS, ids=lambda folder: folder.name)
+def test_a_card_states_the_accuracy_that_is_measured(folder: Path) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
     stated = re.search(r"validation accuracy \| ([0-9.]+) ", card)
     assert stated is not None
-    assert float(stated[1]) == pytest.approx(measure_accuracy(), abs=0.005)
+    assert float(stated[1]) == pytest.approx(measure_accuracy(folder), abs=0.005)
+
+
+def test_the_swish_model_has_depthwise_layers_swish_gates_and_residual_additions() -> None:
+    nodes = onnx.load_model(model_of(SWISH)).graph.node
+    found = Counter(node.op_type for node in nodes)
+    groups = [entry.i for node in nodes for entry in node.attribute if entry.name == "group"]
+    assert sum(group > 1 for group in groups) == 3
+    assert (found["Sigmoid"], found["Mul"], found["Add"]) == (14, 14, 2)
 
 
 @pytest.mark.parametrize("interpolation", [cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_NEAREST])
@@ -119,8 +137,9 @@ def test_the_sample_picture_is_read_as_the_first_validation_digit(interpolation:
     assert classify(row)[0] == validation["labels"][0]
 
 
-def test_the_committed_digits_files_are_under_one_megabyte() -> None:
-    sizes = [path.stat().st_size for path in DIGITS.iterdir() if path.is_file()]
+@pytest.mark.parametrize("folder", READERS_OF_DIGITS, ids=lambda folder: folder.name)
+def test_the_committed_files_of_a_model_are_under_one_megabyte(folder: Path) -> None:
+    sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()]
     assert 0 < sum(sizes) < 1_000_000
 
 
