@@ -77,11 +77,13 @@ def upload_digits(client: httpx.Client, name: str = "digits") -> None:
         client.post("/datasets", data=fields, files={"file": (f"{dataset}.npz", content)}).raise_for_status()
 
 
-def quantize_body(name: str = "digits", precision: str = "int8", **more: object) -> dict[str, object]:
+def quantize_body(
+    name: str = "digits", precision: str = "int8", runtime: str = "onnxruntime", **more: object
+) -> dict[str, object]:
     """A request that the shipped model passes."""
     return {
         "model": name,
-        "recipe": {"precision": precision, "calibration": {"method": "entropy", "rows": 64}},
+        "recipe": {"precision": precision, "runtime": runtime, "calibration": {"method": "entropy", "rows": 64}},
         "calibration": f"{name}-calibration",
         "validation": f"{name}-validation",
         "budget": {"metric": "top1", "max_loss": 0.01},

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from service.domain.job import STAGES
 from tests.installation import DIGITS, finished_job, quantize_body, served, upload_digits
@@ -24,10 +25,11 @@ def test_the_demo_does_the_whole_job_and_leaves_no_process(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_command_uploads_quantizes_proves_and_serves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_one_command_uploads_quantizes_proves_and_serves(tmp_path: Path, runtime: str) -> None:
     with served(tmp_path, "up") as client:
         upload_digits(client)
-        body = quantize_body(deploy="promote")
+        body = quantize_body(runtime=runtime, deploy="promote")
         answer = client.post("/quantize", json=body)
         assert answer.status_code == 202
         job_id = answer.json()["id"]
@@ -36,16 +38,17 @@ def test_one_command_uploads_quantizes_proves_and_serves(tmp_path: Path) -> None
         job = finished_job(client, job_id)
         assert job["state"] == "succeeded", job
         assert [stage["name"] for stage in job["stages"]] == list(STAGES)
-        _is_served(client, "int8-onnxruntime")
+        _is_served(client, f"int8-{runtime}")
         report = client.get(f"/jobs/{job_id}/report").json()
         page = client.get(f"/jobs/{job_id}/report.html").text
         assert report["certificate"]["verdict"] == "passed"
-        assert report["certificate"]["fingerprint"]["libraries"]["onnxruntime"]
+        assert report["certificate"]["fingerprint"]["libraries"].keys() == {runtime}
         assert "<svg" in page
         assert "src=" not in page.replace('src="data:', "")
         metrics = client.get("/metrics").text
         assert 'octavo_jobs{kind="quantize",state="succeeded"} 1.0' in metrics
-        assert 'octavo_requests_total{model="digits",outcome="ok",route="stable",variant="int8-onnxruntime"' in metrics
+        series = f'octavo_requests_total{{model="digits",outcome="ok",route="stable",variant="int8-{runtime}"'
+        assert series in metrics
 
 
 def _is_served(client: httpx.Client, variant: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from service.domain.tensor import TensorSpec
 from service.engines.engine import sample_inputs
@@ -57,3 +58,24 @@ def test_a_batch_that_the_runtime_refuses_fails_in_its_words(tmp_path: Path) -> 
     engine = OnnxRuntimeEngine.load(write_linear(tmp_path / "m.onnx"), threads=1)
     with pytest.raises(EngineFailed, match="ONNX Runtime failed on this batch: "):
         engine.infer({"x": np.zeros((1, 1, 2, 7), np.float32)})
+
+
+def test_an_empty_sequence_is_refused_where_the_runtime_would_abort(tmp_path: Path) -> None:
+    weights = [
+        numpy_helper.from_array(np.zeros((1, 12, 3), np.float32), "w"),
+        numpy_helper.from_array(np.zeros((1, 12, 4), np.float32), "r"),
+    ]
+    node = helper.make_node("GRU", ["x", "w", "r"], ["", "y"], hidden_size=4)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["steps", 1, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 4])],
+        weights,
+    )
+    path = tmp_path / "gru.onnx"
+    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    engine = OnnxRuntimeEngine.load(path, 1)
+    assert engine.infer({"x": np.zeros((2, 1, 3), np.float32)})["y"].shape == (1, 1, 4)
+    with pytest.raises(InvalidTensor, match="takes no empty tensors"):
+        engine.infer({"x": np.zeros((0, 1, 3), np.float32)})
