@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -35,6 +35,28 @@ class BatchProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """The steps that make INT8 lose less. Each can be switched off; none needs training or labels.
+
+    `fold_batch_norm` works on the float graph before calibration; `ranges` tries the other calibration methods too;
+    `mixed_precision` keeps in floating point what costs most.
+    """
+
+    fold_batch_norm: bool = True
+    ranges: bool = True
+    equalization: bool = True
+    weight_clipping: bool = True
+    rounding: bool = True
+    bias_correction: bool = True
+    mixed_precision: bool = True
+
+    @staticmethod
+    def none() -> Tuning:
+        """Plain rounding onto the recipe's own ranges."""
+        return Tuning(**dict.fromkeys((step.name for step in fields(Tuning)), False))
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """`keep_float` holds node-name globs and `op:Type` entries that stay in floating point."""
 
@@ -45,6 +67,7 @@ class Recipe:
     calibration: Calibration = field(default_factory=Calibration)
     keep_float: tuple[str, ...] = ()
     batch: BatchProfile = field(default_factory=BatchProfile)
+    tuning: Tuning = field(default_factory=Tuning)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"keep_float": list(self.keep_float)}
@@ -55,6 +78,8 @@ class Recipe:
             "calibration": Calibration(**value["calibration"]),
             "batch": BatchProfile(**value["batch"]),
             "keep_float": tuple(value["keep_float"]),
+            # Recipes of older requests have none.
+            "tuning": Tuning(**value.get("tuning", {})),
         }
         return Recipe(**(value | parts))
 
@@ -72,7 +97,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class QuantizeRequest:
-    """One asked-for build: model version, recipe, datasets by name and content, budget, what to do on success."""
+    """One asked-for build: model version, recipe, datasets by name and content, budget, what to do on success.
+
+    `host`, a fingerprint's digest, is what a build is asked for again on: one job a kind of host.
+    """
 
     model: str
     version: int
@@ -84,9 +112,13 @@ class QuantizeRequest:
     validation_sha256: str | None
     budget: Budget
     deploy: str = "none"
+    host: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"recipe": self.recipe.to_json()}
+        value = asdict(self) | {"recipe": self.recipe.to_json()}
+        if self.host is None:
+            del value["host"]
+        return value
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> QuantizeRequest:

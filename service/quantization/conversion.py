@@ -9,16 +9,13 @@ from typing import Any
 import onnx
 
 from service.domain.plan import OperatorPrecision, QuantizationPlan
-from service.engines.fingerprint import host_fingerprint
 from service.quantization.atomic_files import replacing
-from service.quantization.calibration import RANGES
 from service.quantization.emitters.half import emit_half
 from service.quantization.graph import Graph
+from service.quantization.int8_conversion import EQUALIZED, TUNING, convert_int8
 from service.quantization.placements.placement import matching_pattern
-from service.quantization.planner import Planned, make_plan, reduced_limits, saturates
 from service.quantization.preparation import PREPARED
 from service.quantization.recipes import candidate_runtimes
-from service.quantization.rules import RuntimeRules, rules_of
 from service.quantization.task import PipelineTask, Progress
 
 CONVERTED = "converted.onnx"
@@ -33,13 +30,21 @@ def convert_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     for done, runtime in enumerate(runtimes):
         (task.folder / runtime).mkdir(exist_ok=True)
         with replacing(task.folder / runtime / CONVERTED) as partial:
-            plan = _convert(task, runtime, partial)
+            plan = _convert(task, runtime, partial, _part(report_progress, done, len(runtimes)))
         files += [f"{runtime}/{CONVERTED}", task.write(f"{runtime}/{PLAN}", plan.to_json())]
+        if task.recipe.precision == "int8":
+            written = (name for name in (TUNING, EQUALIZED) if (task.folder / runtime / name).exists())
+            files += [f"{runtime}/{name}" for name in written]
         report_progress((done + 1) / len(runtimes))
     return {"files": files, "runtimes": list(runtimes)}
 
 
-def _convert(task: PipelineTask, runtime: str, destination: Path) -> QuantizationPlan:
+def _part(report_progress: Progress, done: int, count: int) -> Progress:
+    """The progress of one runtime as that of all."""
+    return lambda share: report_progress((done + share) / count)
+
+
+def _convert(task: PipelineTask, runtime: str, destination: Path, report_progress: Progress) -> QuantizationPlan:
     keep_float = task.recipe.keep_float
     if task.recipe.precision == "fp32":
         shutil.copyfile(task.model, destination)
@@ -49,17 +54,9 @@ def _convert(task: PipelineTask, runtime: str, destination: Path) -> Quantizatio
         halved = emit_half(graph.model, keep_float)
         onnx.save_model(halved, destination)
         return _float_plan(Graph(halved), keep_float)
-    rules = rules_of(runtime)
-    plan = _int8_plan(task, graph, rules)
-    onnx.save_model(rules.emit(graph.model, plan), destination)
+    emitted, plan = convert_int8(task, runtime, report_progress)
+    onnx.save_model(emitted, destination)
     return plan
-
-
-def _int8_plan(task: PipelineTask, graph: Graph, rules: RuntimeRules) -> QuantizationPlan:
-    ranges = {name: (pair[0], pair[1]) for name, pair in task.read(RANGES)["ranges"].items()}
-    placement = rules.place(graph, task.recipe.keep_float)
-    limits = reduced_limits(placement) if saturates(host_fingerprint().flags) else {}
-    return make_plan(Planned(graph, placement, ranges, limits), task.recipe, rules.grids)
 
 
 def _float_plan(graph: Graph, keep_float: tuple[str, ...]) -> QuantizationPlan:

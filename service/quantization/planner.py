@@ -7,72 +7,76 @@ activations have zero point 0 in both schemes. Weights are INT8 and symmetric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from service.domain.plan import QuantizationPlan, TensorGrid, WeightGrid
+from service.domain.plan import OperatorPrecision, QuantizationPlan, TensorGrid, WeightGrid
 from service.domain.recipe import Recipe
 from service.quantization.graph import Graph
 from service.quantization.placements.placement import Placement, WeightedOperator
 from service.quantization.rules import GridRules
+from service.quantization.saturation import WEIGHT_LIMIT, Products, weight_limits
 
 _SMALLEST_SCALE = float(np.float32(1e-12))
 # A bias of INT32 keeps half its range free, for the kernel adds products to it.
 _LARGEST_BIAS = 2**30
-WEIGHT_LIMIT = 127
-# Without VNNI two products of 8 bits are added in 16, which overflows; 7 bits of weight cannot.
-REDUCED_WEIGHT_LIMIT = 64
-_DOT_PRODUCT_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimd"})
 
 Floats = npt.NDArray[np.float64]
 
 
-def saturates(cpu_flags: tuple[str, ...]) -> bool:
-    """Whether 8-bit products overflow their 16-bit sum on this CPU: x86 without VNNI."""
-    return not _DOT_PRODUCT_FLAGS & set(cpu_flags)
-
-
-def reduced_limits(placement: Placement) -> dict[str, int]:
-    """Weights of 7 bits for every operator: two products of a UINT8 and a weight within 64 never leave 16 bits."""
-    return {operator.name: REDUCED_WEIGHT_LIMIT for operator in placement.weighted}
-
-
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a plan is made from. `ranges` holds (low, high) of every observed tensor of the placement; `limits` the
-    largest integer of an operator's weights where it is not 127.
+    """What a plan is made from. `ranges` holds (low, high) of every observed tensor of the placement; `cpu_flags` are
+    those of the CPU whose kernels limit the weights, None where no kernel does.
     """
 
     graph: Graph
     placement: Placement
     ranges: Mapping[str, tuple[float, float]]
-    limits: Mapping[str, int] = field(default_factory=dict)
+    cpu_flags: tuple[str, ...] | None = None
 
 
 def make_plan(parts: Planned, recipe: Recipe, rules: GridRules) -> QuantizationPlan:
     """The plan for a runtime of these rules."""
-    graph, placement = parts.graph, parts.placement
-    fixed = recipe.scheme == "symmetric" or not rules.free_zero_point
-    made = {
-        name: activation_grid(name, parts.ranges[name], fixed, placement.ceilings.get(name, float("inf")))
-        if rules.activation == "UINT8"
-        else signed_grid(name, parts.ranges[name])
-        for name in placement.observed
-    }
-    activations = tuple(
-        TensorGrid(tensor, made[root].datatype, made[root].scales, made[root].zero_point)
-        for tensor, root in placement.grids.items()
-    )
+    placement = parts.placement
+    made = _activation_grids(parts, recipe, rules)
+    activations = tuple(replace(made[root], tensor=tensor) for tensor, root in placement.grids.items())
+    products = Products(parts.graph, placement, made, parts.ranges)
+    limits = {} if parts.cpu_flags is None else weight_limits(products, parts.cpu_flags)
     per_channel = recipe.granularity == "per_channel"
     weights = []
     for operator in placement.weighted:
         scale = made[placement.grids[operator.activation]].scales[0]
-        grids = weight_grids(graph, operator, scale, (parts.limits.get(operator.name, WEIGHT_LIMIT), per_channel))
+        grids = weight_grids(parts.graph, operator, scale, (limits.get(operator.name, (WEIGHT_LIMIT,)), per_channel))
         weights.append(grids if rules.integer_bias else replace(grids, bias=None))
-    return QuantizationPlan(activations, tuple(weights), placement.operators)
+    operators = tuple(_with_limit(operator, limits.get(operator.name)) for operator in placement.operators)
+    return QuantizationPlan(activations, tuple(weights), operators)
+
+
+def _activation_grids(parts: Planned, recipe: Recipe, rules: GridRules) -> dict[str, TensorGrid]:
+    fixed = recipe.scheme == "symmetric" or not rules.free_zero_point
+    if rules.activation != "UINT8":
+        return {name: signed_grid(name, parts.ranges[name]) for name in parts.placement.observed}
+    ceilings = parts.placement.ceilings
+    return {
+        name: activation_grid(name, parts.ranges[name], fixed, ceilings.get(name, float("inf")))
+        for name in parts.placement.observed
+    }
+
+
+def _with_limit(operator: OperatorPrecision, limit: Sequence[int] | None) -> OperatorPrecision:
+    """The operator with a word on its smaller integers, where it has any."""
+    if limit is None:
+        return operator
+    limits = np.asarray(limit)
+    words = (
+        f"weights within {limits.min()} in {np.count_nonzero(limits < WEIGHT_LIMIT)} of {limits.size} channels: larger "
+        "ones could leave the 16 bits in which this CPU adds two products"
+    )
+    return replace(operator, reason=f"{operator.reason}; {words}")
 
 
 def signed_grid(tensor: str, extent: tuple[float, float]) -> TensorGrid:
@@ -104,11 +108,13 @@ def _stored_scale(scale: float, top: float | None) -> float:
     return float(rounded)
 
 
-def weight_grids(graph: Graph, operator: WeightedOperator, input_scale: float, form: tuple[int, bool]) -> WeightGrid:
+def weight_grids(
+    graph: Graph, operator: WeightedOperator, input_scale: float, form: tuple[Sequence[int], bool]
+) -> WeightGrid:
     """INT8 grid of the weight and INT32 grid of the bias, whose scale is input scale times weight scale.
 
     A channel with a bias too large for that scale gets a coarser weight scale instead of a clipped bias.
-    `form` is (largest integer, whether per channel).
+    `form` is (largest integer of each channel or of all, whether there is a scale for each channel).
     """
     limit, per_channel = form
     weight = graph.constant(operator.weight)
@@ -116,7 +122,7 @@ def weight_grids(graph: Graph, operator: WeightedOperator, input_scale: float, f
     bias = None if operator.bias is None else graph.constant(operator.bias)
     axes = tuple(axis for axis in range(weight.ndim) if axis != operator.axis)
     largest = np.abs(weight.astype(np.float64)).max(axis=axes, initial=0.0)
-    needed = np.maximum(largest / limit, _SMALLEST_SCALE)
+    needed = np.maximum(largest / np.asarray(limit), _SMALLEST_SCALE)
     if bias is not None:
         needed = np.maximum(needed, np.abs(bias.astype(np.float64)) / (input_scale * _LARGEST_BIAS))
     scales = (needed if per_channel else np.full(1, needed.max())).astype(np.float32)

@@ -24,7 +24,7 @@ from service.errors import InvalidRecipe, StageFailed
 from service.quantization.atomic_files import replacing, require_space
 from service.quantization.decisions import check_labels, chosen_metric, scores_output
 from service.quantization.graph import Graph
-from service.quantization.graph_checks import nodes_of
+from service.quantization.graph_checks import graphs_of, nodes_of
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import matching_pattern
 from service.quantization.quantized_upload import is_quantized, read_quantized
@@ -36,6 +36,7 @@ INSPECTED = "inspect.json"
 # Per-channel DequantizeLinear came with opset 13.
 LOWEST_OPSET = 13
 LOWEST_IR = 7
+_INSERTED = "InsertedPrecisionFreeCast_"
 _NORM_FOLDS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
 
 
@@ -125,6 +126,9 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
         model = read_quantized(model).model
     try:
         model = _simplified(model, destination, how.fold_norms)
+        if _casts_constants(model):
+            # FP16 weights are cast for FP32 kernels after constants were folded.
+            model = _simplified(model, destination, how.fold_norms)
         if _opset(model) < lowest_opset:
             # The converter spells attributes of old operators as Constant nodes, which are to be constants again.
             model = version_converter.convert_version(model, lowest_opset)
@@ -132,6 +136,7 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     except Exception as error:
         words = " ".join(str(error).split())[:300]
         raise StageFailed(f"the model cannot be simplified: {words}; export it with opset 13 or newer") from error
+    _name_inserted_casts(model)
     _name_nodes(model)
     for rewrite in how.rewrites:
         rewrite(model)
@@ -160,6 +165,33 @@ def _simplified(model: ModelProto, destination: Path, fold_norms: bool) -> Model
     return simple
 
 
+def _name_inserted_casts(model: ModelProto) -> None:
+    """Gives what ONNX Runtime inserts around FP16 a name of ours: it would insert it again, where it loads the graph, by
+    the very same name.
+    """
+    nodes = list(nodes_of(model))
+    found = {name for node in nodes for name in (node.name, *node.input, *node.output)}
+    renamed: dict[str, str] = {}
+    for name in sorted(name for name in found if name.startswith(_INSERTED)):
+        ours = f"{name.removeprefix(_INSERTED)}/cast"
+        while ours in found:
+            ours += "_"
+        found.add(ours)
+        renamed[name] = ours
+    for node in nodes:
+        node.name = renamed.get(node.name, node.name)
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for graph in graphs_of(model):
+        for tensor in (*graph.initializer, *graph.value_info):
+            tensor.name = renamed.get(tensor.name, tensor.name)
+
+
+def _casts_constants(model: ModelProto) -> bool:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return any(node.op_type == "Cast" and node.input[0] in constants for node in model.graph.node)
+
+
 def _drop_unused_domains(model: ModelProto) -> None:
     used = {"", "ai.onnx"} | {node.domain for node in nodes_of(model)}
     kept = [entry for entry in model.opset_import if entry.domain in used]
@@ -177,7 +209,8 @@ def _name_nodes(model: ModelProto) -> None:
     for index, node in enumerate(model.graph.node):
         while not node.name:
             node.name = name if (name := f"{node.op_type}_{index}") not in taken else ""
-            index += len(taken)
+            index += len(model.graph.node)
+        taken.add(node.name)
 
 
 def _unmatched_patterns(graph: Graph, patterns: tuple[str, ...]) -> list[str]:

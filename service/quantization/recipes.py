@@ -23,6 +23,8 @@ from service.domain.recipe import (
     Recipe,
 )
 from service.domain.tensor import TensorSpec
+from service.engines.fingerprint import host_fingerprint
+from service.engines.loader import install_hint
 from service.errors import InvalidDataset, InvalidRecipe
 
 MAX_CALIBRATION_ROWS = 100_000
@@ -32,7 +34,12 @@ MAX_KEEP_FLOAT_CHARACTERS = 256
 LOWEST_PERCENTILE = 50.0
 _LABEL_METRICS = ("top1", "top5")
 # Runtimes that have a builder here, each with the module that must be installed and the precisions it builds.
-_BUILDABLE: dict[str, tuple[str, tuple[str, ...]]] = {"onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8"))}
+_BUILDABLE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8")),
+    "openvino": ("openvino", ("fp32", "fp16", "bf16", "int8")),
+}
+# Without one of these a CPU computes BF16 in FP32, piece by piece: slower than FP32, and no more exact than BF16.
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def available_runtimes() -> tuple[str, ...]:
@@ -43,7 +50,17 @@ def available_runtimes() -> tuple[str, ...]:
 def candidate_runtimes(recipe: Recipe) -> tuple[str, ...]:
     """The runtimes that a build of `recipe` tries: the named one, or for `auto` all that can build its precision."""
     named = available_runtimes() if recipe.runtime == "auto" else (recipe.runtime,)
-    return tuple(name for name in named if name in _BUILDABLE and recipe.precision in _BUILDABLE[name][1])
+    return tuple(name for name in named if name in _BUILDABLE and recipe.precision in _precisions(name))
+
+
+def _precisions(runtime: str) -> tuple[str, ...]:
+    """What the runtime builds on this host."""
+    built = _BUILDABLE[runtime][1]
+    return built if _computes_bf16() else tuple(word for word in built if word != "bf16")
+
+
+def _computes_bf16() -> bool:
+    return any(flag in _BF16_FLAGS for flag in host_fingerprint().flags)
 
 
 def check_recipe(recipe: Recipe, budget: Budget, calibration: Dataset | None, validation: Dataset | None) -> None:
@@ -115,17 +132,32 @@ def _check_words(recipe: Recipe, budget: Budget) -> None:
 
 def _check_runtime(recipe: Recipe) -> None:
     available = available_runtimes()
+    if recipe.runtime in _BUILDABLE and recipe.runtime not in available:
+        raise InvalidRecipe(
+            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or {install_hint(recipe.runtime)}"
+        )
     if recipe.runtime not in ("auto", *available):
         raise InvalidRecipe(
             f"runtime is {recipe.runtime!r}, which this host cannot build for; send auto or "
             f"{' or '.join(available) or 'install onnxruntime'}"
         )
     if not candidate_runtimes(recipe):
-        offered = sorted({word for name in available for word in _BUILDABLE[name][1]})
+        named = available if recipe.runtime == "auto" else (recipe.runtime,)
+        offered = sorted({word for name in named for word in _precisions(name)})
         raise InvalidRecipe(
-            f"precision is {recipe.precision!r}, which runtime {recipe.runtime!r} does not build on this host; "
-            f"send one of {', '.join(offered)}"
+            f"precision is {recipe.precision!r}, which runtime {recipe.runtime!r} does not build on this host"
+            f"{_why_no_bf16(recipe)}; send one of {', '.join(offered)}"
         )
+
+
+def _why_no_bf16(recipe: Recipe) -> str:
+    if recipe.precision != "bf16":
+        return ""
+    if recipe.runtime == "onnxruntime":
+        return ": its CPU provider has no BF16 kernels"
+    if not _computes_bf16():
+        return f": this CPU has none of {', '.join(_BF16_FLAGS)}"
+    return ": only runtime openvino does"
 
 
 def _check_calibration(calibration: Calibration) -> None:

@@ -13,9 +13,13 @@ from onnx import ModelProto
 from service.domain.plan import QuantizationPlan
 from service.errors import InvalidRecipe
 from service.quantization.emitters.onnxruntime import emit_onnxruntime
+from service.quantization.emitters.openvino import emit_openvino
+from service.quantization.emitters.tensorrt import emit_tensorrt
 from service.quantization.graph import Graph
 from service.quantization.placements.onnxruntime import place
+from service.quantization.placements.openvino import place as place_openvino
 from service.quantization.placements.placement import Placement
+from service.quantization.placements.tensorrt import place as place_tensorrt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,11 @@ class RuntimeRules:
     emit: Callable[[ModelProto, QuantizationPlan], ModelProto]
 
 
-_RULES = {"onnxruntime": RuntimeRules(GridRules("UINT8", True, True), place, emit_onnxruntime)}
+_RULES = {
+    "onnxruntime": RuntimeRules(GridRules("UINT8", True, True), place, emit_onnxruntime),
+    "openvino": RuntimeRules(GridRules("UINT8", True, False), place_openvino, emit_openvino),
+    "tensorrt": RuntimeRules(GridRules("INT8", False, False), place_tensorrt, emit_tensorrt),
+}
 
 
 def rules_of(runtime: str) -> RuntimeRules:

@@ -10,7 +10,10 @@ from typing import Any, Protocol
 from service.engines.engine import Engine
 from service.errors import InvalidRecipe
 
-_BUILDERS = {"onnxruntime": "service.quantization.builders.onnxruntime_builder:OnnxRuntimeBuilder"}
+_BUILDERS = {
+    "onnxruntime": "service.quantization.builders.onnxruntime_builder:OnnxRuntimeBuilder",
+    "openvino": "service.quantization.builders.openvino_builder:OpenVinoBuilder",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -38,10 +40,10 @@ class OnnxRuntimeBuilder:
 
     def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
         written = onnx.load_model(engine, load_external_data=False).graph.node
-        # Blocked float kernels are named after the tensor that they make.
-        maker = {name: node.name for node in written for name in node.output}
+        maker = {name: node for node in written for name in node.output}
+        names = {node.name for node in written}
         return tuple(
-            ExecutedOperator(maker.get(operator.name, operator.name), operator.operator, operator.int8)
+            replace(operator, name=_written_name(operator, names, maker))
             for operator in _executed(_optimized(engine, threads))
         )
 
@@ -60,6 +62,18 @@ def _optimized(engine: Path, threads: int) -> ModelProto:
         return onnx.load_model(options.optimized_model_filepath, load_external_data=False)
 
 
+def _written_name(operator: ExecutedOperator, names: set[str], maker: Mapping[str, NodeProto]) -> str:
+    """The name of the graph's node behind an executed one, where it can be told."""
+    if operator.name in names:
+        return operator.name
+    name = _LAYOUT_SUFFIX.sub("", operator.name)
+    # Blocked float kernels are named after the tensor that they make, which may be that of a clip fused into them.
+    node = maker.get(name)
+    while node is not None and operator.operator == "Conv" and node.op_type != "Conv":
+        node = maker.get(node.input[0])
+    return name if node is None else node.name
+
+
 def _executed(model: ModelProto) -> tuple[ExecutedOperator, ...]:
     """Follows INT8 tensors from node to node: operators that only move them have no INT8 name of their own."""
     int8 = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _INT8_TYPES}
@@ -69,8 +83,7 @@ def _executed(model: ModelProto) -> tuple[ExecutedOperator, ...]:
         moved = bool(node.input) and node.input[0] in int8 and node.op_type != "DequantizeLinear"
         if _makes_int8(node, kernel or moved):
             int8.update(node.output)
-        name = _LAYOUT_SUFFIX.sub("", node.name)
-        operators.append(ExecutedOperator(name, node.op_type, kernel or moved))
+        operators.append(ExecutedOperator(node.name, node.op_type, kernel or moved))
     return tuple(operators)
 
 

@@ -47,7 +47,7 @@ class OpenVinoBuilder:
             kind = _text(layer, "layerType")
             if kind in _ENDS:
                 continue
-            origins = [maker.get(name, name) for name in _origins(layer, kind)]
+            origins = [name if name in kinds else maker.get(name, name) for name in _origins(layer, kind)]
             for name in origins:
                 # A rounding inside a kernel is a part of it; by itself it is an operator of its own.
                 if name in kinds and (kinds[name] not in _PAIR or len(origins) == 1):

@@ -65,7 +65,11 @@ class _Linter:
             return self._weighted_rule(node)
         if node.op_type in MOVING or node.op_type in _AVERAGING:
             self._pass_kernel_on(node)
-            return (True, "dequantization moves past it") if self._reads_int8(node.input[0]) else _float_input(node)
+            if self._reads_int8(node.input[0]):
+                return True, "dequantization moves past it"
+            if node.op_type in MOVING and node.op_type != "MaxPool" and self._rounded(node):
+                return True, "the rounding behind it moves before it"
+            return _float_input(node)
         if node.op_type == "Concat":
             if self._rounded(node):
                 return True, "its result is rounded to INT8, and so are its inputs"
@@ -100,13 +104,19 @@ class _Linter:
             kernel = kernels[computed[0]]
             self._kernel[node.output[0]] = kernel
             return True, f"computed in the kernel of {kernel.name!r}"
-        if node.op_type == "Add" and kernels:
-            kernel = next(iter(kernels.values()))
+        if node.op_type == "Add" and (kernel := self._summing_kernel(computed)) is not None:
             self._kernel[node.output[0]] = kernel
             return True, f"added to the sums of {kernel.name!r}"
         if any(self._reads_int8(name) for name in computed) and self._rounded(node):
             return True, "reads INT8 and is rounded to INT8"
         return False, "neither in the kernel of a convolution nor between INT8 tensors"
+
+    def _summing_kernel(self, addends: list[str]) -> NodeProto | None:
+        """The convolution whose sums another tensor is added to: not where a MaxPool lies between."""
+        for name in dict.fromkeys(addends) if len(set(addends)) > 1 else ():
+            if self._joins_kernel(name) and self._graph.producer[name].op_type != "MaxPool":
+                return self._kernel[name]
+        return None
 
     def _swish_input(self, node: NodeProto) -> str | None:
         """x of x * Sigmoid(x), which the device takes for one operator; None for anything else."""

@@ -92,6 +92,8 @@ class _Placer:
             self._place_moving(node)
         elif node.op_type in JOINING:
             self._place_joining(node)
+        elif node.op_type == "Sigmoid" and node.input[0] in self._grids and node.output[0] in self._grids:
+            self._int8[node.name] = "between INT8 tensors it is a table of 256 values"
 
     def _place_output(self, node: NodeProto, always: bool) -> None:
         """Quantizes the output behind the clip that its grid makes redundant, or directly."""

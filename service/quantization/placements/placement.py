@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from glob import escape
 
 from onnx import NodeProto
 
@@ -40,6 +41,9 @@ class Placement:
         return tuple(dict.fromkeys(self.grids.values()))
 
 
+Place = Callable[[Graph, Sequence[str]], Placement]
+
+
 def matching_pattern(node: NodeProto, patterns: Sequence[str]) -> str | None:
     """The first `op:Type` or node-name glob of `patterns` that the node matches."""
     for pattern in patterns:
@@ -55,17 +59,34 @@ def float_reason(node: NodeProto, graph: Graph) -> str | None:
         return "its input is a constant"
     if not graph.is_float(node.input[0]):
         return f"its input is {graph.type_name(node.input[0])}, not FLOAT"
-    weight = graph.constant(node.input[1])
+    weight = graph.constants.get(node.input[1])
     if weight is None:
         return "its weight is computed, not a constant"
-    if node.op_type == "MatMul" and weight.ndim != 2:
-        return f"its weight has {weight.ndim} axes; INT8 needs 2"
+    if node.op_type == "MatMul" and len(weight.dims) != 2:
+        return f"its weight has {len(weight.dims)} axes; INT8 needs 2"
     if node.op_type == "Gemm" and (attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0):
         return "it transposes or scales its input"
     if node.op_type == "Gemm" and len(node.input) > 2 and attribute(node, "beta", 1.0) != 1.0:
         return "it scales its bias"
     if len(node.input) > 2 and node.input[2]:
-        bias = graph.constant(node.input[2])
-        if bias is None or bias.ndim != 1:
+        bias = graph.constants.get(node.input[2])
+        if bias is None or len(bias.dims) != 1:
             return "its bias is no constant vector"
     return None
+
+
+def patterns_of(names: Iterable[str]) -> tuple[str, ...]:
+    """keep_float patterns that match nodes of exactly these names."""
+    escaped = (escape(name) for name in names)
+    return tuple(f"[o]{pattern[1:]}" if pattern.startswith("op:") else pattern for pattern in escaped)
+
+
+def place_measured(place: Place, graph: Graph, keep_float: Sequence[str], measured: Mapping[str, str]) -> Placement:
+    """A runtime's placement that also keeps the operators of `measured` in floating point, each for its reason."""
+    placement = place(graph, (*keep_float, *patterns_of(measured)))
+    kept = {node.name for node in graph.nodes if matching_pattern(node, keep_float) is None} & measured.keys()
+    operators = tuple(
+        replace(operator, reason=measured[operator.name]) if operator.name in kept else operator
+        for operator in placement.operators
+    )
+    return replace(placement, operators=operators)

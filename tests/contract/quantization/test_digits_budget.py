@@ -12,13 +12,13 @@ import pytest
 
 from service.domain.recipe import GRANULARITIES, METHODS, SCHEMES, Calibration, Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization.calibration import ObservedModel, observe
 from service.quantization.emitters.onnxruntime import emit_onnxruntime
 from service.quantization.graph import Graph
 from service.quantization.histogram import Histogram
+from service.quantization.observation import ObservedModel, observe
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import Placement
-from service.quantization.planner import Planned, make_plan, reduced_limits
+from service.quantization.planner import Planned, make_plan
 from service.quantization.preparation import LOWEST_OPSET, prepare
 from service.quantization.ranges import find_range
 from service.quantization.rows import Array, Feed, Rows
@@ -65,7 +65,7 @@ def test_every_recipe_loses_at_most_one_percent(
     graph, placement, histograms = calibrated(prepared)
     ranges = {name: find_range(seen, recipe.calibration, scheme == "symmetric") for name, seen in histograms.items()}
     engine = prepared.with_name(f"{scheme}-{granularity}-{method}-{reduce_range}.onnx")
-    limits = reduced_limits(placement) if reduce_range else {}
-    plan = make_plan(Planned(graph, placement, ranges, limits), recipe, rules_of("onnxruntime").grids)
+    cpu_flags = ("avx2",) if reduce_range else None
+    plan = make_plan(Planned(graph, placement, ranges, cpu_flags), recipe, rules_of("onnxruntime").grids)
     onnx.save_model(emit_onnxruntime(graph.model, plan), engine)
     assert 1 - accuracy(engine) / accuracy(DIGITS / "digits.onnx") <= MAX_LOSS

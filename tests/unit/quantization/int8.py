@@ -9,9 +9,9 @@ from onnx import ModelProto
 from service.domain.plan import QuantizationPlan
 from service.domain.recipe import Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization.calibration import ObservedModel, observe
 from service.quantization.graph import Graph
-from service.quantization.planner import Planned, make_plan, reduced_limits
+from service.quantization.observation import ObservedModel, observe
+from service.quantization.planner import Planned, make_plan
 from service.quantization.preparation import LOWEST_OPSET, prepare
 from service.quantization.ranges import find_range
 from service.quantization.rows import Array, Feed, Rows
@@ -38,8 +38,8 @@ def quantize(
     histograms = observe(observed, feed, 10_000, lambda fraction: None)
     symmetric = recipe.scheme == "symmetric"
     ranges = {name: find_range(seen, recipe.calibration, symmetric) for name, seen in histograms.items()}
-    limits = reduced_limits(placement) if reduce_range else {}
-    plan = make_plan(Planned(graph, placement, ranges, limits), recipe, rules.grids)
+    cpu_flags = ("avx2",) if reduce_range else None
+    plan = make_plan(Planned(graph, placement, ranges, cpu_flags), recipe, rules.grids)
     return rules.emit(graph.model, plan), plan
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from service.domain.engine import Certificate
 from service.domain.limits import MIB, StageLimits
 from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
-from service.engines.fingerprint import host_fingerprint
+from service.engines.fingerprint import engine_fingerprint, host_fingerprint
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.errors import EngineFailed, InvalidRecipe, InvalidRequest
 from service.quantization import latency
 from service.quantization.pipeline import STAGES, PipelineTask, available_runtimes, run_stage
 from service.quantization.sandbox import run_in_sandbox
-from tests.unit.quantization.int8 import run
+from service.quantization.saturation import saturates
+from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.small_models import (
     classifier,
     images,
@@ -51,7 +54,7 @@ def task(tmp_path: Path) -> PipelineTask:
     for name, values in rows.items():
         labels = run(classifier(), {"x": values}, tmp_path)["scores"].argmax(axis=1)
         files[name] = saved_rows(tmp_path / f"{name}.npz", x=values, labels=labels)
-    recipe = Recipe(batch=BATCH, calibration=Calibration(rows=64))
+    recipe = Recipe(runtime="onnxruntime", batch=BATCH, calibration=Calibration(rows=64))
     return PipelineTask(
         tmp_path / "job", path, recipe, Budget(max_loss=0.05), files["calibration"], files["validation"], 1
     )
@@ -75,7 +78,7 @@ def test_an_int8_engine_within_the_budget_passes_with_a_certificate_for_this_hos
     assert gate["verdict"] == "passed"
     certificate = Certificate.from_json(gate["certificate"])
     assert certificate.metric == "top1"
-    assert certificate.fingerprint == host_fingerprint()
+    assert certificate.fingerprint == engine_fingerprint("onnxruntime")
     assert certificate.loss is not None
     assert certificate.loss <= 0.05
     assert (gate["variant"], gate["runtime"], gate["precision"]) == ("int8-onnxruntime", "onnxruntime", "int8")
@@ -91,10 +94,10 @@ def test_the_report_holds_every_figure_of_both_sides(task: PipelineTask) -> None
     report = report_of(task)
     assert [taken["batch"] for taken in report["engine"]["latency"]] == [1, 2, 4]
     for side in ("reference", "engine"):
-        assert set(report[side]["accuracy"]) == {"top1", "top5"}
+        assert set(report[side]["accuracy"]) == {"top1", "top5", "f1"}
         assert report[side]["disk_bytes"] > 0
         assert report[side]["latency"][0]["p99_seconds"] >= report[side]["latency"][0]["p50_seconds"] > 0
-    assert set(report["metrics"]) == {"top1", "top5", "agreement", "top5_agreement", "mae", "cosine"}
+    assert set(report["metrics"]) == {"top1", "top5", "f1", "agreement", "top5_agreement", "mae", "cosine"}
     assert report["metrics"]["top1"]["reference"] == 1
     output = report["outputs"][0]
     assert output["name"] == "scores"
@@ -103,10 +106,41 @@ def test_the_report_holds_every_figure_of_both_sides(task: PipelineTask) -> None
     assert sum(output["histogram"]["counts"]) == 800
     assert sum(entry["rows"] for entry in report["classes"]) == 200
     assert report["validation"] == {"rows": 200, "on": "validation", "labels": True}
-    assert report["host"] == host_fingerprint().to_json()
+    assert report["host"] == engine_fingerprint("onnxruntime").to_json()
     by_name = {entry["name"]: entry for entry in report["operators"]}
     assert (by_name["stem"]["precision"], by_name["stem"]["runs_as"]) == ("INT8", "QLinearConv")
     assert "int8-onnxruntime" in (task.folder / "report.html").read_text()
+
+
+def test_the_report_explains_the_loss_and_binds_the_certificate(task: PipelineTask) -> None:
+    run_all(task)
+    report = report_of(task)
+    legs = {leg["leg"]: leg["loss"] for leg in report["loss_split"]["legs"]}
+    assert list(legs) == ["float_graph", "plan", "engine"]
+    assert {check["held"] for check in report["consistency"]} == {True}
+    assert {"stem", "dw", "pw", "head"} <= {entry["name"] for entry in report["waterfall"]["operators"]}
+    assert sum(entry["share"] for entry in report["waterfall"]["operators"]) == pytest.approx(1)
+    assert report["tails"]["worst_class"]["rows"] > 0
+    assert report["int8_mac_share"] == 1
+    assert [entry["name"] for entry in report["lint"] if entry["executed"] not in (None, entry["predicted"])] == []
+    assert report["headline"]["loss"] == report["certificate"]["loss"]
+    for key, path in (("model_sha256", task.model), ("plan_sha256", task.folder / "onnxruntime" / "plan.json")):
+        assert report["certificate"][key] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_tuning_did_is_in_the_report_and_scaled_tensors_are_not_compared(task: PipelineTask) -> None:
+    for stage in STAGES[:-2]:
+        run_one(task, stage)
+    step = {"step": "equalization", "enabled": True, "kept": True, "sqnr_db_before": 9.0, "sqnr_db_after": 11.5,
+            "seconds": 1.0, "note": ""}  # fmt: skip
+    task.write("onnxruntime/tuning.json", [step])
+    (task.folder / "onnxruntime/equalized.onnx").unlink(missing_ok=True)
+    for stage in STAGES[-2:]:
+        run_one(task, stage)
+    report = report_of(task)
+    assert report["tuning"] == [step]
+    assert report["waterfall"]["operators"] == []
+    assert any("waterfall: no operator's part can be told: channels were equalized" in w for w in report["warnings"])
 
 
 def test_an_engine_outside_the_budget_is_rejected_with_numbers(task: PipelineTask) -> None:
@@ -119,12 +153,13 @@ def test_an_engine_outside_the_budget_is_rejected_with_numbers(task: PipelineTas
 
 
 @pytest.mark.parametrize(("precision", "largest_error"), [("fp32", 0.0), ("fp16", 0.05)])
-def test_float_precisions_skip_calibration_and_are_measured_alike(
+def test_float_precisions_are_measured_alike_and_only_the_halved_calibrate(
     task: PipelineTask, precision: str, largest_error: float
 ) -> None:
     recipe = replace(task.recipe, precision=precision)
     done = run_all(replace(task, recipe=recipe, calibration=None))
-    assert done["calibrate"] == {"skipped": True, "files": []}
+    skipped = {"skipped": True, "files": []}
+    assert done["calibrate"] == skipped if precision == "fp32" else done["calibrate"]["on"] == "validation"
     assert done["gate"]["variant"] == f"{precision}-onnxruntime"
     assert done["gate"]["verdict"] == "passed"
     assert report_of(task)["outputs"][0]["max"] <= largest_error
@@ -148,18 +183,23 @@ def test_a_refusal_inside_a_stage_comes_out_of_the_sandbox_as_itself(task: Pipel
         run_in_sandbox("service.quantization.pipeline:run_stage", arguments, limits=StageLimits(60, 2048 * MIB))
 
 
+def untimed(path: Path) -> bytes:
+    """A file's content without the seconds that something took."""
+    return re.sub(rb'"seconds": [0-9.e-]+', b"", path.read_bytes())
+
+
 @pytest.mark.parametrize("stage", ["inspect", "calibrate", "convert", "build"])
 def test_a_stage_that_was_killed_gives_the_same_files_when_run_again(task: PipelineTask, stage: str) -> None:
     for earlier in STAGES[: STAGES.index(stage)]:
         run_one(task, earlier)
     files = run_one(task, stage)["files"]
-    before = {name: (task.folder / name).read_bytes() for name in files}
+    before = {name: untimed(task.folder / name) for name in files}
     for name in files:
         path = task.folder / name
         path.with_name(f".{path.name}.partial").write_bytes(b"half a file")
         path.write_bytes(b"a stale one")
     assert run_one(task, stage)["files"] == files
-    assert {name: (task.folder / name).read_bytes() for name in files} == before
+    assert {name: untimed(task.folder / name) for name in files} == before
     assert not [name for _, _, names in os.walk(task.folder) for name in names if name.endswith(".partial")]
 
 
@@ -258,3 +298,36 @@ def test_a_model_with_nothing_to_quantize_fails_at_the_first_stage(task: Pipelin
     plain = saved(relu_model(("batch", 3, 8, 8)), tmp_path / "plain.onnx")
     with pytest.raises(InvalidRecipe, match="ask for fp16"):
         run_one(replace(task, model=plain, budget=Budget("mae", 1.0)), "inspect")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_model_uploaded_in_fp16_can_be_built(task: PipelineTask, tmp_path: Path, precision: str) -> None:
+    random = np.random.default_rng(0)
+    kernels = {name: random.normal(0, 0.2, (4, 4, 3, 3)).astype(np.float16) for name in ("k", "l")}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["h"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "l"], ["y"], "second", pads=[1] * 4),
+    ]
+    shape, sixteen = ("n", 4, 8, 8), TensorProto.FLOAT16
+    model = model_of(nodes, [value("x", shape, sixteen)], [value("y", shape, sixteen)], kernels)
+    rows = saved_rows(tmp_path / "half.npz", x=random.normal(0, 1, (32, *shape[1:])).astype(np.float16))
+    recipe = replace(task.recipe, precision=precision)
+    half = replace(task, model=saved(model, tmp_path / "half.onnx"), recipe=recipe, calibration=rows, validation=rows)
+    assert run_all(half)["gate"]["verdict"] == "passed"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_model_that_was_trained_with_pairs_is_built_on_its_own_grids_for_any_runtime(
+    task: PipelineTask, tmp_path: Path, runtime: str
+) -> None:
+    trained, plan = quantize(classifier(), {"x": images(64, 1)}, tmp_path, Recipe(scheme="asymmetric"))
+    upload = saved(trained, tmp_path / "trained.onnx")
+    summaries = run_all(replace(task, model=upload, recipe=replace(task.recipe, runtime=runtime)))
+    assert summaries["gate"]["verdict"] == "passed", summaries["gate"]
+    built = json.loads((task.folder / runtime / "plan.json").read_text())
+    scales = {entry["operator"]: entry["weight"]["scales"] for entry in built["weights"]}
+    as_uploaded = {entry.operator: list(entry.weight.scales) for entry in plan.weights}
+    # A CPU without VNNI may bound some weights instead.
+    if not saturates(host_fingerprint().flags):
+        assert {name: scales[name] for name in as_uploaded} == as_uploaded

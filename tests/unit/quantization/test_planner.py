@@ -10,10 +10,10 @@ from onnx import helper
 
 from service.domain.plan import QuantizationPlan
 from service.domain.recipe import Recipe
-from service.quantization.emitters.onnxruntime import quantized
+from service.quantization.emitters.qdq import quantized
 from service.quantization.graph import Graph
 from service.quantization.placements.onnxruntime import place
-from service.quantization.planner import Planned, activation_grid, make_plan, reduced_limits, saturates
+from service.quantization.planner import Planned, activation_grid, make_plan
 from service.quantization.rules import rules_of
 from tests.unit.quantization.small_models import Array, fp32, model_of, value
 
@@ -29,8 +29,8 @@ def plan_for(
     model = model_of([gemm], [value("x", ("n", weight.shape[1]))], [value("y", None)], constants)
     graph = Graph(model)
     placement = place(graph, ())
-    limits = reduced_limits(placement) if reduce else {}
-    return make_plan(Planned(graph, placement, {"x": extent}, limits), recipe, rules_of("onnxruntime").grids)
+    cpu_flags = ("avx2",) if reduce else None
+    return make_plan(Planned(graph, placement, {"x": extent}, cpu_flags), recipe, rules_of("onnxruntime").grids)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,13 @@ def test_weights_get_a_scale_for_each_output_channel_or_one_for_all() -> None:
     assert np.allclose(coarse.scales, [100 / 127])
 
 
-def test_weights_keep_seven_bits_where_products_would_overflow() -> None:
-    weight = np.random.default_rng(0).normal(0, 1, (3, 5)).astype(np.float32)
-    full, reduced = (plan_for(weight, None, Recipe(), reduce=reduce).weights[0].weight for reduce in (False, True))
-    assert np.abs(quantized(weight, full)).max() == 127
-    assert np.abs(quantized(weight, reduced)).max() == 64
+def test_only_channels_whose_pairs_of_products_would_overflow_get_smaller_integers() -> None:
+    weight = fp32([[1, 1], [1, -1], [1, 0.2]])
+    full, reduced = (plan_for(weight, None, Recipe(), reduce=reduce) for reduce in (False, True))
+    assert np.abs(quantized(weight, full.weights[0].weight)).max(axis=1).tolist() == [127, 127, 127]
+    assert np.abs(quantized(weight, reduced.weights[0].weight)).max(axis=1).tolist() == [64, 127, 105]
+    assert full.operators[0].reason in reduced.operators[0].reason
+    assert "weights within 64 in 2 of 3 channels" in reduced.operators[0].reason
 
 
 def test_a_bias_is_int32_on_the_product_of_both_scales() -> None:
@@ -121,21 +123,6 @@ def test_a_dead_channel_gets_a_positive_scale() -> None:
     assert all(scale > 0 for scale in grids.weight.scales)
     assert grids.bias is not None
     assert all(scale > 0 for scale in grids.bias.scales)
-
-
-@pytest.mark.parametrize(
-    ("flags", "overflow"),
-    [
-        (("avx2",), True),
-        (("avx2", "avx512f", "avx512bw"), True),
-        ((), True),
-        (("avx2", "avx512f", "avx512_vnni"), False),
-        (("avx2", "avx_vnni"), False),
-        (("asimd",), False),
-    ],
-)
-def test_only_cpus_without_dot_products_overflow(flags: tuple[str, ...], overflow: bool) -> None:
-    assert saturates(flags) is overflow
 
 
 def test_a_plan_survives_the_way_through_json() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from service.domain.recipe import Budget, Recipe
 from service.errors import InvalidDataset, InvalidRecipe, StageFailed, StorageFull
+from service.quantization.graph import Graph
+from service.quantization.placements.placement import float_reason
 from service.quantization.preparation import (
     LOWEST_OPSET,
     PREPARED,
@@ -217,3 +219,28 @@ def test_a_task_without_the_data_it_needs_is_refused(tmp_path: Path) -> None:
         inspect(replace(task, calibration=None))
     with pytest.raises(InvalidRecipe, match="nothing can be proven"):
         inspect(replace(task, calibration=None, validation=None, recipe=Recipe(precision="fp16")))
+
+
+def test_no_name_that_is_made_up_is_one_that_another_node_has_or_gets(tmp_path: Path) -> None:
+    weights = {name: np.eye(3, dtype=np.float32) for name in "abc"}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["u"]),
+        helper.make_node("MatMul", ["u", "b"], ["v"], "MatMul_0"),
+        helper.make_node("MatMul", ["v", "c"], ["y"]),
+    ]
+    model = model_of(nodes, [value("x", ("n", 3))], [value("y", ("n", 3))], weights)
+    names = [node.name for node in prepared(model, tmp_path).graph.node]
+    assert len(set(names)) == 3
+
+
+def test_the_weights_of_an_fp16_upload_are_constants_in_fp32(tmp_path: Path) -> None:
+    half = np.random.default_rng(0).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float16)
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[1] * 4)
+    sixteen = TensorProto.FLOAT16
+    ends = value("x", ("n", 3, 8, 8), sixteen), value("y", ("n", 4, 8, 8), sixteen)
+    simple = Graph(prepared(model_of([conv], [ends[0]], [ends[1]], {"w": half}), tmp_path))
+    kept = next(node for node in simple.nodes if node.name == "conv")
+    assert float_reason(kept, simple) is None
+    stored = simple.constant(kept.input[1])
+    assert stored is not None
+    assert np.array_equal(stored, half.astype(np.float32))

@@ -66,6 +66,27 @@ def test_what_is_no_sound_picture_is_refused_with_the_reason(data: bytes, words:
         decode_image(data, LIMITS)
 
 
+def progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more, behind a comment that holds an end marker."""
+    whole = cv2.imencode(".jpg", gradient(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    end, last = whole.rindex(b"\xff\xd9"), whole.rindex(b"\xff\xda")
+    return whole[:end] + b"\xff\xfe\x00\x04\xff\xd9" + whole[last:end] * scans + whole[end:]
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_a_decoder_passes_over_each() -> None:
+    assert decode_image(progressive(10), LIMITS).shape == gradient().shape
+    with pytest.raises(InvalidImage, match="over 100 scans"):
+        decode_image(progressive(200), LIMITS)
+
+
+def test_what_hides_in_metadata_or_behind_the_end_is_no_part_of_a_jpeg() -> None:
+    whole = encoded(gradient(), ".jpg")
+    thumbnail = b"\xff\xe1" + (len(whole) + 2).to_bytes(2, "big") + whole
+    assert decode_image(whole[:2] + thumbnail + whole[2:] + b"\xff\xda" * 200, LIMITS).shape == gradient().shape
+    with pytest.raises(InvalidImage, match="over 4096 segments"):
+        decode_image(whole[:2] + b"\xff\xfe\x00\x02" * 5000 + whole[2:], LIMITS)
+
+
 def test_a_claimed_size_is_refused_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("a picture over the limit was decoded"))
     with pytest.raises(InvalidImage, match="16384"):

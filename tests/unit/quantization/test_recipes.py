@@ -96,7 +96,7 @@ def test_accuracy_without_labels_is_refused(metric: str) -> None:
 
 
 def test_auto_tries_every_available_runtime_that_builds_the_precision() -> None:
-    assert candidate_runtimes(Recipe()) == available_runtimes() == ("onnxruntime",)
+    assert candidate_runtimes(Recipe()) == available_runtimes() == ("onnxruntime", "openvino")
     assert candidate_runtimes(Recipe(precision="bf16")) == ()
 
 

@@ -36,7 +36,7 @@ def test_a_float_engine_runs_nothing_in_int8_and_an_int8_one_nearly_everything(t
     plain = OnnxRuntimeBuilder().executed(saved(classifier(), tmp_path / "float.onnx"), 1)
     assert not any(operator.int8 for operator in plain)
     assert [operator.operator for operator in plain].count("Conv") == 3
-    assert {"pw", "head"} <= {operator.name for operator in plain}
+    assert {"stem", "dw", "pw", "head"} <= {operator.name for operator in plain}
     emitted, _ = quantize(classifier(), ROWS, tmp_path)
     small = OnnxRuntimeBuilder().executed(saved(emitted, tmp_path / "int8.onnx"), 1)
     assert {operator.name for operator in small if not operator.int8} == {"x/quantize"}

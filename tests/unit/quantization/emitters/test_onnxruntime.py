@@ -14,7 +14,7 @@ from service.domain.plan import TensorGrid
 from service.domain.recipe import GRANULARITIES, SCHEMES, Calibration, Recipe
 from service.quantization.builders.builder import ExecutedOperator
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
-from service.quantization.emitters.onnxruntime import quantized
+from service.quantization.emitters.qdq import quantized
 from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.small_models import Array, classifier, fp32, images, model_of, saved, value
 

@@ -73,7 +73,8 @@ def test_a_kept_operator_is_predicted_in_floating_point_with_the_reason(tmp_path
 
 
 @given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), st.integers(0, 5))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 def test_random_chains_run_as_predicted(tmp_path: Path, kinds: list[str], seed: int) -> None:
     compare(emitted(chain(kinds, seed), body_rows(8, seed), tmp_path), tmp_path)
 

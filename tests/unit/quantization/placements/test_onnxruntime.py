@@ -138,6 +138,14 @@ def test_what_has_no_int8_kernel_stays_in_float_with_that_reason() -> None:
     assert reasons(placement)["soft"] == "Softmax has no INT8 kernel that pays on this runtime"
 
 
+def test_a_sigmoid_runs_in_int8_where_both_its_sides_are_quantized_anyway() -> None:
+    gate = helper.make_node("Sigmoid", ["a"], ["b"], "gate")
+    between = placed(image_model(conv("x", "a"), gate, conv("b", "c"), result="c"))
+    assert (precisions(between)["gate"], set(between.grids)) == ("INT8", {"x", "a", "b", "c"})
+    at_the_end = placed(image_model(conv("x", "a"), gate, result="b"))
+    assert (precisions(at_the_end)["gate"], set(at_the_end.grids)) == ("FP32", {"x", "a"})
+
+
 @pytest.mark.parametrize("pattern", ["b", "[ab]", "op:Conv", "*"])
 def test_operators_that_keep_float_names_stay_in_float(pattern: str) -> None:
     placement = placed(image_model(conv("x", "a"), conv("a", "b"), result="b"), pattern)

@@ -1,0 +1,104 @@
+"""INT8 for one runtime: its placement, the tuning that the recipe asks for, and what stays in floating point for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from service.domain.plan import QuantizationPlan
+from service.engines.fingerprint import host_fingerprint
+from service.errors import StageFailed
+from service.quantization.atomic_files import replacing
+from service.quantization.calibrated import Calibrated
+from service.quantization.calibration import CALIBRATION
+from service.quantization.graph import Graph
+from service.quantization.mixed_precision import Allowance, Choice, choose_float
+from service.quantization.placements.placement import Placement, place_measured
+from service.quantization.placements.spread import joined_parts, spread_reasons
+from service.quantization.planner import Planned, make_plan
+from service.quantization.preparation import PREPARED, reference_inputs
+from service.quantization.quantized_upload import QuantizedUpload, as_trained, is_quantized, read_quantized
+from service.quantization.rows import Feed, Rows
+from service.quantization.rules import rules_of
+from service.quantization.saturation import Products, weight_limits
+from service.quantization.sensitivity import Subject as Measured
+from service.quantization.sensitivity import measure
+from service.quantization.task import PipelineTask, Progress
+from service.quantization.tuning.sample import Sample
+from service.quantization.tuning.state import Subject
+from service.quantization.tuning.tuner import Tuned, Tuner
+
+TUNING = "tuning.json"
+EQUALIZED = "equalized.onnx"
+_SENSITIVITY_ROWS = 32
+# How far a conversion is when the tuning of all operators has ended.
+_TUNED = 0.7
+
+
+def convert_int8(task: PipelineTask, runtime: str, report_progress: Progress) -> tuple[ModelProto, QuantizationPlan]:
+    """The emitted graph and its plan. Writes `tuning.json`, and `equalized.onnx` where channels were scaled, to the
+    runtime's folder, which must exist.
+    """
+    if task.calibration is None:
+        raise StageFailed("there is no calibration set to tune INT8 on; name one in calibration")
+    graph, rules, recipe = Graph.load(task.folder / PREPARED), rules_of(runtime), task.recipe
+    calibrated = Calibrated.load(task.folder / CALIBRATION)
+    feed = Feed.of(Rows.open(task.calibration, "calibration"), reference_inputs(task))
+    sample = Sample.of(feed, recipe.calibration.rows)
+    subject = Subject(graph, calibrated, rules, recipe, host_fingerprint().flags, sample, task.threads)
+    spread = spread_reasons(
+        graph, {name: calibrated.range(name, recipe.calibration, False) for name in joined_parts(graph)}
+    )
+    placement = place_measured(rules.place, graph, recipe.keep_float, spread)
+    upload = onnx.load_model(task.model, load_external_data=False)
+    if is_quantized(upload):
+        task.write(f"{runtime}/{TUNING}", [])
+        return _as_trained(subject, placement, read_quantized(upload))
+    tuner = Tuner(subject, lambda share: report_progress(share * _TUNED))
+    tuned = tuner.tune(placement)
+    if recipe.tuning.mixed_precision:
+        measured = _measured(task, subject, placement, tuned)
+        report_progress(0.9)
+        if measured:
+            mixed = place_measured(rules.place, graph, recipe.keep_float, spread | measured)
+            tuned = tuner.retune(tuned, mixed, f"{len(measured)} operators kept in floating point by measurement")
+    task.write(f"{runtime}/{TUNING}", [entry.to_json() for entry in tuned.ledger])
+    _write_equalized(task.folder / runtime / EQUALIZED, None if tuned.reference is graph else tuned.reference)
+    return rules.emit(tuned.graph.model, tuned.plan), tuned.plan
+
+
+def _as_trained(subject: Subject, placement: Placement, upload: QuantizedUpload) -> tuple[ModelProto, QuantizationPlan]:
+    """The grids of the upload where it has them, untuned: training has fitted the weights to these. Operators whose
+    integers this CPU's kernels could not add keep the plan's own.
+    """
+    graph, rules, flags = subject.graph, subject.rules, subject.cpu_flags
+    ranges = {
+        name: upload.ranges.get(name)
+        or subject.calibrated.range(name, subject.recipe.calibration, subject.recipe.scheme == "symmetric")
+        for name in placement.observed
+    }
+    plan = make_plan(Planned(graph, placement, ranges, flags), subject.recipe, rules.grids)
+    grids = {grid.tensor: grid for grid in plan.activations}
+    reduced = weight_limits(Products(graph, placement, grids, ranges), flags) if flags is not None else {}
+    plan = as_trained(plan, graph, upload, reduced)
+    return rules.emit(graph.model, plan), plan
+
+
+def _write_equalized(path: Path, reference: Graph | None) -> None:
+    """The float graph with the channels that the plan was made for, where they are not those of the prepared one."""
+    path.unlink(missing_ok=True)
+    if reference is not None:
+        with replacing(path) as partial:
+            onnx.save_model(reference.model, partial)
+
+
+def _measured(task: PipelineTask, subject: Subject, placement: Placement, tuned: Tuned) -> dict[str, str]:
+    """Operators that cost more in INT8 than the budget allows, each with its reason."""
+    batches = subject.sample.few_batches(_SENSITIVITY_ROWS)
+    emitted = subject.rules.emit(tuned.graph.model, tuned.plan)
+    parts = Measured(tuned.reference, tuned.graph, tuned.plan, emitted, task.threads)
+    sensitivity = measure(parts, batches, lambda share: None)
+    chosen = Choice(tuned.reference, placement, sensitivity)
+    return choose_float(chosen, Allowance(task.budget.metric, task.budget.max_loss))
