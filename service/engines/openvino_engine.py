@@ -35,6 +35,8 @@ _DATATYPES = {
 _WIDE = ("UINT32", "UINT64", "INT64")
 _COMPUTED = np.iinfo(np.int32)
 _MAX_WORDS = 500
+# What the ONNX reader appends to an output's name to call the node that ends there.
+_OUTPUT_SUFFIX = "/sink_port_0"
 
 
 class OpenVinoEngine:
@@ -76,7 +78,15 @@ class OpenVinoEngine:
             raise EngineFailed(f"OpenVINO failed on this batch: {_words(error)}") from error
         answers = {name: self._owned(request, name) for name in names}
         self._free.append(request)
+        if not all(inputs[spec.name].size for spec in self.inputs):
+            self._refuse_stale(answers)
         return answers
+
+    def _refuse_stale(self, answers: Mapping[str, Array]) -> None:
+        """An empty batch leaves some graphs' outputs as an earlier batch made them: that is nobody else's to see."""
+        for name, values in answers.items():
+            if self.outputs[self._positions[name]].batched and len(values):
+                raise InvalidTensor("this batch holds no rows, which this engine has no answer to; send at least one")
 
     def _owned(self, request: ov.InferRequest, name: str) -> Array:
         """A copy: the request writes its next answer where it wrote this one."""
@@ -115,7 +125,7 @@ def compile_model(path: Path, threads: int, instances: int = 1) -> ov.CompiledMo
 
 
 def _spec(port: ov.ConstOutput) -> TensorSpec:
-    name, kind = port.get_any_name(), port.get_element_type().get_type_name()
+    name, kind = _name(port), port.get_element_type().get_type_name()
     if kind not in _DATATYPES:
         raise InvalidModel(
             f"tensor {name!r} has type {kind}, which OpenVINO's CPU device gives no array of; use one of "
@@ -123,6 +133,12 @@ def _spec(port: ov.ConstOutput) -> TensorSpec:
         )
     shape = tuple(-1 if extent.is_dynamic else extent.get_length() for extent in port.get_partial_shape())
     return TensorSpec(name, _DATATYPES[kind], shape)
+
+
+def _name(port: ov.ConstOutput) -> str:
+    """The tensor's name in the file: a tensor that the compiler merged with another bears the names of both."""
+    stated = port.get_node().get_friendly_name().removesuffix(_OUTPUT_SUFFIX)
+    return str(stated if stated in port.get_names() else port.get_any_name())
 
 
 def _tensor(spec: TensorSpec, values: Array) -> ov.Tensor:

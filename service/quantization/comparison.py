@@ -41,13 +41,13 @@ class Comparison:
             self._decisions.add(ours, theirs, labels)
 
     def to_json(self) -> dict[str, Any]:
-        decided = self._scores is not None
+        decided = self._scores is not None and self._decisions.tell
         metrics = (self._decisions.metrics() if decided else {}) | _value_metrics(self._figures)
         return {
             "metrics": metrics,
-            "scores": self._scores,
+            "scores": self._scores if decided else None,
             "outputs": [output.to_json() for output in self._figures.values()],
-            "classes": self._decisions.classes(),
+            "classes": self._decisions.classes() if decided else [],
             "tails": _tails(self._figures) | (self._decisions.tails() if decided else {}),
         }
 

@@ -10,9 +10,12 @@ import onnx
 
 from service.domain.plan import OperatorPrecision, QuantizationPlan
 from service.quantization.atomic_files import replacing
+from service.quantization.calibrated import Calibrated
+from service.quantization.calibration_file import CALIBRATION
 from service.quantization.emitters.half import emit_half
 from service.quantization.graph import Graph
 from service.quantization.int8_conversion import EQUALIZED, TUNING, convert_int8
+from service.quantization.placements.half import half_plan
 from service.quantization.placements.placement import matching_pattern
 from service.quantization.preparation import PREPARED
 from service.quantization.recipes import candidate_runtimes
@@ -50,10 +53,10 @@ def _convert(task: PipelineTask, runtime: str, destination: Path, report_progres
         shutil.copyfile(task.model, destination)
         return _float_plan(Graph.load(task.folder / PREPARED), keep_float)
     graph = Graph.load(task.folder / PREPARED)
-    if task.recipe.precision == "fp16":
-        halved = emit_half(graph.model, keep_float)
-        onnx.save_model(halved, destination)
-        return _float_plan(Graph(halved), keep_float)
+    if task.recipe.precision in ("fp16", "bf16"):
+        measured = Calibrated.load(task.folder / CALIBRATION).measured()
+        onnx.save_model(emit_half(graph.model, keep_float, task.recipe.precision, measured), destination)
+        return half_plan(graph, keep_float, task.recipe.precision, measured)
     emitted, plan = convert_int8(task, runtime, report_progress)
     onnx.save_model(emitted, destination)
     return plan

@@ -23,6 +23,9 @@ _RESAMPLES = 2000
 # F1 is counted again for each draw, where the other metrics need only four counts.
 _F1_RESAMPLES = 400
 _TOP = 5
+# Fewer rows, or rows of two scores, may be in falling order by chance.
+_MANY_ROWS = 8
+_PAIR = 2
 _MAX_CLASSES = 2000
 
 
@@ -67,6 +70,7 @@ class Decisions:
 
     def __init__(self) -> None:
         self._agree: list[Bools] = []
+        self._all_in_order = True
         self._agree5: list[Bools] = []
         self._right: dict[str, list[tuple[Bools, Bools]]] = {"top1": [], "top5": []}
         self._classes: dict[int, _ClassFigures] = {}
@@ -74,6 +78,7 @@ class Decisions:
 
     def add(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         ours, theirs = top_indices(reference, _TOP), top_indices(engine, _TOP)
+        self._all_in_order &= reference.shape[1] > _PAIR and bool((np.diff(reference, axis=1) <= 0).all())
         self._agree.append(ours[:, 0] == theirs[:, 0])
         self._agree5.append((theirs == ours[:, :1]).any(axis=1))
         if labels is None:
@@ -85,6 +90,11 @@ class Decisions:
             hits = ((ours[:, :width] == wanted).any(axis=1), (theirs[:, :width] == wanted).any(axis=1))
             self._right[metric].append(hits)
         self._add_classes(reference, engine, labels)
+
+    @property
+    def tell(self) -> bool:
+        """Whether the first score says anything: where every row is in falling order, as TopK gives it, it never does."""
+        return not self._all_in_order or sum(map(len, self._agree)) < _MANY_ROWS
 
     def _add_classes(self, reference: Array, engine: Array, labels: Labels) -> None:
         hits = self._right["top1"][-1]

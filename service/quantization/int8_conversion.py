@@ -48,9 +48,9 @@ def convert_int8(task: PipelineTask, runtime: str, report_progress: Progress) ->
     feed = Feed.of(Rows.open(task.calibration, "calibration"), reference_inputs(task))
     sample = Sample.of(feed, recipe.calibration.rows)
     subject = Subject(graph, calibrated, rules, recipe, host_fingerprint().flags, sample, task.threads)
-    spread = spread_reasons(
-        graph, {name: calibrated.range(name, recipe.calibration, False) for name in joined_parts(graph)}
-    )
+    # A part that is infinite somewhere, as a mask is, has no range.
+    parts = (name for name in joined_parts(graph) if not calibrated.histogram(name).not_finite)
+    spread = spread_reasons(graph, calibrated.ranges(parts, recipe.calibration, False))
     placement = place_measured(rules.place, graph, recipe.keep_float, spread)
     upload = onnx.load_model(task.model, load_external_data=False)
     if is_quantized(upload):

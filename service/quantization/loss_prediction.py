@@ -20,7 +20,12 @@ def predicted_loss(metric: str | None, outputs: Array, noise: float) -> float:
     five); `mae` is in the output's units; of `cosine` it is the distance from one, as it is where outputs rank nothing.
     """
     values = outputs.astype(np.float64)
-    deviation = sqrt(max(noise, 0.0)) * float(values.std())
+    sound = values[np.isfinite(values)]
+    if not sound.size:
+        return 0.0
+    # Scores that a mask took out are never the first.
+    values = np.where(np.isfinite(values), values, sound.min())
+    deviation = sqrt(max(noise, 0.0)) * float(sound.std())
     if metric == "mae":
         return deviation * sqrt(2 / pi)
     if metric == "cosine" or values.ndim != 2 or values.shape[1] < 2:

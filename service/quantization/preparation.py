@@ -166,9 +166,7 @@ def _simplified(model: ModelProto, destination: Path, fold_norms: bool) -> Model
 
 
 def _name_inserted_casts(model: ModelProto) -> None:
-    """Gives what ONNX Runtime inserts around FP16 a name of ours: it would insert it again, where it loads the graph, by
-    the very same name.
-    """
+    """Renames what ONNX Runtime inserted around FP16: where it loads the graph it would insert the very same names."""
     nodes = list(nodes_of(model))
     found = {name for node in nodes for name in (node.name, *node.input, *node.output)}
     renamed: dict[str, str] = {}
@@ -183,8 +181,10 @@ def _name_inserted_casts(model: ModelProto) -> None:
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]
     for graph in graphs_of(model):
-        for tensor in (*graph.initializer, *graph.value_info):
+        for tensor in graph.initializer:
             tensor.name = renamed.get(tensor.name, tensor.name)
+        for value in graph.value_info:
+            value.name = renamed.get(value.name, value.name)
 
 
 def _casts_constants(model: ModelProto) -> bool:

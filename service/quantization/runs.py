@@ -17,13 +17,13 @@ def operators_around(graph: Graph, chosen: Set[str]) -> dict[str, frozenset[str]
         made = frozenset((node.name,))
         if node.name not in chosen:
             made = frozenset().union(*(before.get(name, frozenset()) for name in node.input))
-        before |= dict.fromkeys(node.output, made)
+        before |= dict.fromkeys(filter(None, node.output), made)
     behind: dict[str, frozenset[str]] = {}
     for node in reversed(graph.nodes):
         read = frozenset((node.name,))
         if node.name not in chosen:
             read = frozenset().union(*(behind.get(name, frozenset()) for name in node.output))
-        for name in node.input:
+        for name in filter(None, node.input):
             behind[name] = behind.get(name, frozenset()) | read
     nothing: frozenset[str] = frozenset()
     return {name: before.get(name, nothing) | behind.get(name, nothing) for name in before.keys() | behind.keys()}

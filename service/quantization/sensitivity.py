@@ -19,8 +19,10 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from service.domain.plan import QuantizationPlan, TensorGrid, WeightGrid
 from service.domain.tensor import NUMPY_TYPES
 from service.errors import EngineFailed
+from service.quantization.decisions import scores_output
 from service.quantization.emitters.qdq import quantized
 from service.quantization.graph import Graph
+from service.quantization.noise import joined, noise_share
 from service.quantization.rows import Array
 from service.quantization.simulation import simulated
 from service.quantization.task import Progress
@@ -36,7 +38,7 @@ Part = TypeVar("Part")
 class Sensitivity:
     """Noise by operator of its weights, noise by tensor of its grid, and what all of them add up to together.
 
-    `outputs` is the float model's first output on the measured rows.
+    `outputs` is the output of the float model that the budget's metric judges, on the measured rows.
     """
 
     weights: dict[str, float]
@@ -91,7 +93,16 @@ def measure(subject: Subject, batches: Batches, report_progress: Progress, most:
             activations |= {grid.tensor: noise / len(tensors) for grid in tensors}
     simulation = simulated(subject.emitted, subject.threads)
     whole = _noise(expected, _joined([list(simulation.infer(batch).values()) for batch in batches]))
-    return Sensitivity(weights, activations, whole, expected[0])
+    return Sensitivity(weights, activations, whole, _judged(expected))
+
+
+def _judged(outputs: list[Array]) -> Array:
+    """The scores that decide, as [rows, scores], or the first floating-point output where none is a vector of them."""
+    floats = [values for values in outputs if values.dtype.kind == "f"]
+    for values in floats:
+        if scores_output({"": values}, len(values)) is not None:
+            return values.reshape(len(values), -1)
+    return floats[0] if floats else outputs[0]
 
 
 def _groups(parts: Sequence[Part], most: int) -> list[Sequence[Part]]:
@@ -178,17 +189,9 @@ def _outputs(session: ort.InferenceSession, batches: Batches) -> list[Array]:
 
 def _joined(parts: list[list[Array]]) -> list[Array]:
     """Each output over all batches; one without rows is taken as it is."""
-    return [np.concatenate([np.atleast_1d(value) for value in values]) for values in zip(*parts, strict=True)]
+    return [joined(values) for values in zip(*parts, strict=True)]
 
 
 def _noise(expected: list[Array], got: list[Array]) -> float:
-    shares = [_relative_noise(x, y) for x, y in zip(expected, got, strict=True) if x.dtype.kind == "f"]
+    shares = [noise_share(x, y) for x, y in zip(expected, got, strict=True) if x.dtype.kind == "f"]
     return float(np.mean(shares)) if shares else 0.0
-
-
-def _relative_noise(expected: Array, got: Array) -> float:
-    if expected.shape != got.shape:
-        return 1.0
-    error = expected.astype(np.float64) - got
-    power = float(np.var(expected.astype(np.float64)))
-    return float(np.mean(error**2)) / max(power, 1e-30)

@@ -135,4 +135,6 @@ def _decibels(more: float, less: float) -> float:
 
 
 def _shown(signal: float, noise: float) -> float | None:
-    return _decibels(signal, noise) if signal > 0 and noise > 0 else None
+    """None where there is none of either, or where FP32 cannot hold their sums: JSON has no infinity."""
+    told = 0 < signal < math.inf and 0 < noise < math.inf
+    return _decibels(signal, noise) if told else None

@@ -52,4 +52,5 @@ def _name_new_nodes(model: ModelProto) -> None:
     for index, node in enumerate(model.graph.node):
         while not node.name:
             node.name = name if (name := f"{node.op_type}_raised_{index}") not in taken else ""
-            index += len(taken)
+            index += len(model.graph.node)
+        taken.add(node.name)

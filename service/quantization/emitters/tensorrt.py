@@ -7,23 +7,20 @@ network is strongly typed: the type of a scale is the type around it. Refuses gr
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto
 
 from service.domain.plan import OperatorPrecision, QuantizationPlan, TensorGrid
 from service.errors import StageFailed
 from service.quantization.emitters.half import emit_half_as_placed
 from service.quantization.emitters.opset import raised
-from service.quantization.emitters.qdq import quantized
+from service.quantization.emitters.qdq import QdqWriter
 from service.quantization.graph import Graph
 from service.quantization.placements.half import SMALLEST, Ranges, place_half
 from service.quantization.placements.tensorrt import quantized_inputs
 from service.quantization.placements.tensorrt_kernels import CONVOLUTIONS
 
-Array = npt.NDArray[Any]
 # Scales in FP16 or BF16 came with opset 19, scales along an axis with 13.
 _OPSETS = {"fp32": 13, "fp16": 19, "bf16": 22}
 
@@ -77,7 +74,7 @@ def emit_tensorrt(model: ModelProto, plan: QuantizationPlan, around: str = "fp32
     """
     for grid in (*plan.activations, *(entry.weight for entry in plan.weights)):
         _check(grid)
-    emitted = _Emitter(raised(model, _OPSETS[around]), plan).emit()
+    emitted = _write(raised(model, _OPSETS[around]), plan)
     return emitted if around == "fp32" else emit_half_as_placed(emitted, plan.operators, around)
 
 
@@ -95,63 +92,19 @@ def _int8_convolutions(graph: Graph, int8: set[str]) -> frozenset[str]:
     return frozenset(node.name for node in graph.nodes if node.op_type in CONVOLUTIONS and node.name in int8)
 
 
-class _Emitter:
-    def __init__(self, model: ModelProto, plan: QuantizationPlan) -> None:
-        self._model = model
-        self._graph = Graph(model)
-        self._int8 = {entry.name for entry in plan.operators if entry.precision == "INT8"}
-        self._convolutions = _int8_convolutions(self._graph, self._int8)
-        self._grids = {grid.tensor: grid for grid in plan.activations}
-        self._weights = {entry.operator: entry.weight for entry in plan.weights}
-        self._nodes: list[NodeProto] = []
-
-    def emit(self) -> ModelProto:
-        for node in self._graph.nodes:
-            if node.name in self._weights:
-                self._quantize_weight(node, self._weights[node.name])
-            if node.name in self._int8:
-                wanted = set(quantized_inputs(node, self._graph, self._convolutions)) & self._grids.keys()
-                for index, name in enumerate(node.input):
-                    if name in wanted:
-                        self._insert_pair(node, index, self._grids[name])
-            self._nodes.append(node)
-        self._write()
-        return self._model
-
-    def _quantize_weight(self, node: NodeProto, grid: TensorGrid) -> None:
-        values = self._graph.constant(grid.tensor)
-        assert values is not None
-        prefix = f"{node.name}/weight"
-        self._add_constant(f"{prefix}_quantized", quantized(values, grid))
-        node.input[1] = self._dequantize(prefix, grid)
-
-    def _insert_pair(self, node: NodeProto, index: int, grid: TensorGrid) -> None:
-        """The node's own pair: another reader's may one day have to differ."""
-        prefix = f"{node.name}/input_{index}"
-        inputs = [node.input[index], f"{prefix}_scale", f"{prefix}_zero_point"]
-        self._nodes.append(helper.make_node("QuantizeLinear", inputs, [f"{prefix}_quantized"], f"{prefix}/quantize"))
-        node.input[index] = self._dequantize(prefix, grid)
-
-    def _dequantize(self, prefix: str, grid: TensorGrid) -> str:
-        """Adds the grid's constants and the node behind the prefix's integers; gives the name of what it makes."""
-        shape = () if grid.axis is None else (len(grid.scales),)
-        self._add_constant(f"{prefix}_scale", np.asarray(grid.scales, np.float32).reshape(shape))
-        self._add_constant(f"{prefix}_zero_point", np.zeros(shape, np.int8))
-        inputs = [f"{prefix}_quantized", f"{prefix}_scale", f"{prefix}_zero_point"]
-        node = helper.make_node("DequantizeLinear", inputs, [f"{prefix}_dequantized"], f"{prefix}/dequantize")
-        if grid.axis is not None:
-            node.attribute.append(helper.make_attribute("axis", grid.axis))
-        self._nodes.append(node)
-        return f"{prefix}_dequantized"
-
-    def _add_constant(self, name: str, values: Array) -> None:
-        self._model.graph.initializer.append(numpy_helper.from_array(values, name))
-
-    def _write(self) -> None:
-        graph = self._model.graph
-        nodes = [NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
-        read = {name for node in nodes for name in node.input} | self._graph.read_inside | self._graph.outputs
-        constants = [tensor for tensor in graph.initializer if tensor.name in read]
-        del graph.node[:], graph.initializer[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(constants)
+def _write(model: ModelProto, plan: QuantizationPlan) -> ModelProto:
+    """A pair for each quantized input of each INT8 operator: another reader's may one day have to differ."""
+    writer = QdqWriter(model)
+    int8 = {entry.name for entry in plan.operators if entry.precision == "INT8"}
+    convolutions = _int8_convolutions(writer.graph, int8)
+    grids = {grid.tensor: grid for grid in plan.activations}
+    weights = {entry.operator: entry.weight for entry in plan.weights}
+    for node in writer.graph.nodes:
+        if node.name in weights:
+            writer.replace_constant(node, 1, weights[node.name])
+        if node.name in int8:
+            wanted = set(quantized_inputs(node, writer.graph, convolutions)) & grids.keys()
+            for index, name in enumerate(node.input):
+                if name in wanted:
+                    writer.insert_own_pair(node, index, grids[name])
+    return writer.finished()

@@ -104,9 +104,10 @@ class _Linter:
             kernel = kernels[computed[0]]
             self._kernel[node.output[0]] = kernel
             return True, f"computed in the kernel of {kernel.name!r}"
-        if node.op_type == "Add" and (kernel := self._summing_kernel(computed)) is not None:
-            self._kernel[node.output[0]] = kernel
-            return True, f"added to the sums of {kernel.name!r}"
+        summing = self._summing_kernel(computed) if node.op_type == "Add" else None
+        if summing is not None:
+            self._kernel[node.output[0]] = summing
+            return True, f"added to the sums of {summing.name!r}"
         if any(self._reads_int8(name) for name in computed) and self._rounded(node):
             return True, "reads INT8 and is rounded to INT8"
         return False, "neither in the kernel of a convolution nor between INT8 tensors"

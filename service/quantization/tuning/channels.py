@@ -13,18 +13,29 @@ from service.quantization.tuning.layer import Array, Floats, Layer
 
 # Tensors exposed at once: what one block of rows holds of them is held in memory.
 _MOST_EXPOSED = 8
+# A tensor and the axis of its channels: 1 for a convolution's, the last (-1) for a matrix product's.
+Place = tuple[str, int]
 Batches = Callable[[], Iterable[dict[str, Array]]]
 
 
-def channel_power(model: ModelProto, tensors: Sequence[str], batches: Batches, threads: int) -> dict[str, Floats]:
-    """The mean square of each channel: axis 1 of what has positions, else the last axis."""
-    sums: dict[str, Floats] = {}
-    counts: dict[str, int] = {}
-    for name, values in _exposed(model, tensors, batches, threads):
-        rows = _by_channel(values)
-        sums[name] = sums.get(name, np.zeros(len(rows))) + np.einsum("cv,cv->c", rows, rows, dtype=np.float64)
-        counts[name] = counts.get(name, 0) + rows.shape[1]
-    return {name: total / counts[name] for name, total in sums.items()}
+def channel_power(model: ModelProto, places: Iterable[Place], batches: Batches, threads: int) -> dict[Place, Floats]:
+    """The mean square of each channel of each tensor, by the tensor and the axis that its channels are along."""
+    axes: dict[str, list[int]] = {}
+    for name, axis in dict.fromkeys(places):
+        axes.setdefault(name, []).append(axis)
+    sums: dict[Place, Floats] = {}
+    counts: dict[Place, int] = {}
+    for name, values in _exposed(model, list(axes), batches, threads):
+        for axis in axes[name]:
+            place, rows = (name, axis), _by_channel(values, axis)
+            sums[place] = sums.get(place, np.zeros(len(rows))) + np.einsum("cv,cv->c", rows, rows, dtype=np.float64)
+            counts[place] = counts.get(place, 0) + rows.shape[1]
+    return {place: total / counts[place] for place, total in sums.items()}
+
+
+def input_place(layer: Layer) -> Place:
+    """Where the channels of a layer's input are."""
+    return layer.operator.activation, 1 if layer.node.op_type == "Conv" else -1
 
 
 def column_power(layer: Layer, power: Floats) -> Floats:
@@ -47,8 +58,7 @@ def _exposed(model: ModelProto, tensors: Sequence[str], batches: Batches, thread
             yield from exposure.run(batch).items()
 
 
-def _by_channel(values: Array) -> Array:
-    """[channels, values of each]. Sequences of vectors, of rank 3, have their channels last."""
-    axis = 1 if values.ndim >= 4 else values.ndim - 1
+def _by_channel(values: Array, axis: int) -> Array:
+    """[channels, values of each]"""
     moved = np.moveaxis(values, axis, 0)
     return moved.reshape(len(moved), -1)

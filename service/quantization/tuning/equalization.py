@@ -26,12 +26,15 @@ _LARGEST_FACTOR = 64.0
 
 @dataclass(frozen=True)
 class Stream:
-    """Tensors that share one factor a channel, and the weighted operators that make and read them."""
+    """Tensors that share one factor a channel, and the weighted operators that make and read them. Channels are along
+    `axis` of every tensor.
+    """
 
     tensors: tuple[str, ...]
     writers: tuple[NodeProto, ...]
     readers: tuple[NodeProto, ...]
     channels: int
+    axis: int
 
 
 def streams(graph: Graph) -> list[Stream]:
@@ -127,7 +130,7 @@ def _joined(graph: Graph) -> list[list[str]]:
                 parent[root(name)] = root(node.output[0])
     groups: dict[str, list[str]] = {}
     for node in graph.nodes:
-        for name in node.output:
+        for name in filter(None, node.output):
             groups.setdefault(root(name), []).append(name)
     for name in (*graph.inputs, *graph.constants):
         groups.setdefault(root(name), []).append(name)
@@ -155,7 +158,19 @@ def _stream(graph: Graph, tensors: list[str]) -> Stream | None:
     read_as_input = all(node.input[0] in tensors and not set(tensors) & set(node.input[1:]) for node in readers)
     if not writers or not readers or None in sizes or len(set(sizes)) > 1 or not read_as_input:
         return None
-    return Stream(tuple(tensors), tuple(writers), tuple(readers), sizes[0] or 0)
+    axes = {axis for node in makers for axis in _axes(node, node.output[0], graph)}
+    axes |= {axis for node in readers for axis in _axes(node, node.input[0], graph)}
+    if len(axes) > 1:
+        return None
+    return Stream(tuple(tensors), tuple(writers), tuple(readers), sizes[0] or 0, axes.pop() if axes else 1)
+
+
+def _axes(node: NodeProto, tensor: str, graph: Graph) -> list[int]:
+    """Along which axis of this tensor the node has its channels; nothing where it fits either, as for rank 2."""
+    if node.op_type == "MatMul":
+        maker = graph.producer[tensor]
+        return [] if maker.op_type in ("Flatten", "Gemm") else [-1]
+    return [1] if node.op_type == "Conv" or node.op_type.endswith("Pool") else []
 
 
 def _channels(node: NodeProto, graph: Graph, written: bool) -> int | None:

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from service.engines.engine import Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.quantization.noise import joined, noise_share
 from service.quantization.simulation import simulated
 from service.quantization.tuning.layer import Array, Floats
 
@@ -42,7 +43,7 @@ class Judge:
 
     def score(self, model: ModelProto) -> Score:
         given = self._answers(simulated(model, self._threads))
-        noise = [_noise_share(expected, answer) for expected, answer in zip(self._expected, given, strict=True)]
+        noise = [noise_share(expected, answer) for expected, answer in zip(self._expected, given, strict=True)]
         mean = sum(noise) / max(1, len(noise))
         decibels = _BEST_DECIBELS if mean <= 0 else min(_BEST_DECIBELS, -10 * math.log10(mean))
         return Score(decibels, _agreement(self._expected, given))
@@ -50,20 +51,7 @@ class Judge:
     def _answers(self, engine: Engine) -> list[Floats]:
         """Every floating-point output over all rows."""
         parts = [list(engine.infer(batch).values()) for batch in self._batches]
-        return [
-            np.concatenate([np.atleast_1d(value).astype(np.float64) for value in values])
-            for values in zip(*parts, strict=True)
-            if values[0].dtype.kind == "f"
-        ]
-
-
-def _noise_share(expected: Floats, given: Floats) -> float:
-    """Squared error over variance; all noise where the shape depends on the values and came out differently."""
-    if expected.shape != given.shape:
-        return 1.0
-    power = float(np.var(expected))
-    error = float(np.mean((expected - given) ** 2))
-    return error / power if power > 0 else float(error > 0)
+        return [joined(values).astype(np.float64) for values in zip(*parts, strict=True) if values[0].dtype.kind == "f"]
 
 
 def _agreement(expected: list[Floats], given: list[Floats]) -> float | None:

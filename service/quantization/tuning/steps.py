@@ -12,7 +12,7 @@ from service.quantization.graph import Graph
 from service.quantization.rows import Array
 from service.quantization.saturation import held_pairs, largest_pair, saturates
 from service.quantization.tuning.bias_correction import Corrected, corrected
-from service.quantization.tuning.channels import channel_power, column_power, histograms
+from service.quantization.tuning.channels import channel_power, column_power, histograms, input_place
 from service.quantization.tuning.equalization import equalized, factors, streams
 from service.quantization.tuning.judge import Judge
 from service.quantization.tuning.layer import Floats, Layer, rewritten
@@ -57,8 +57,10 @@ class Steps:
             return state, "no chain of operators can be scaled exactly"
         sample, threads = state.subject.sample, state.subject.threads
         tensors = [tensor for stream in chosen for tensor in stream.tensors]
-        power = channel_power(state.graph.model, tensors, sample.fit_batches, threads)
-        graph = equalized(state.graph, [(stream, factors(stream, state.graph, power)) for stream in chosen])
+        places = [(tensor, stream.axis) for stream in chosen for tensor in stream.tensors]
+        power = channel_power(state.graph.model, places, sample.fit_batches, threads)
+        sizes = {name: found for (name, _), found in power.items()}
+        graph = equalized(state.graph, [(stream, factors(stream, state.graph, sizes)) for stream in chosen])
         seen = histograms(graph.model, tensors, sample.all_batches, threads)
         note = f"{len(chosen)} streams of {len(tensors)} tensors"
         return replace(state, graph=graph, reference=graph, seen=seen), note
@@ -66,13 +68,13 @@ class Steps:
     def weight_clipping(self, state: State) -> Outcome:
         """The range of each output channel's weights with the least error at the output."""
         layers, grids = state.layers(), {grid.operator: grid for grid in state.plan.weights}
-        inputs = list(dict.fromkeys(layer.operator.activation for layer in layers))
-        power = channel_power(state.graph.model, inputs, state.subject.sample.fit_batches, state.subject.threads)
+        places = map(input_place, layers)
+        power = channel_power(state.graph.model, places, state.subject.sample.fit_batches, state.subject.threads)
         values: dict[str, Array] = {}
         for layer in layers:
             weight = _constant(state.graph, layer.operator.weight)
             steps = layer.by_output(grids[layer.operator.name].weight.scales)
-            columns = column_power(layer, power[layer.operator.activation])
+            columns = column_power(layer, power[input_place(layer)])
             found = layer.tensor(clipped(layer.matrix(weight), steps, columns))
             if not np.array_equal(found, weight):
                 values[layer.operator.weight] = found

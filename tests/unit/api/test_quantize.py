@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import httpx
@@ -18,6 +19,7 @@ from service.api.schemas_requests import BudgetBody, CalibrationBody, QuantizeBo
 from service.domain import job, recipe
 from service.domain.recipe import Budget, Recipe
 from service.jobs.queue import JobQueue
+from service.quantization import recipes
 from service.registry.database import Database
 from tests.samples import new_dataset, new_model
 from tests.uploading import digits_rows, npz, post_dataset, refusal
@@ -131,7 +133,7 @@ def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx.Client, key: 
         ({"recipe": {"granularity": 4}}, "recipe.granularity is 4"),
         ({"recipe": {"runtime": "tensorrt"}}, "runtime is 'tensorrt'"),
         ({"recipe": {"runtime": "tvm"}}, "recipe.runtime is 'tvm'"),
-        ({"recipe": {"precision": "bf16"}}, "'bf16'"),
+        ({"recipe": {"precision": "bf16", "runtime": "onnxruntime"}}, "its CPU provider has no BF16 kernels"),
         ({"recipe": {"calibration": {"method": "guess"}}}, "recipe.calibration.method is 'guess'"),
         ({"recipe": {"calibration": {"rows": 0}}}, "recipe.calibration.rows is 0"),
         ({"recipe": {"calibration": {"rows": 100_001}}}, "recipe.calibration.rows is 100001"),
@@ -158,6 +160,16 @@ def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx.Client, key: 
 )
 def test_a_wrong_value_is_refused_and_named(client: httpx.Client, change: dict[str, Any], words: str) -> None:
     refusal(client.post("/quantize", json=ASKED | change), 422, words)
+    assert client.get("/jobs").json()["jobs"] == []
+
+
+def test_a_runtime_that_is_not_installed_is_refused_with_the_way_to_it(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    answer = client.post("/quantize", json=ASKED | {"recipe": {"runtime": "openvino"}})
+    body = refusal(answer, 422, "runtime is 'openvino'", "not installed here", "pip install 'octavo[openvino]'")
+    assert body["code"] == "invalid_recipe"
     assert client.get("/jobs").json()["jobs"] == []
 
 

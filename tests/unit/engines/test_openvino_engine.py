@@ -16,6 +16,7 @@ from service.engines.engine import sample_inputs
 from service.engines.openvino_engine import OpenVinoEngine
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 from tests.served_models import save, write_identity, write_linear
+from tests.unit.quantization.small_models import model_of, saved, value
 
 KINDS = {
     "b": (TensorProto.BOOL, "BOOL"),
@@ -66,6 +67,21 @@ def test_only_the_wanted_outputs_are_given(tmp_path: Path) -> None:
     assert list(engine.infer(sample_inputs(engine.inputs, 1), ["b_out"])) == ["b_out"]
 
 
+def test_tensors_keep_their_names_where_the_compiler_takes_operators_out(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Identity", ["x"], ["after_x"], "i"),
+        node("Relu", ["after_x"], ["middle"], "r"),
+        node("Mul", ["middle", "one"], ["before"], "m"),
+        node("Identity", ["before"], ["y"], "j"),
+    ]
+    outputs = [value(name, ("n", 4)) for name in ("y", "middle")]
+    model = model_of(nodes, [value("x", ("n", 4))], outputs, {"one": np.ones((), np.float32)})
+    engine = OpenVinoEngine.load(saved(model, tmp_path / "m.onnx"), threads=1)
+    assert [spec.name for spec in (*engine.inputs, *engine.outputs)] == ["x", "y", "middle"]
+    assert engine.infer({"x": np.ones((2, 4), np.float32)})["middle"].tolist() == [[1] * 4] * 2
+
+
 @pytest.mark.parametrize(("fed", "wanted"), [("other", None), ("x", ["other"])])
 def test_a_missing_input_or_output_is_named(tmp_path: Path, fed: str, wanted: list[str] | None) -> None:
     engine = OpenVinoEngine.load(write_linear(tmp_path / "m.onnx"), threads=1)
@@ -79,6 +95,16 @@ def test_a_batch_that_the_runtime_refuses_fails_in_its_words(tmp_path: Path) -> 
         with pytest.raises(EngineFailed, match="OpenVINO failed on this batch: "):
             engine.infer({"x": wrong})
     assert engine.infer({"x": np.ones((1, 1, 2, 2), np.float32)})["y"].shape == (1, 3)
+
+
+def test_an_empty_batch_is_never_answered_with_the_rows_of_an_earlier_one(tmp_path: Path) -> None:
+    pool = helper.make_node("MaxPool", ["x"], ["y"], "pool", kernel_shape=[3, 3], pads=[1] * 4)
+    shape = ("n", 2, 6, 6)
+    model = model_of([pool], [value("x", shape)], [value("y", shape)])
+    engine = OpenVinoEngine.load(saved(model, tmp_path / "m.onnx"), threads=1)
+    assert engine.infer({"x": np.ones((4, 2, 6, 6), np.float32)})["y"].shape == (4, 2, 6, 6)
+    with pytest.raises(InvalidTensor, match="holds no rows"):
+        engine.infer({"x": np.ones((0, 2, 6, 6), np.float32)})
 
 
 @pytest.mark.parametrize("content", [b"not a model", b""])

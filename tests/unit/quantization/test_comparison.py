@@ -72,3 +72,14 @@ def test_an_output_without_a_row_axis_is_compared_whole() -> None:
     found = compared(Computed(y=lambda x: x.sum(axis=0)), Computed(y=lambda x: x.sum(axis=0) + 1))
     assert found["scores"] is None
     assert found["metrics"]["mae"]["engine"] == pytest.approx(1, rel=1e-5)
+
+
+def test_outputs_that_are_always_sorted_tell_no_agreement() -> None:
+    random = np.random.default_rng(0)
+    comparison = Comparison(["values"])
+    sorted_scores, others = (-np.sort(-random.random((16, 5)), axis=1) for _ in range(2))
+    comparison.add({"values": sorted_scores.astype(np.float32)}, {"values": others.astype(np.float32)}, 16, None)
+    found = comparison.to_json()
+    assert found["scores"] is None
+    assert "agreement" not in found["metrics"]
+    assert found["metrics"]["mae"]["loss"] > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from service.domain.recipe import Recipe
 from service.quantization.graph import Graph
@@ -140,3 +140,32 @@ def test_the_layer_with_an_outlier_channel_is_found_and_keeping_it_helps(
         for each in (plan, mixed)
     ]
     assert errors[1] < errors[0] / 2
+
+
+def test_scores_that_a_mask_took_out_predict_no_loss_of_their_own() -> None:
+    masked = OUTPUTS.copy()
+    masked[:, 7] = -np.inf
+    assert 0 < predicted_loss("agreement", masked, 0.05) < 1
+    assert predicted_loss("agreement", np.full((4, 2), -np.inf), 0.05) == 0
+
+
+def test_the_scores_are_judged_where_another_output_comes_first(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["scores"], "head"),
+        helper.make_node("ArgMax", ["scores"], ["class"], "best", axis=1, keepdims=0),
+    ]
+    weight = np.random.default_rng(3).normal(0, 1, (6, 5)).astype(np.float32)
+    ends = [value("class", ("n",), TensorProto.INT64), value("scores", ("n", 5))]
+    graph = Graph(model_of(nodes, [value("x", ("n", 6))], ends, {"w": weight}))
+    rules, rows = rules_of("onnxruntime"), np.random.default_rng(4).normal(0, 1, (16, 6)).astype(np.float32)
+    plan = make_plan(Planned(graph, rules.place(graph, ()), {"x": (-4, 4), "scores": (-9, 9)}), Recipe(), rules.grids)
+    found = measure(Subject(graph, graph, plan, rules.emit(graph.model, plan), 1), [{"x": rows}], lambda share: None)
+    assert np.allclose(found.outputs, rows @ weight, atol=1e-4)
+
+
+def test_an_input_that_is_left_out_makes_nobody_neighbours() -> None:
+    graph = chain()
+    for node in graph.nodes:
+        if node.op_type == "Relu":
+            node.input.append("")
+    assert "" not in operators_around(graph, set(LAYERS))

@@ -16,7 +16,7 @@ from service.engines.openvino_engine import OpenVinoEngine
 from service.errors import InvalidRecipe
 from service.quantization import latency, recipes
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
-from service.quantization.recipes import available_runtimes, check_recipe
+from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
 from tests.unit.quantization.small_models import saved_rows
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits"
@@ -68,6 +68,15 @@ def test_float_precisions_are_built_too(task: PipelineTask, precision: str) -> N
     gate = gate_of(replace(task, recipe=replace(task.recipe, precision=precision)))
     assert (gate["verdict"], gate["variant"]) == ("passed", f"{precision}-openvino")
     assert not any(entry["runs_int8"] for entry in report_of(task)["operators"])
+
+
+@pytest.mark.skipif(not candidate_runtimes(Recipe(precision="bf16")), reason="this CPU does not compute in BF16")
+def test_bf16_is_built_where_the_cpu_computes_it(task: PipelineTask) -> None:
+    gate = gate_of(replace(task, recipe=replace(task.recipe, precision="bf16")))
+    assert (gate["verdict"], gate["variant"]) == ("passed", "bf16-openvino")
+    precisions = {entry["precision"] for entry in report_of(task)["operators"]}
+    assert "BF16" in precisions
+    assert precisions <= {"BF16", "FP32"}
 
 
 def test_auto_tries_every_runtime_and_takes_the_fastest_that_passes(task: PipelineTask) -> None:

@@ -116,3 +116,21 @@ def test_every_range_holds_zero_and_stays_within_the_extremes(
     assert -widest <= low <= 0 <= high <= widest
     if symmetric and low < 0:
         assert low == -high
+
+
+@given(
+    values=arrays(np.float32, st.integers(1, 200), elements=st.floats(-1e5, 1e5, width=32)),
+    percents=st.tuples(st.floats(51, 100), st.floats(51, 100)).map(sorted),
+    symmetric=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_a_higher_percentile_never_narrows_and_minmax_holds_all_others(
+    values: npt.NDArray[Any], percents: list[float], symmetric: bool
+) -> None:
+    widest = found(values, "minmax", symmetric)
+    lower, higher = (found(values, "percentile", symmetric, percentile=percent) for percent in percents)
+    slack = max(-widest[0], widest[1]) * 1e-6
+    assert higher[0] <= lower[0] <= lower[1] <= higher[1]
+    for method in METHODS:
+        low, high = found(values, method, symmetric, percentile=percents[1])
+        assert widest[0] - slack <= low <= high <= widest[1] + slack, method

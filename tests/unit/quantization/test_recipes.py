@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from service.domain.engine import Fingerprint
 from service.domain.model import Dataset
 from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidDataset, InvalidRecipe
+from service.quantization import recipes
 from service.quantization.recipes import (
     available_runtimes,
     candidate_runtimes,
@@ -35,7 +37,7 @@ def test_the_default_recipe_with_labelled_rows_is_accepted() -> None:
         (Recipe(precision="int3"), "precision is 'int3'; send one of fp32, fp16, bf16, int8"),
         (Recipe(runtime="tvm"), "runtime is 'tvm'"),
         (Recipe(runtime="tensorrt"), "'tensorrt', which this host cannot build for; send auto or onnxruntime"),
-        (Recipe(precision="bf16"), "precision is 'bf16', which runtime 'auto' does not build.*fp16, fp32, int8"),
+        (Recipe("bf16", "onnxruntime"), "'bf16', .* its CPU provider has no BF16 kernels; send one of fp16, fp32"),
         (Recipe(scheme="odd"), "scheme is 'odd'; send one of symmetric, asymmetric"),
         (Recipe(granularity="per_row"), "granularity is 'per_row'"),
         (Recipe(calibration=Calibration(method="guess")), "calibration.method is 'guess'"),
@@ -97,7 +99,22 @@ def test_accuracy_without_labels_is_refused(metric: str) -> None:
 
 def test_auto_tries_every_available_runtime_that_builds_the_precision() -> None:
     assert candidate_runtimes(Recipe()) == available_runtimes() == ("onnxruntime", "openvino")
-    assert candidate_runtimes(Recipe(precision="bf16")) == ()
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_bf16_is_built_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr(recipes, "host_fingerprint", lambda: Fingerprint("a CPU", ("avx2", flag), "none", {}))
+    assert candidate_runtimes(Recipe(precision="bf16")) == ("openvino",)
+    check_recipe(Recipe(precision="bf16", runtime="openvino"), Budget(), None, ROWS)
+
+
+@pytest.mark.parametrize("runtime", ["auto", "openvino"])
+def test_bf16_is_refused_where_the_cpu_does_not_compute_it(monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
+    monkeypatch.setattr(recipes, "host_fingerprint", lambda: Fingerprint("a CPU", ("avx2", "avx512f"), "none", {}))
+    assert candidate_runtimes(Recipe(precision="bf16", runtime=runtime)) == ()
+    words = "this CPU has none of avx512_bf16, amx_bf16, bf16; send one of fp16, fp32, int8"
+    with pytest.raises(InvalidRecipe, match=words):
+        check_recipe(Recipe(precision="bf16", runtime=runtime), Budget(), None, ROWS)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization.emitted_graph import EmittedGraph
 from service.quantization.rows import Array, Feed, Rows
 from service.quantization.simulation import simulated
+from service.quantization.step_figures import StepFigures
 from service.quantization.waterfall import Waterfall, explain, kernels_differ
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.small_models import classifier, fp32, images, model_of, saved, value
@@ -160,3 +161,11 @@ def test_kernels_are_looked_at_only_where_the_engine_is_not_its_simulation() -> 
     assert not kernels_differ(split(70.0))
     assert not kernels_differ(split(None))
     assert not kernels_differ(None)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in dot")
+def test_values_whose_squares_leave_fp32_are_written_as_json_all_the_same() -> None:
+    figures = StepFigures(None)
+    huge = np.full((2, 3), 1e30, np.float32)
+    figures.add(huge, huge, huge * np.float32(1.5), huge)
+    assert figures.to_json()["local_sqnr_db"] is None

@@ -60,7 +60,9 @@ def rows() -> Array:
 def equalize(model: ModelProto) -> Graph:
     graph = Graph(model)
     found = streams(graph)
-    power = channel_power(model, [name for stream in found for name in stream.tensors], lambda: [{"x": rows()}], 1)
+    places = [(name, stream.axis) for stream in found for name in stream.tensors]
+    seen = channel_power(model, places, lambda: [{"x": rows()}], 1)
+    power = {name: values for (name, _), values in seen.items()}
     return equalized(graph, [(stream, factors(stream, graph, power)) for stream in found])
 
 
@@ -73,7 +75,7 @@ def test_the_float_model_stays_the_same(tmp_path: Path) -> None:
 
 def test_channels_become_even_where_readers_are_depthwise() -> None:
     before, after = (
-        channel_power(model, ["h"], lambda: [{"x": rows()}], 1)["h"]
+        channel_power(model, [("h", 1)], lambda: [{"x": rows()}], 1)["h", 1]
         for model in (residual(), equalize(residual()).model)
     )
     assert before.max() / before.min() > 1e4
@@ -126,3 +128,18 @@ def test_channels_that_are_always_zero_keep_their_scale() -> None:
     found = factors(stream, graph, power)
     assert found[0] == 1
     assert (found > 0).all()
+
+
+def test_an_operator_that_leaves_out_an_output_is_no_stream() -> None:
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r"], ["", "last", ""], "lstm", hidden_size=4),
+        helper.make_node("Squeeze", ["last", "axis"], ["h"], "squeeze"),
+        helper.make_node("MatMul", ["h", "m"], ["y"], "head"),
+    ]
+    random = np.random.default_rng(0)
+    constants = {"w": (1, 16, 8), "r": (1, 16, 4), "m": (4, 6)}
+    values: dict[str, Array] = {
+        name: random.normal(0, 1, shape).astype(np.float32) for name, shape in constants.items()
+    }
+    values["axis"] = np.array([0], np.int64)
+    assert streams(Graph(model_of(nodes, [value("x", (5, "n", 8))], [value("y", ("n", 6))], values))) == []

@@ -1,0 +1,61 @@
+"""FP16 through all stages: where numbers outgrow it, what calibration measured keeps operators in FP32."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+from service.domain.recipe import BatchProfile, Budget, Recipe
+from service.quantization import latency
+from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from tests.unit.quantization.small_models import model_of, saved, saved_rows, value
+
+
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "MAX_ROUNDS", 12)
+
+
+def normalising() -> ModelProto:
+    """Scores of x / |x|, with the squares of x summed one by one."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["squares"], "square"),
+        helper.make_node("ReduceSum", ["squares", "last"], ["sum"], "sum"),
+        helper.make_node("Sqrt", ["sum"], ["length"], "root"),
+        helper.make_node("Div", ["x", "length"], ["y"], "divide"),
+        helper.make_node("MatMul", ["y", "w"], ["scores"], "head"),
+    ]
+    weights = np.random.default_rng(0).normal(0, 1, (8, 4)).astype(np.float32)
+    shapes = [value("x", ("n", 8))], [value("scores", ("n", 4))]
+    return model_of(nodes, *shapes, {"last": np.array([-1]), "w": weights})
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(900, {"square", "sum", "root"}), (20, set())])
+def test_a_sum_of_squares_stays_in_fp32_only_where_it_outgrows_fp16(
+    tmp_path: Path, largest: float, kept: set[str]
+) -> None:
+    rows = np.random.default_rng(1).uniform(1, largest, (64, 8)).astype(np.float32)
+    task = PipelineTask(
+        tmp_path / "job",
+        saved(normalising(), tmp_path / "model.onnx"),
+        Recipe(precision="fp16", runtime="onnxruntime", batch=BatchProfile(1, 2, 4)),
+        Budget(max_loss=0.05),
+        None,
+        saved_rows(tmp_path / "rows.npz", x=rows),
+        1,
+    )
+    done: dict[str, Any] = {}
+    for stage in STAGES:
+        done = run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
+    assert done["verdict"] == "passed"
+    report = json.loads((task.folder / "report.json").read_text())
+    by_name = {entry["name"]: entry for entry in report["operators"]}
+    assert {name for name in ("square", "sum", "root", "head") if by_name[name]["precision"] == "FP32"} == kept
+    assert by_name["head"]["precision"] == "FP16"
+    for name in kept:
+        assert "FP16" in by_name[name]["reason"]
