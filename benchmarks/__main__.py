@@ -20,6 +20,7 @@ from benchmarks.peers import measure_peers
 from benchmarks.quantization import measure_quantization
 from benchmarks.quiet import Quiet
 from benchmarks.report import Report
+from benchmarks.saturation import measure_saturation
 from benchmarks.serving import measure_serving
 
 _RESULTS = Path(__file__).parent / "results"
@@ -28,10 +29,11 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "interference": measure_interference,
     "footprint": measure_footprint,
     "quantization": measure_quantization,
+    "saturation": measure_saturation,
     "peers": measure_peers,
 }
-# Installs five other servers from a package index, so it runs only when named.
-_ONLY_BY_NAME = {"peers"}
+# The one installs five other servers from a package index, the other needs an emulator and many minutes.
+_ONLY_BY_NAME = {"peers", "saturation"}
 # Options whose values say something about one machine alone; "" leaves the option out of what is written down.
 _PATHS = {"--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--venvs": "", "--output": ""}
 
@@ -58,7 +60,8 @@ def _run(name: str, options: Options, output: Path) -> bool:
     except CannotMeasure as error:
         print(f"{name}: {error}", file=sys.stderr)
         return False
-    report.notes.append(options.quiet.note())
+    if options.quiet.waits:
+        report.notes.append(options.quiet.note())
     print(report.to_markdown(host, _command(name)), flush=True)
     for path in report.write(output, host, _command(name)):
         print(f"[{name}] wrote {path}", file=sys.stderr)
@@ -87,12 +90,14 @@ def _options(arguments: argparse.Namespace) -> Options:
         minilm=arguments.minilm,
         calibration_rows=arguments.calibration_rows or (32 if arguments.quick else 256),
         validation_rows=arguments.validation_rows or (32 if arguments.quick else 512),
+        emulated_rows=arguments.emulated_rows or (8 if arguments.quick else 64),
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="one benchmark; all but peers by default")
+    only = " and ".join(sorted(_ONLY_BY_NAME))
+    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help=f"one benchmark; all but {only} by default")
     parser.add_argument("--rounds", type=_count, help="interleaved rounds, of which medians are taken (default 5)")
     parser.add_argument("--seconds", type=_count, help="seconds of one measurement, 1 or more (default 6)")
     parser.add_argument("--quick", action="store_true", help="one round of 2 s, to a temporary folder: no figure")
@@ -102,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     rows = "rows the quantizers %s, 32 or more (default %d)"
     parser.add_argument("--calibration-rows", type=_row_count, help=rows % ("calibrate on", 256))
     parser.add_argument("--validation-rows", type=_row_count, help=rows % ("are judged on", 512))
+    emulated = "rows of EfficientNet-Lite0 under the emulator (default 64)"
+    parser.add_argument("--emulated-rows", type=_count, help=emulated)
     parser.add_argument("--output", type=Path, help="folder of the results (default benchmarks/results)")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)} (default all)")
     cache = Path.home() / ".cache" / "octavo-peers"

@@ -56,8 +56,7 @@ def make_contenders(case: Case, folder: Path, venvs: Path, report: Report) -> It
         if runtime in available_runtimes():
             yield _octavo(case, runtime, folder)
     given = Given(case.model, folder / "calibration.npz", case.calibration_rows, case.threads)
-    for name, settings in _STATIC.items():
-        yield _static(given, name, settings, folder)
+    yield from make_static(given, folder)
     try:
         if "openvino" not in runtimes:
             raise CannotMeasure("openvino is not installed")
@@ -73,6 +72,12 @@ def _octavo(case: Case, runtime: str, folder: Path) -> Contender:
     build = run_pipeline(case, recipe, folder / f"build-{runtime}")
     name = f"INT8, Octavo for {RUNTIMES[runtime]}"
     return Contender(name, f"octavo-{runtime}", build.engine, build.int8_share(runtime), build.verdict)
+
+
+def make_static(given: Given, folder: Path) -> Iterator[Contender]:
+    """Those of ONNX Runtime's quantizer, written to `folder`."""
+    for name, settings in _STATIC.items():
+        yield _static(given, name, settings, folder)
 
 
 def _static(given: Given, name: str, settings: tuple[str, ...], folder: Path) -> Contender:

@@ -23,7 +23,8 @@ _SCRIPTS = (
 class Options:
     """`seconds` is the length of one measurement; `venvs` keeps the peers' installations between runs.
 
-    `quiet` is asked to wait before each measurement. `calibration_rows` and `validation_rows` are of the quantizers.
+    `quiet` is asked to wait before each measurement. `calibration_rows` and `validation_rows` are of the quantizers,
+    `emulated_rows` those that a slow emulator is given.
     """
 
     rounds: int
@@ -36,6 +37,7 @@ class Options:
     minilm: Path | None = None
     calibration_rows: int = 256
     validation_rows: int = 512
+    emulated_rows: int = 64
 
     @property
     def digits(self) -> Path:

@@ -21,6 +21,7 @@ from service.quantization.pipeline import STAGES, PipelineTask
 from service.quantization.sandbox import run_in_sandbox
 
 _RUN_STAGE = "service.quantization.pipeline:run_stage"
+_RUN_STAGE_FOR_CPU = "benchmarks.stage_for_cpu:run_stage"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,13 @@ class Build:
         return int8_share(count_macs(self.folder / "prepared.onnx"), names)
 
 
-def run_pipeline(case: Case, recipe: Recipe, folder: Path, stages: Sequence[str] = STAGES) -> Build:
-    """Runs the stages on the rows that `case.prepare` left beside `folder`. Raises CannotMeasure where one fails."""
+def run_pipeline(
+    case: Case, recipe: Recipe, folder: Path, stages: Sequence[str] = STAGES, cpu_flags: Sequence[str] | None = None
+) -> Build:
+    """Runs the stages on the rows that `case.prepare` left beside `folder`, for this CPU or for one with `cpu_flags`.
+
+    Raises CannotMeasure where one fails.
+    """
     task = PipelineTask(
         folder=folder,
         model=case.model.absolute(),
@@ -81,14 +87,15 @@ def run_pipeline(case: Case, recipe: Recipe, folder: Path, stages: Sequence[str]
         validation=folder.parent / "validation.npz",
         threads=case.threads,
     )
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    started_by = _RUN_STAGE if cpu_flags is None else _RUN_STAGE_FOR_CPU
     build = Build(folder, {}, {}, {})
     for stage in stages:
         started = time.monotonic()
-        arguments = {"stage": stage, "task": task.to_json()}
+        arguments = {"stage": stage, "task": task.to_json(), "cpu_flags": cpu_flags}
         try:
             with StageMemory(os.getpid()) as memory:
-                build.summaries[stage] = run_in_sandbox(_RUN_STAGE, arguments, limits=StageLimits())
+                build.summaries[stage] = run_in_sandbox(started_by, arguments, limits=StageLimits())
         except OctavoError as error:
             raise CannotMeasure(f"stage {stage} of {case.name} failed: {error}") from error
         build.seconds[stage] = time.monotonic() - started

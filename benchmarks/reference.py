@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,9 @@ def bare_session(model: Path, threads: int) -> AbstractContextManager[Bare]:
 
 
 @contextmanager
-def answering(module: str, *arguments: str) -> Iterator[Bare]:
-    """A process of `module` that answers a line of JSON with one; it ends with the context."""
-    command = [sys.executable, "-m", module, *arguments]
+def answering(module: str, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[Bare]:
+    """A process of `module` that answers a line of JSON with one; it ends with the context. `prefix` starts it."""
+    command = [*prefix, sys.executable, "-m", module, *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -93,7 +93,7 @@ class Decisions:
 
     @property
     def tell(self) -> bool:
-        """Whether the first score says anything: where every row is in falling order, as TopK gives it, it never does."""
+        """Whether the best class says anything: it never does where every row is in falling order, as TopK gives it."""
         return not self._all_in_order or sum(map(len, self._agree)) < _MANY_ROWS
 
     def _add_classes(self, reference: Array, engine: Array, labels: Labels) -> None:

@@ -169,6 +169,8 @@ class _Reader:
         tensor = self._sources.get(maker.input[0], maker.input[0])
         self._grids.setdefault(tensor, self._grid(maker, tensor))
         if result in self._graph.outputs or result in self._graph.read_inside:
+            # Whoever simplifies the graph keeps one of the two names.
+            self._grids.setdefault(result, self._grid(maker, result))
             return [helper.make_node("Identity", [tensor], [result], node.name)]
         self._sources[result] = tensor
         return []

@@ -55,7 +55,9 @@ def weight_limits(products: Products, cpu_flags: tuple[str, ...]) -> dict[str, t
         assert weight is not None
         root = products.placement.grids[operator.activation]
         pair = largest_pair(products.grids[root], products.ranges[root])
-        found = _channel_limits(kernel_pairs(weight, nodes[operator.name]), pair)
+        node = nodes[operator.name]
+        pairs = [kernel_pairs(weight, node, padded) for padded in (False, True)]
+        found = _channel_limits(np.concatenate(pairs, axis=1), pair)
         if (found < WEIGHT_LIMIT).any():
             limits[operator.name] = tuple(int(limit) for limit in found)
     return limits
@@ -69,16 +71,23 @@ def largest_pair(grid: TensorGrid, extent: tuple[float, float]) -> int:
     return _LARGEST_SUM // max(1, min(highest, _LARGEST_ACTIVATION))
 
 
-def kernel_pairs(weight: npt.NDArray[np.generic], node: NodeProto) -> npt.NDArray[np.generic]:
-    """The weight as [output channel, pair, 2] in the kernel's order; no pair at all for a depthwise convolution."""
+def kernel_pairs(weight: npt.NDArray[np.generic], node: NodeProto, padded: bool = False) -> npt.NDArray[np.generic]:
+    """The weight as [output channel, pair, 2] in the kernel's order; no pair at all for a depthwise convolution.
+
+    ONNX Runtime's pairs run on from one kernel position to the next. OpenVINO's convolutions are `padded`: an odd
+    last channel of a position has no neighbour.
+    """
     if node.op_type == "Conv":
         if attribute(node, "group", 1) == len(weight) and weight.shape[1] == 1:
             return np.zeros((len(weight), 0, 2), weight.dtype)
-        rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+        moved = np.moveaxis(weight, 1, -1)
+        if padded:
+            moved = np.pad(moved, (*[(0, 0)] * (moved.ndim - 1), (0, moved.shape[-1] % 2)))
+        rows = moved.reshape(len(weight), -1)
     else:
         rows = weight if attribute(node, "transB", 0) else weight.T
-    padded = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
-    return padded.reshape(len(rows), -1, 2)
+    even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+    return even.reshape(len(rows), -1, 2)
 
 
 def _channel_limits(pairs: npt.NDArray[np.generic], largest: int) -> npt.NDArray[np.int64]:
@@ -97,7 +106,14 @@ def held_pairs(integers: npt.NDArray[np.int8], node: NodeProto, largest: int) ->
 
     For weights that were rounded by another rule than to the nearest.
     """
-    pairs = kernel_pairs(integers, node).astype(np.int64)
+    # Integers only shrink, so what the second order holds leaves the first one held.
+    return _held(_held(integers, node, (largest, False)), node, (largest, True))
+
+
+def _held(integers: npt.NDArray[np.int8], node: NodeProto, form: tuple[int, bool]) -> npt.NDArray[np.int8]:
+    """For one order of the pairs: `form` is (largest, padded)."""
+    largest, padded = form
+    pairs = kernel_pairs(integers, node, padded).astype(np.int64)
     if not pairs.shape[1]:
         return integers
     sizes = np.abs(pairs)
@@ -113,5 +129,7 @@ def _from_pairs(pairs: npt.NDArray[np.int64], like: npt.NDArray[np.int8], node: 
     rows = pairs.reshape(len(pairs), -1)
     if node.op_type == "Conv":
         moved = np.moveaxis(like, 1, -1)
-        return np.moveaxis(rows[:, : moved[0].size].reshape(moved.shape), -1, 1)
+        positions = moved[0].size // moved.shape[-1]
+        by_position = rows[:, : rows.shape[1] // positions * positions].reshape(*moved.shape[:-1], -1)
+        return np.moveaxis(by_position[..., : moved.shape[-1]], -1, 1)
     return rows[:, : like.shape[1]] if attribute(node, "transB", 0) else rows[:, : like.shape[0]].T

@@ -11,7 +11,7 @@ import pytest
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.errors import StageFailed
-from service.quantization.comparison import compare
+from service.quantization.comparison import Comparison, compare
 from service.quantization.rows import Feed, Rows
 
 X = TensorSpec("x", "FP32", (-1, 3))

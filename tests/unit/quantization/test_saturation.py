@@ -122,7 +122,7 @@ def test_no_weights_within_their_limits_ever_leave_16_bits(seed: int, rows: int,
 @settings(max_examples=30, deadline=None)
 def test_held_pairs_fit_and_leave_all_others_alone(seed: int, kind: str) -> None:
     node = {"conv": conv(), "matmul": matmul(), "gemm": matmul(transB=1)}[kind]
-    shape = (5, 3, 3, 3) if kind == "conv" else (5, 7)
+    shape = (5, 4, 3, 3) if kind == "conv" else (5, 7)
     integers = np.random.default_rng(seed).integers(-127, 128, shape).astype(np.int8)
     held = held_pairs(integers, node, 128)
     before, after = (kernel_pairs(array, node).astype(int) for array in (integers, held))
@@ -132,3 +132,25 @@ def test_held_pairs_fit_and_leave_all_others_alone(seed: int, kind: str) -> None
     fits = ~one_sign | (np.abs(before).sum(axis=2) <= 128)
     assert (after[fits] == before[fits]).all()
     assert (after * before >= 0).all()
+
+
+def test_padded_pairs_stay_within_a_kernel_position() -> None:
+    weight = np.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)
+    pairs = kernel_pairs(weight, conv(), padded=True)
+    # Channels 0 and 1 of each position, then its channel 2 alone.
+    assert pairs[0].tolist() == [[0, 4], [8, 0], [1, 5], [9, 0], [2, 6], [10, 0], [3, 7], [11, 0]]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_odd_count_of_channels_is_held_in_both_orders_of_pairs(padded: bool) -> None:
+    integers = np.random.default_rng(3).integers(-127, 128, (5, 3, 3, 3)).astype(np.int8)
+    pairs = kernel_pairs(held_pairs(integers, conv(), 128), conv(), padded).astype(int)
+    one_sign = pairs[..., 0] * pairs[..., 1] > 0
+    assert (np.abs(pairs).sum(axis=2)[one_sign] <= 128).all()
+
+
+def test_a_pair_within_a_position_limits_its_channel_too() -> None:
+    weight = np.zeros((1, 3, 1, 2), np.float32)
+    # The second position's channels 0 and 1 are apart in the running order and together in the padded one.
+    weight[0, :2, 0, 1] = 1
+    assert weight_limits(products_of(conv(), weight), AVX2) == {"op": (64,)}
