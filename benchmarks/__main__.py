@@ -17,7 +17,12 @@ from benchmarks.interference import measure_interference
 from benchmarks.options import Options
 from benchmarks.peer_list import PEERS
 from benchmarks.peers import measure_peers
-from benchmarks.quantization import measure_quantization
+from benchmarks.quantization import (
+    measure_calibration_alone,
+    measure_job_stages,
+    measure_other_networks,
+    measure_quantization,
+)
 from benchmarks.quiet import Quiet
 from benchmarks.report import Report
 from benchmarks.saturation import measure_saturation
@@ -29,6 +34,9 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "interference": measure_interference,
     "footprint": measure_footprint,
     "quantization": measure_quantization,
+    "calibration": measure_calibration_alone,
+    "networks": measure_other_networks,
+    "stages": measure_job_stages,
     "saturation": measure_saturation,
     "peers": measure_peers,
 }
