@@ -12,19 +12,20 @@ from collections.abc import Sequence
 from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
-from service.quantization.graph import Graph, attribute, clip_bounds
+from service.quantization.graph import Graph, clip_bounds
 from service.quantization.placements.placement import (
     WEIGHTED,
     Placement,
     WeightedOperator,
+    float_precision,
     float_reason,
     matching_pattern,
+    weighted_operator,
 )
 
 # These move values without changing them: the device carries their dequantization past them.
 MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 JOINING = frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"})
-_FLOATS = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}
 
 
 def place(graph: Graph, keep_float: Sequence[str]) -> Placement:
@@ -65,9 +66,7 @@ class _Placer:
         if reason is not None:
             self._reasons[node.name] = reason
             return
-        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
-        self._weighted[node.name] = WeightedOperator(node.name, node.input[0], node.input[1], axis, bias)
+        self._weighted[node.name] = weighted_operator(node)
 
     def _wants_inputs(self, node: NodeProto) -> bool:
         """Whether INT8 inputs would let this node, or one behind it, run in INT8."""
@@ -166,12 +165,5 @@ class _Placer:
     def _precision(self, node: NodeProto) -> OperatorPrecision:
         if node.name in self._int8:
             return OperatorPrecision(node.name, node.op_type, "INT8", self._int8[node.name])
-        made = self._graph.type_name(node.output[0])
-        precision = _FLOATS.get(made, made)
-        if self._kept[node.name] is not None:
-            reason = f"kept in floating point by keep_float {self._kept[node.name]!r}"
-        elif precision not in _FLOATS.values():
-            reason = "works on shapes or integers"
-        else:
-            reason = self._reasons.get(node.name, f"{node.op_type} is computed in floating point on this runtime")
-        return OperatorPrecision(node.name, node.op_type, precision, reason)
+        reason = self._reasons.get(node.name, f"{node.op_type} is computed in floating point on this runtime")
+        return float_precision(node, self._graph, self._kept[node.name], reason)

@@ -13,6 +13,7 @@ from service.domain.plan import OperatorPrecision
 from service.quantization.graph import Graph, attribute
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_FLOATS = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,24 @@ def matching_pattern(node: NodeProto, patterns: Sequence[str]) -> str | None:
         if fnmatchcase(name, wanted):
             return pattern
     return None
+
+
+def weighted_operator(node: NodeProto) -> WeightedOperator:
+    """A node of `WEIGHTED` that has no `float_reason`."""
+    bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+    axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+    return WeightedOperator(node.name, node.input[0], node.input[1], axis, bias)
+
+
+def float_precision(node: NodeProto, graph: Graph, kept_by: str | None, reason: str) -> OperatorPrecision:
+    """What a node that does not run in INT8 computes in: by the keep_float pattern `kept_by`, or else for `reason`."""
+    made = graph.type_name(node.output[0])
+    precision = _FLOATS.get(made, made)
+    if kept_by is not None:
+        reason = f"kept in floating point by keep_float {kept_by!r}"
+    elif precision not in _FLOATS.values():
+        reason = "works on shapes or integers"
+    return OperatorPrecision(node.name, node.op_type, precision, reason)
 
 
 def float_reason(node: NodeProto, graph: Graph) -> str | None:

@@ -13,7 +13,12 @@ from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
 from service.quantization.graph import Graph, attribute
-from service.quantization.placements.placement import Placement, WeightedOperator, matching_pattern
+from service.quantization.placements.placement import (
+    Placement,
+    WeightedOperator,
+    float_precision,
+    matching_pattern,
+)
 from service.quantization.placements.tensorrt_kernels import (
     CONVOLUTIONS,
     WEIGHTED,
@@ -33,7 +38,6 @@ COMMUTING = frozenset(
 _NARROWING = frozenset({"Slice", "Split"})
 FUSED = frozenset({"BatchNormalization", "Relu", "Clip"})
 AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
-_DTYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64"}
 
 
 def place(graph: Graph, keep_float: Sequence[str]) -> Placement:
@@ -216,16 +220,8 @@ class _Placer:
     def _precision(self, node: NodeProto) -> OperatorPrecision:
         if node.name in self._int8:
             return OperatorPrecision(node.name, node.op_type, "INT8", self._int8[node.name])
-        made = self._graph.type_name(node.output[0])
-        precision = _DTYPES.get(made, made)
-        if self._kept[node.name] is not None:
-            reason = f"kept in floating point by keep_float {self._kept[node.name]!r}"
-        elif precision not in _DTYPES.values():
-            reason = "works on shapes or integers"
-        elif node.name in self._attention:
-            reason = (
-                f"it is part of the attention around {self._attention[node.name]!r}, kept whole for its fused kernel"
-            )
-        else:
-            reason = self._reasons.get(node.name, f"{node.op_type} runs in floating point on this runtime")
-        return OperatorPrecision(node.name, node.op_type, precision, reason)
+        reason = self._reasons.get(node.name, f"{node.op_type} runs in floating point on this runtime")
+        if node.name in self._attention:
+            around = self._attention[node.name]
+            reason = f"it is part of the attention around {around!r}, kept whole for its fused kernel"
+        return float_precision(node, self._graph, self._kept[node.name], reason)
