@@ -19,14 +19,11 @@ from service.quantization.calibration_file import CALIBRATION, LAYOUT
 from service.quantization.graph import Graph
 from service.quantization.observation import ObservedModel, Watch, multiplied, observable, observe_into
 from service.quantization.preparation import PREPARED, graph_digest, judging_rows, reference_inputs
-from service.quantization.recipes import candidate_runtimes
 from service.quantization.rows import Feed, Rows
-from service.quantization.rules import rules_of
 from service.quantization.task import PipelineTask, Progress
 
-__all__ = ["CALIBRATED", "CALIBRATION", "RANGES", "Calibrated", "calibrate_stage"]
+__all__ = ["CALIBRATED", "CALIBRATION", "Calibrated", "calibrate_stage"]
 
-RANGES = "ranges.json"
 CALIBRATED = "calibrate.json"
 _CHECKPOINT = "calibration.partial.npz"
 CHECKPOINT_SECONDS = 5.0
@@ -47,7 +44,7 @@ def calibrate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, 
     seen, reused = _calibrated(task, feed, digests, report_progress)
     found: dict[str, Any] = {"rows": seen.rows, "on": rows.name, "tensors": len(seen.histograms), "reused": reused}
     found["warnings"] = diagnose(task, seen, rows, digests)
-    return {"files": [CALIBRATION, *_ranges(task, seen), task.write(CALIBRATED, found)], **found}
+    return {"files": [CALIBRATION, task.write(CALIBRATED, found)], **found}
 
 
 def calibration_rows(task: PipelineTask) -> Rows:
@@ -91,14 +88,3 @@ def _of_identity(path: Path, identity: str) -> Calibrated | None:
             return found
     _log.warning("calibration not reused: damaged, or of another graph or other rows", extra={"file": path.name})
     return None
-
-
-def _ranges(task: PipelineTask, seen: Calibrated) -> list[str]:
-    """The ranges that the INT8 of any candidate runtime needs, by the recipe's method."""
-    if task.recipe.precision != "int8":
-        return []
-    graph = Graph.load(task.folder / PREPARED)
-    placements = (rules_of(runtime).place(graph, task.recipe.keep_float) for runtime in candidate_runtimes(task.recipe))
-    observed = {tensor: None for placement in placements for tensor in placement.observed}
-    ranges = seen.ranges(observed, task.recipe.calibration, task.recipe.scheme == "symmetric")
-    return [task.write(RANGES, {"rows": seen.rows, "ranges": {name: list(pair) for name, pair in ranges.items()}})]
