@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The pinned files are complete, so nothing is left to resolve: pip 23.2 fails in resolving an extra of a pinned package.
+INSTALL_PINNED = $(INSTALL) --no-deps --require-hashes -r
 
 .PHONY: demo run test check bench test-gpu bench-gpu requirements clean
 
@@ -39,11 +41,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.cpu: requirements/cpu.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
-	$(INSTALL) --require-hashes -r requirements/build.txt
-	$(INSTALL) --require-hashes -r requirements/cpu.txt
+	$(INSTALL_PINNED) requirements/build.txt
+	$(INSTALL_PINNED) requirements/cpu.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.cpu
-	$(INSTALL) --require-hashes -r requirements/dev.txt
+	$(INSTALL_PINNED) requirements/dev.txt
 	touch $@

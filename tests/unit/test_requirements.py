@@ -58,3 +58,10 @@ def test_an_image_gets_the_versions_that_the_tests_ran_with(file: str) -> None:
 def test_the_two_onnx_runtimes_are_never_installed_together() -> None:
     for path in PINNED:
         assert len({"onnxruntime", "onnxruntime-gpu"} & pins(path).keys()) <= 1, path.name
+
+
+def test_pinned_files_are_installed_as_they_stand_because_old_pips_fail_to_resolve_extras_of_pinned_packages() -> None:
+    recipe = (ROOT / "Makefile").read_text().splitlines()
+    installs = [line.strip() for line in recipe if "INSTALL" in line and "requirements/" in line]
+    assert installs
+    assert all(line.startswith("$(INSTALL_PINNED) requirements/") for line in installs), installs
