@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from service.registry.database import Database
 from service.registry.schema import migrate
 from service.registry.tables import METADATA
+
+# How fast examples are drawn tells of the machine, not of the code.
+settings.register_profile("octavo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("octavo")
 
 
 @pytest.fixture(scope="session")

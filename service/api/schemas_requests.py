@@ -104,7 +104,7 @@ class TuningBody(RequestBody):
 class RecipeBody(RequestBody):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
     runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
-    scheme: Literal["symmetric", "asymmetric"] = "symmetric"
+    scheme: Literal["symmetric", "asymmetric"] = "asymmetric"
     granularity: Literal["per_channel", "per_tensor"] = "per_channel"
     calibration: CalibrationBody = CalibrationBody()
     keep_float: Annotated[

@@ -62,7 +62,7 @@ class Recipe:
 
     precision: str = "int8"
     runtime: str = "auto"
-    scheme: str = "symmetric"
+    scheme: str = "asymmetric"
     granularity: str = "per_channel"
     calibration: Calibration = field(default_factory=Calibration)
     keep_float: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ def _as_trained(subject: Subject, placement: Placement, upload: QuantizedUpload)
     graph, rules, flags = subject.graph, subject.rules, subject.cpu_flags
     ranges = {
         name: upload.ranges.get(name)
-        or subject.calibrated.range(name, subject.recipe.calibration, subject.recipe.scheme == "symmetric")
+        or subject.calibrated.range(name, subject.recipe.calibration, rules.grids.mirrored(subject.recipe.scheme))
         for name in placement.observed
     }
     plan = make_plan(Planned(graph, placement, ranges, flags), subject.recipe, rules.grids)

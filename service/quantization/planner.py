@@ -57,7 +57,7 @@ def make_plan(parts: Planned, recipe: Recipe, rules: GridRules) -> QuantizationP
 
 
 def _activation_grids(parts: Planned, recipe: Recipe, rules: GridRules) -> dict[str, TensorGrid]:
-    fixed = recipe.scheme == "symmetric" or not rules.free_zero_point
+    fixed = rules.mirrored(recipe.scheme)
     if rules.activation != "UINT8":
         return {name: signed_grid(name, parts.ranges[name]) for name in parts.placement.observed}
     ceilings = parts.placement.ceilings

@@ -30,6 +30,10 @@ class GridRules:
     free_zero_point: bool
     integer_bias: bool
 
+    def mirrored(self, scheme: str) -> bool:
+        """Whether the ranges of signed activations are as wide below zero as above it, for a recipe of this scheme."""
+        return scheme == "symmetric" or not self.free_zero_point
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeRules:

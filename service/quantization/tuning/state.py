@@ -65,7 +65,7 @@ class State:
 
     def range(self, tensor: str) -> tuple[float, float]:
         """(low, high) by the present method."""
-        symmetric = self.subject.recipe.scheme == "symmetric"
+        symmetric = self.subject.rules.grids.mirrored(self.subject.recipe.scheme)
         if tensor in self.seen:
             return find_range(self.seen[tensor], self.calibration, symmetric)
         return self.subject.calibrated.range(tensor, self.calibration, symmetric)

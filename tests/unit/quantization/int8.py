@@ -36,7 +36,7 @@ def quantize(
     feed = Feed.of(Rows("calibration", rows, None), OnnxRuntimeEngine.load(source, 1).inputs)
     observed = ObservedModel(folder / "prepared.onnx", placement.observed, 1)
     histograms = observe(observed, feed, 10_000, lambda fraction: None)
-    symmetric = recipe.scheme == "symmetric"
+    symmetric = rules.grids.mirrored(recipe.scheme)
     ranges = {name: find_range(seen, recipe.calibration, symmetric) for name, seen in histograms.items()}
     cpu_flags = ("avx2",) if reduce_range else None
     plan = make_plan(Planned(graph, placement, ranges, cpu_flags), recipe, rules.grids)

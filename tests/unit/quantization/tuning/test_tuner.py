@@ -51,6 +51,19 @@ def noise(subject: Subject, found: Tuned) -> float:
     return float(np.median((given - expected) ** 2))
 
 
+def ranges_of(subject: Subject, scheme: str) -> dict[str, tuple[float, float]]:
+    subject = replace(subject, recipe=replace(subject.recipe, scheme=scheme, calibration=Calibration("mse")))
+    state = State.of(subject, subject.rules.place(subject.graph, ()))
+    return {tensor: state.range(tensor) for tensor in state.placement.observed}
+
+
+def test_the_scheme_moves_zero_points_but_those_of_tensorrt_whose_ranges_stay_mirrored(tmp_path: Path) -> None:
+    free, fixed = (subject_of(tmp_path, Tuning.none(), runtime) for runtime in ("onnxruntime", "tensorrt"))
+    assert Recipe().scheme == "asymmetric"
+    assert ranges_of(free, "asymmetric") != ranges_of(free, "symmetric")
+    assert ranges_of(fixed, "asymmetric") == ranges_of(fixed, "symmetric")
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
 def test_all_steps_together_bring_rows_not_seen_closer(tmp_path: Path, runtime: str) -> None:
     plain = subject_of(tmp_path, Tuning.none(), runtime)
