@@ -1,4 +1,4 @@
-"""Composes the serving process: the HTTP API, the router, and the reconciler that keeps the router up to date."""
+"""Composes the serving process: the HTTP API, gRPC, the router, and the reconciler that keeps the router up to date."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -43,6 +44,9 @@ from service.router.reconcile import Reconciler
 from service.router.router import Router
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.rpc.server import GrpcServer
+
 # Checking an upload is quicker than any stage of a job; a caller waits for it.
 _INSPECTION_SECONDS = 300.0
 # Less than what a supervisor adds to the drain before it kills.
@@ -65,6 +69,7 @@ class Server(uvicorn.Server):
         self._reconciler = Reconciler(self._router, self._wanted)
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)
+        self._grpc: GrpcServer | None = None
         super().__init__(
             uvicorn.Config(
                 self._application(),
@@ -82,10 +87,13 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's. Raises InvalidInput where the address cannot be listened on; uvicorn would exit."""
+        """As uvicorn's. Raises InvalidInput where an address cannot be listened on; uvicorn would exit."""
+        if self._settings.grpc_port is not None:
+            self._grpc = self._bound_grpc(self._settings.grpc_port)
         try:
             await super().startup(sockets)
         except SystemExit as leave:
+            await self._stop_grpc()
             cause = leave.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -95,6 +103,31 @@ class Server(uvicorn.Server):
                 f"cannot listen on {self._settings.host}:{self._settings.port}: {reason}; "
                 "choose another with --host and --port (OCTAVO_HOST, OCTAVO_PORT), or stop what listens there"
             ) from cause
+        if self._grpc is not None:
+            await self._grpc.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's: both protocols refuse newcomers at once, and answer what is in flight side by side."""
+        stopping_grpc = asyncio.create_task(self._stop_grpc())
+        await super().shutdown(sockets)
+        await stopping_grpc
+
+    def _bound_grpc(self, port: int) -> GrpcServer:
+        # Imported here: a server without gRPC need not pay for it.
+        from service.rpc.inference import Inference
+        from service.rpc.queries import Queries
+        from service.rpc.server import GrpcServer
+
+        settings = self._settings
+        queries = Queries(self._router, self._reconciler.first_pass.is_set, settings.infer_limits)
+        server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes)
+        bound = server.bind(settings.host, port)
+        _log.info("gRPC is listened for", extra={"host": settings.host, "port": bound})
+        return server
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.stop(self._settings.drain_seconds)
 
     @asynccontextmanager
     async def _serving(self, _app: ASGIApp) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ Refuses bytes too few or too many, and a head that is no valid JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
@@ -64,6 +64,11 @@ def decode_request(head: RequestHead, body: bytes | memoryview, start: int, mode
             at += tensor.size
     if at != len(body):
         raise InvalidTensor(f"unexpected additional input data for model {model!r}: {len(body) - at} bytes too many")
+    return request_of(head, arrays)
+
+
+def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:
+    """What the router is asked: the arrays by input, and what the head says of them."""
     return InferRequest(arrays, head.datatypes, head.output_names, head.variant, head.timeout_seconds, head.admitted)
 
 

@@ -19,10 +19,10 @@ from service.api.infer_body import ClientLeft, Headers, check_declared_length, r
 from service.api.infer_request import HeadReader, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
+from service.api.recording import Target, metrics_of, record_answer
 from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
 from service.errors import OctavoError
-from service.router.route import RouteMetrics
 from service.router.router import Router, Submitted
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ _KNOWN_PATHS = 1024
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 
-Target = tuple[str, int | None]
 Body = bytes | memoryview
 
 
@@ -110,9 +109,7 @@ class InferenceEndpoint:
             headers = [_JSON, length]
         else:
             headers = [_BINARY, length, (b"inference-header-content-length", b"%d" % encoded.header_length)]
-        metrics = submitted.route.metrics
-        metrics.request.observe(self._clock() - exchange.began)
-        metrics.answered.value += 1
+        record_answer(submitted, self._clock() - exchange.began)
         return Reply(200, headers, encoded.parts)
 
     def refusal(self, exchange: Exchange, error: Exception) -> Reply:
@@ -130,14 +127,7 @@ class InferenceEndpoint:
         return reply
 
     def _record_failure(self, exchange: Exchange, code: str) -> None:
-        """Under the model's stable route where the request came to none; a name nobody deployed makes no series."""
-        if exchange.submitted is not None:
-            metrics = exchange.submitted.route.metrics
-        else:
-            try:
-                metrics = self._router.routes(*exchange.target).stable.route.metrics
-            except OctavoError:
-                metrics = RouteMetrics(("", "", "", ""))
+        metrics = metrics_of(self._router, exchange.target, exchange.submitted)
         metrics.record_failure(code, self._clock() - exchange.began)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

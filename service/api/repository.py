@@ -21,23 +21,30 @@ def repository_router(router: Router) -> APIRouter:
 
     @routes.post("/index", summary="Every model version that answers or should", responses=errors(400, 413))
     async def read_index(request: Request) -> list[dict[str, Any]]:
-        only_ready = _wants_ready_only(await _read(request))
-        lines = [line for line in router.statuses() if line.state == READY or not only_ready]
-        return [
-            {"name": line.name, "version": str(line.version), "state": line.state}
-            | ({"reason": line.reason} if line.reason else {})
-            for line in lines
-        ]
+        return repository_index(router, _wants_ready_only(await _read(request)))
 
     @routes.post("/models/{model}/load", summary="Not offered", include_in_schema=False)
     @routes.post("/models/{model}/unload", summary="Not offered", include_in_schema=False)
     async def refuse_load(model: str) -> None:
-        raise Unsupported(
-            "explicit model load / unload is not allowed: models are served as deployed; "
-            f"change that with PUT /models/{model[:80]}/deployment"
-        )
+        raise load_refused(model)
 
     return routes
+
+
+def repository_index(router: Router, only_ready: bool) -> list[dict[str, Any]]:
+    lines = [line for line in router.statuses() if line.state == READY or not only_ready]
+    return [
+        {"name": line.name, "version": str(line.version), "state": line.state}
+        | ({"reason": line.reason} if line.reason else {})
+        for line in lines
+    ]
+
+
+def load_refused(model: str) -> Unsupported:
+    return Unsupported(
+        "explicit model load / unload is not allowed: models are served as deployed; "
+        f"change that with PUT /models/{model[:80]}/deployment"
+    )
 
 
 async def _read(request: Request) -> bytes:

@@ -29,6 +29,9 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.M
     [
         ("OCTAVO_PORT", "70000"),
         ("OCTAVO_PORT", "http"),
+        ("OCTAVO_GRPC_PORT", "-1"),
+        ("OCTAVO_GRPC_PORT", "65536"),
+        ("OCTAVO_GRPC_PORT", "none"),
         ("OCTAVO_ENGINE_THREADS", "0"),
         ("OCTAVO_MAX_UPLOAD_BYTES", "-1"),
         ("OCTAVO_LOG_LEVEL", "LOUD"),
