@@ -46,9 +46,7 @@ def test_a_port_in_use(tmp_path: Path, taken_port: str, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "up"])
 def test_a_port_of_grpc_in_use(tmp_path: Path, taken_port: str, command: str) -> None:
-    ended = started(
-        command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=str(free_port()), OCTAVO_GRPC_PORT=taken_port
-    )
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=str(free_port()), OCTAVO_GRPC_PORT=taken_port)
     assert ended.returncode == 2
     assert f"cannot listen for grpc on 127.0.0.1:{taken_port}: address already in use" in last_word(ended).lower()
     assert "OCTAVO_GRPC_PORT" in last_word(ended)
