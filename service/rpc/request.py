@@ -14,7 +14,7 @@ from service.api.infer_request import request_of
 from service.api.recording import Target
 from service.api.tensor_codec import array_from_binary
 from service.api.v2_metadata import version_number
-from service.api.v2_schemas import RequestHead, read_head
+from service.api.v2_schemas import MAX_DIMENSIONS, MAX_TENSORS, RequestHead, read_head
 from service.domain.inference import Array, InferRequest
 from service.errors import InvalidInput, InvalidTensor
 from service.rpc.generated.inference_pb2 import InferParameter, ModelInferRequest
@@ -98,7 +98,11 @@ def _inputs(message: ModelInferRequest, sizes: list[int]) -> list[dict[str, Any]
     inputs = []
     rest = iter(sizes)
     for tensor in message.inputs:
-        parameters = _values(tensor.parameters, f"input {tensor.name!r}")
+        if len(tensor.shape) > MAX_DIMENSIONS:
+            raise InvalidTensor(
+                f"input {tensor.name[:80]!r} has {len(tensor.shape)} dimensions; send at most {MAX_DIMENSIONS}"
+            )
+        parameters = _values(tensor.parameters, f"input {tensor.name[:80]!r}")
         item: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         item["parameters"] = parameters
         inputs.append(item)
@@ -124,11 +128,13 @@ def _inputs(message: ModelInferRequest, sizes: list[int]) -> list[dict[str, Any]
 
 
 def _output(output: ModelInferRequest.InferRequestedOutputTensor, binary: Any) -> dict[str, Any]:
-    parameters = _values(output.parameters, f"output {output.name!r}")
+    parameters = _values(output.parameters, f"output {output.name[:80]!r}")
     return {"name": output.name, "parameters": {"binary_data": binary} | parameters}
 
 
 def _values(parameters: Mapping[str, InferParameter], owner: str) -> dict[str, Any]:
+    if len(parameters) > MAX_TENSORS:
+        raise InvalidInput(f"{owner} has {len(parameters)} parameters; send at most {MAX_TENSORS}")
     values = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")

@@ -15,6 +15,8 @@ from service.rpc.queries import Queries
 from service.rpc.stream import Streams
 
 SERVICE = "inference.GRPCInferenceService"
+# Of one connection, at once; its client lets further ones wait.
+_MAX_CALLS = 1024
 # What gRPC's own option can hold.
 _MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -27,6 +29,7 @@ class GrpcServer:
         # Another server on the same port would take half of the calls: gRPC allows that unless told.
         options = [
             ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", _MAX_CALLS),
             ("grpc.max_receive_message_length", min(max_message_bytes, _MAX_MESSAGE_BYTES)),
         ]
         self._server = grpc.aio.server(options=options)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from service.api.v2_schemas import MAX_TENSORS
 from service.errors import InvalidInput
 
 Part = bytes | memoryview
@@ -18,6 +19,8 @@ _RAW_OUTPUT_CONTENTS = bytes([6 << 3 | 2])
 _INFER_RESPONSE = bytes([2 << 3 | 2])
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+# Inputs, outputs, tensors and parameters: each takes time here that other requests wait for.
+_MAX_FIELDS = 4 * MAX_TENSORS
 
 
 class InferMessage(NamedTuple):
@@ -37,11 +40,14 @@ def take_apart(message: bytes) -> InferMessage:
     kept: list[bytes] = []
     raw: list[tuple[int, int]] = []
     identity = b""
-    at = kept_to = 0
+    at = kept_to = fields = 0
     end = len(message)
     try:
         while at < end:
             begin = at
+            fields += 1
+            if fields > _MAX_FIELDS:
+                raise InvalidInput(f"the ModelInferRequest has more than {_MAX_FIELDS} fields; send fewer tensors")
             tag, at = _varint(message, at)
             if tag & 7 != _BYTES:
                 at = _after(message, tag & 7, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -163,6 +164,27 @@ def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(stub: Any
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(LIMITS.max_body_bytes) in reason(error)
     assert stub.ModelInfer(linear(raw_input_contents=[ONES.tobytes()])).outputs[0].name == "y"
+
+
+def test_a_compressed_message_is_measured_by_what_it_holds(stub: Any) -> None:
+    bomb = linear(raw_input_contents=[b"\0" * (LIMITS.max_body_bytes * 16)])
+    error = refused(lambda: stub.ModelInfer(bomb, compression=grpc.Compression.Gzip))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_connection_may_have_a_bounded_number_of_calls_under_way(serving: GrpcServing) -> None:
+    host, port = serving.grpc_address.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        connection.settimeout(10)
+        frames = b""
+        # The first frame of a server tells its settings: six bytes each, after nine of the frame's head.
+        while len(frames) < 9 or len(frames) < 9 + int.from_bytes(frames[:3]):
+            frames += connection.recv(4096)
+    size = int.from_bytes(frames[:3])
+    assert frames[3] == 4
+    told = {int.from_bytes(frames[at : at + 2]): frames[at + 2 : at + 6] for at in range(9, 9 + size, 6)}
+    assert int.from_bytes(told[3]) == 1024
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,11 @@ def doubled(message: ModelInferRequest) -> None:
     message.inputs[0].contents.fp32_contents.extend([1, 2])
 
 
+def crowded(message: ModelInferRequest) -> None:
+    for number in range(1025):
+        message.inputs[0].parameters[str(number)].bool_param = True
+
+
 @pytest.mark.parametrize(
     ("changes", "raw", "error", "message"),
     [
@@ -141,6 +146,8 @@ def doubled(message: ModelInferRequest) -> None:
         ((lambda m: m.inputs.pop(),), (), InvalidInput, "'inputs' is"),
         ((lambda m: m.inputs[0].shape.append(-1),), (b"\0" * 8,), InvalidTensor, "the shape of input 'x' holds -1"),
         ((lambda m: setattr(m, "model_version", "one"),), (b"\0" * 8,), NotFound, "version 'one' is not found"),
+        ((lambda m: m.inputs[0].shape.extend([1] * 31),), (b"\0" * 8,), InvalidTensor, "input 'x' has 33 dimensions"),
+        ((crowded,), (b"\0" * 8,), InvalidInput, "input 'x' has 1025 parameters; send at most 1024"),
         ((set_parameter("sequence_id", "int64_param", 1),), (b"\0" * 8,), Unsupported, "'sequence_id' asks for"),
         ((set_parameter("triton_x", "int64_param", 1),), (b"\0" * 8,), InvalidInput, "'triton_x' is reserved"),
     ],

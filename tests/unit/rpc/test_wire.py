@@ -102,6 +102,13 @@ def test_what_is_no_request_is_refused_with_the_reason(written: bytes, why: str)
         take_apart(written)
 
 
+@pytest.mark.parametrize("field", [b"\x3a\x00", b"\x22\x00", b"\xa0\x06\x01"])
+def test_a_request_of_countless_fields_is_refused_before_they_are_walked(field: bytes) -> None:
+    assert take_apart(field * 4096)
+    with pytest.raises(InvalidInput, match="more than 4096 fields"):
+        take_apart(field * 10_000_000)
+
+
 @given(BLOBS, TEXT)
 def test_a_response_put_together_is_read_by_protobuf(blobs: list[bytes], name: str) -> None:
     head = ModelInferResponse(model_name=name)
