@@ -26,10 +26,10 @@ def encode_response(
         parameters["triton_final_response"].bool_param = True
     blobs: list[Part] = []
     for name in head.head.output_names or result.outputs:
-        array = result.outputs[name]
-        output = response.outputs.add(name=name, datatype=datatypes[name], shape=array.shape)
+        array, datatype = result.outputs[name], datatypes[name]
+        output = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
         if head.typed:
-            output.contents.CopyFrom(contents_from_array(name, datatypes[name], array))
+            output.contents.CopyFrom(contents_from_array(name, datatype, array))
         else:
             blobs.append(binary_from_array(array))
     return with_raw_contents(response.SerializeToString(), blobs)

@@ -17,6 +17,8 @@ from service.rpc.stream import Streams
 SERVICE = "inference.GRPCInferenceService"
 # Of one connection, at once; its client lets further ones wait.
 _MAX_CALLS = 1024
+# A caller whose calls are under way is asked whether it is still there; a network that fails closes no connection.
+_PING_SECONDS, _PONG_SECONDS = 60.0, 20.0
 # What gRPC's own option can hold.
 _MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -26,9 +28,13 @@ class GrpcServer:
 
     def __init__(self, inference: Inference, queries: Queries, max_message_bytes: int) -> None:
         self._streams = Streams(inference)
-        # Another server on the same port would take half of the calls: gRPC allows that unless told.
         options = [
+            # Another server on the same port would take half of the calls unnoticed.
             ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", int(_PING_SECONDS * 1000)),
+            # 0 is no bound: two pings would be all that an idle stream ever gets.
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.ping_timeout_ms", int(_PONG_SECONDS * 1000)),
             ("grpc.max_concurrent_streams", _MAX_CALLS),
             ("grpc.max_receive_message_length", min(max_message_bytes, _MAX_MESSAGE_BYTES)),
         ]

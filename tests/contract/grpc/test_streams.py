@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +19,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from service.rpc import server
 from service.rpc.stream import Streams
 from tests.contract.grpc.serving import GrpcServing, running
 from tests.contract.grpc.tensors import ONES, Call, fake_row, one_input
@@ -203,6 +207,37 @@ def test_the_asynchronous_client(serving: GrpcServing) -> None:
             }
 
     assert asyncio.run(main()) == {str(number): 6.0 * number for number in range(4)}
+
+
+_SILENT_CALLER = """
+import sys
+import numpy as np
+import tritonclient.grpc as triton
+client = triton.InferenceServerClient(sys.argv[1])
+client.start_stream(lambda result, error: print(result.get_response().id, flush=True))
+row = triton.InferInput("x", (1, 1, 2, 2), "FP32")
+row.set_data_from_numpy(np.ones((1, 1, 2, 2), np.float32))
+client.async_stream_infer("linear", [row], request_id="there")
+sys.stdin.read()
+"""
+
+
+def test_a_caller_that_falls_silent_without_closing_is_given_up(
+    tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_PING_SECONDS", 1.0)
+    monkeypatch.setattr(server, "_PONG_SECONDS", 1.0)
+    with running(tmp_path_factory.mktemp("silent")) as serving:
+        command = [sys.executable, "-c", _SILENT_CALLER, serving.grpc_address]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
+            try:
+                assert caller.stdout is not None
+                assert caller.stdout.readline() == b"there\n"
+                assert open_streams(serving) == 1
+                caller.send_signal(signal.SIGSTOP)
+                wait_until(lambda: open_streams(serving) == 0)
+            finally:
+                caller.kill()
 
 
 def test_a_stopping_server_answers_what_is_in_its_streams_and_ends_them(tmp_path_factory: Any) -> None:
