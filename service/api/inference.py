@@ -19,7 +19,7 @@ from service.api.infer_body import ClientLeft, Headers, check_declared_length, r
 from service.api.infer_request import HeadReader, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
-from service.api.recording import Target, metrics_of, record_answer
+from service.api.recording import Target, record_answer, request_metrics
 from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
 from service.errors import OctavoError
@@ -127,7 +127,7 @@ class InferenceEndpoint:
         return reply
 
     def _record_failure(self, exchange: Exchange, code: str) -> None:
-        metrics = metrics_of(self._router, exchange.target, exchange.submitted)
+        metrics = request_metrics(self._router, exchange.target, exchange.submitted)
         metrics.record_failure(code, self._clock() - exchange.began)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,7 +16,7 @@ def record_answer(submitted: Submitted, seconds: float) -> None:
     metrics.answered.value += 1
 
 
-def metrics_of(router: Router, target: Target, submitted: Submitted | None) -> RouteMetrics:
+def request_metrics(router: Router, target: Target, submitted: Submitted | None) -> RouteMetrics:
     """The request's route, or the model's stable one where it came to none; a name nobody deployed makes no series."""
     if submitted is not None:
         return submitted.route.metrics

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from grpc.aio import ServicerContext
 
-from service.api.recording import metrics_of, record_answer
+from service.api.recording import record_answer, request_metrics
 from service.domain.inference import InferResult
 from service.router.router import Router, Submitted
 from service.rpc.request import HeadReader, InferHead, decode_request, target_of
@@ -74,7 +74,7 @@ class Inference:
         target = call.head.target if call.head is not None else ("", None)
         if call.head is None and call.request is not None:
             target = target_of(call.request)
-        metrics_of(self._router, target, call.submitted).record_failure(refusal.code, self._clock() - call.began)
+        request_metrics(self._router, target, call.submitted).record_failure(refusal.code, self._clock() - call.began)
         return refusal
 
     async def infer(self, message: bytes, context: Context) -> bytes:
