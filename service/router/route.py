@@ -65,12 +65,17 @@ class RouteMetrics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A variant under its part in the deployment: stable, canary or shadow."""
+    """A variant under its part in the deployment: stable, canary or shadow.
+
+    `labels` name its classes, where they have names; `batched` is whether the first axis of its outputs is the batch.
+    """
 
     name: str
     model: str
     version: int
     variant: str
+    labels: tuple[str, ...] = ()
+    batched: bool = True
     metrics: RouteMetrics = field(init=False)
 
     def __post_init__(self) -> None:

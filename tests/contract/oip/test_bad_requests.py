@@ -108,7 +108,8 @@ def test_wrong_outputs_and_parameters(serving: Serving) -> None:
         ({"parameters": {"triton_enable": 1}}, 400, "is reserved"),
         ({"parameters": {"variant": "none"}}, 404, "variant 'none' of model 'linear' is not deployed"),
         ({"parameters": {"sequence_id": 5}}, 501, "stateless"),
-        ({"outputs": [{"name": "y", "parameters": {"classification": 2}}]}, 501, "not offered"),
+        ({"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]}, 501, "not offered"),
+        ({"outputs": [{"name": "y", "parameters": {"classification": -2}}]}, 400, "'classification' of output 'y'"),
     ):
         assert message in error_of(post(serving, {"inputs": [tensor()]} | more), status)
 
