@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,8 +36,8 @@ def test_equal_values_come_by_index_and_what_is_no_number_last() -> None:
 
 @pytest.mark.parametrize(("datatype", "dtype"), [("UINT64", np.uint64), ("INT64", np.int64), ("FP16", np.float16)])
 def test_the_extremes_of_a_datatype_keep_their_order(datatype: str, dtype: type) -> None:
-    limits = np.finfo(dtype) if datatype == "FP16" else np.iinfo(dtype)
-    values = np.array([[limits.min, limits.max, 0]], dtype)
+    limits: Any = np.finfo(dtype) if datatype == "FP16" else np.iinfo(dtype)
+    values: Any = np.array([[limits.min, limits.max, 0]], dtype)
     ((best, *_),) = class_strings(values, datatype, 3, (), batched=True).tolist()
     assert best.endswith(b":1")
 
