@@ -20,6 +20,7 @@ from service.api.content import Content
 from service.api.dependencies import Services
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
+from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
 from service.api.v2_routes import v2_routes
 from service.domain.deployment import ServedModel
@@ -120,11 +121,13 @@ class Server(uvicorn.Server):
     def _services(self) -> Services:
         settings, database = self._settings, self._database
         limits = settings.infer_limits
+        models, deployments = ModelRegistry(database), DeploymentRegistry(database, self._host)
+        loading = ModelLoading(self._router, self._reconciler, deployments, models)
         return Services(
-            models=ModelRegistry(database),
+            models=models,
             datasets=DatasetRegistry(database),
             engines=EngineRegistry(database),
-            deployments=DeploymentRegistry(database, self._host),
+            deployments=deployments,
             jobs=self._jobs,
             blobs=self._blobs,
             content=Content(self._blobs, database),
@@ -136,7 +139,7 @@ class Server(uvicorn.Server):
             stopping=lambda: self.should_exit,
             host=self._host,
             routes=[
-                *v2_routes(self._router, self._endpoint, self._reconciler.first_pass.is_set, limits),
+                *v2_routes(self._router, self._endpoint, loading, self._reconciler.first_pass.is_set, limits),
                 *predict_routes(self._predictor, limits),
             ],
         )

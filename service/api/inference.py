@@ -22,7 +22,7 @@ from service.api.json_tensors import parse_json
 from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
 from service.errors import OctavoError
-from service.router.route import RouteMetrics
+from service.router.route import metrics_of
 from service.router.router import Router, Submitted
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class InferenceEndpoint:
             try:
                 metrics = self._router.routes(*exchange.target).stable.route.metrics
             except OctavoError:
-                metrics = RouteMetrics(("", "", "", ""))
+                metrics = metrics_of(("", "", "", ""))
         metrics.record_failure(code, self._clock() - exchange.began)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
