@@ -22,6 +22,8 @@ from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
+from service.api.trace_file import TraceFile
+from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
@@ -66,6 +68,8 @@ class Server(uvicorn.Server):
         self._reconciler = Reconciler(self._router, self._wanted)
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)
+        traces = TraceFile(settings.data_dir.absolute() / "traces" / f"{socket.gethostname()}-{os.getpid()}.json")
+        self._tracer = TracedSteps(self._endpoint, self._router, traces).tracer
         super().__init__(
             uvicorn.Config(
                 self._application(),
@@ -106,6 +110,7 @@ class Server(uvicorn.Server):
             yield
         finally:
             await self._router.close(self._settings.drain_seconds)
+            await self._tracer.close()
             reconciling.cancel()
             with suppress(asyncio.CancelledError):
                 await reconciling
@@ -139,7 +144,14 @@ class Server(uvicorn.Server):
             stopping=lambda: self.should_exit,
             host=self._host,
             routes=[
-                *v2_routes(self._router, self._endpoint, loading, self._reconciler.first_pass.is_set, limits),
+                *v2_routes(
+                    self._router,
+                    self._endpoint,
+                    loading,
+                    self._tracer,
+                    self._reconciler.first_pass.is_set,
+                    limits,
+                ),
                 *predict_routes(self._predictor, limits),
             ],
         )

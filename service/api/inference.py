@@ -83,11 +83,12 @@ class InferenceEndpoint:
     def submit(self, exchange: Exchange, headers: Headers, body: Body) -> Submitted:
         """Decodes the body and queues the request. Raises what decoding, admission and the queue raise."""
         model, version = exchange.target
-        exchange.head, request = self._decode(exchange.target, headers, body)
+        exchange.head, request = self.decode(exchange.target, headers, body)
         exchange.submitted = submitted = self._router.submit(model, version, request)
         return submitted
 
-    def _decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
+    def decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
+        """The head and the tensors of a body. Raises what its parts refuse, and NotFound for a raw one."""
         model, version = target
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:

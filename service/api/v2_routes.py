@@ -9,9 +9,12 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.inference import InferenceEndpoint
+from service.api.log_settings import log_settings_router
 from service.api.model_loading import ModelLoading
 from service.api.repository import repository_router
 from service.api.schemas import errors
+from service.api.trace_routes import trace_router
+from service.api.tracing import Tracer
 from service.api.v2_metadata import metadata_router
 from service.api.v2_refused import refused_router
 from service.api.v2_statistics import statistics_router
@@ -26,6 +29,7 @@ def v2_routes(
     router: Router,
     endpoint: InferenceEndpoint,
     loading: ModelLoading,
+    tracer: Tracer,
     ready: Callable[[], bool],
     limits: InferLimits,
 ) -> list[BaseRoute]:
@@ -37,6 +41,8 @@ def v2_routes(
         statistics_router(router),
         metadata_router(router, ready, limits),
         repository_router(loading),
+        trace_router(tracer, router),
+        log_settings_router(),
         _infer_router(endpoint),
         refused_router(),
     )

@@ -22,6 +22,8 @@ from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
+from service.api.trace_file import TraceFile
+from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
@@ -71,6 +73,8 @@ class Serving:
         self.router = Router(LIMITS, self._load)
         self.endpoint = InferenceEndpoint(self.router, LIMITS.max_body_bytes)
         self._predictor = Predictor(self.router, LIMITS)
+        self.trace_file = folder / "traces.json"
+        self.tracer = TracedSteps(self.endpoint, self.router, TraceFile(self.trace_file)).tracer
         self._database = Database(f"sqlite:///{folder / 'octavo.db'}")
         self.ready = False
         self.client = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=100))
@@ -95,7 +99,9 @@ class Serving:
         install_error_handlers(app)
         registries = DeploymentRegistry(self._database), ModelRegistry(self._database)
         loading = ModelLoading(self.router, Reconciler(self.router, dict), *registries)
-        app.router.routes.extend(v2_routes(self.router, self.endpoint, loading, lambda: self.ready, LIMITS))
+        app.router.routes.extend(
+            v2_routes(self.router, self.endpoint, loading, self.tracer, lambda: self.ready, LIMITS)
+        )
         app.router.routes.extend(predict_routes(self._predictor, LIMITS))
         return InferenceGate(app, self.endpoint)
 
@@ -140,6 +146,7 @@ class Serving:
         self.fake.gate.set()
         if not self.router.stopping:
             self.call(self.router.close(5))
+        self.call(self.tracer.close())
         self.server.should_exit = True
         self._thread.join(30)
         assert not self._thread.is_alive()
