@@ -21,7 +21,10 @@ from service.api.content import Content
 from service.api.dependencies import Services
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
+from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
+from service.api.trace_file import TraceFile
+from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
@@ -70,6 +73,8 @@ class Server(uvicorn.Server):
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)
         self._grpc: GrpcServer | None = None
+        traces = TraceFile(settings.data_dir.absolute() / "traces" / f"{socket.gethostname()}-{os.getpid()}.json")
+        self._tracer = TracedSteps(self._endpoint, self._router, traces).tracer
         super().__init__(
             uvicorn.Config(
                 self._application(),
@@ -119,7 +124,8 @@ class Server(uvicorn.Server):
         from service.rpc.server import GrpcServer
 
         settings = self._settings
-        queries = Queries(self._router, self._reconciler.first_pass.is_set, settings.infer_limits)
+        is_ready = self._reconciler.first_pass.is_set
+        queries = Queries(self._router, is_ready, settings.infer_limits, self._loading, self._tracer)
         server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes)
         bound = server.bind(settings.host, port)
         _log.info("gRPC is listened for", extra={"host": settings.host, "port": bound})
@@ -138,6 +144,7 @@ class Server(uvicorn.Server):
             yield
         finally:
             await self._router.close(self._settings.drain_seconds)
+            await self._tracer.close()
             reconciling.cancel()
             with suppress(asyncio.CancelledError):
                 await reconciling
@@ -153,11 +160,13 @@ class Server(uvicorn.Server):
     def _services(self) -> Services:
         settings, database = self._settings, self._database
         limits = settings.infer_limits
+        models, deployments = ModelRegistry(database), DeploymentRegistry(database, self._host)
+        self._loading = ModelLoading(self._router, self._reconciler, deployments, models)
         return Services(
-            models=ModelRegistry(database),
+            models=models,
             datasets=DatasetRegistry(database),
             engines=EngineRegistry(database),
-            deployments=DeploymentRegistry(database, self._host),
+            deployments=deployments,
             jobs=self._jobs,
             blobs=self._blobs,
             content=Content(self._blobs, database),
@@ -169,7 +178,14 @@ class Server(uvicorn.Server):
             stopping=lambda: self.should_exit,
             host=self._host,
             routes=[
-                *v2_routes(self._router, self._endpoint, self._reconciler.first_pass.is_set, limits),
+                *v2_routes(
+                    self._router,
+                    self._endpoint,
+                    self._loading,
+                    self._tracer,
+                    self._reconciler.first_pass.is_set,
+                    limits,
+                ),
                 *predict_routes(self._predictor, limits),
             ],
         )

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.content_coding import CODINGS, deflated, inflated, wanted_coding
 from service.api.error_responses import INTERNAL, error_body, error_headers, status_of
 from service.api.infer_body import ClientLeft, Headers, check_declared_length, read_body, unless_left
-from service.api.infer_request import HeadReader, decode_request, header_length, raw_head
+from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
 from service.api.recording import Target, record_answer, request_metrics
@@ -82,11 +82,12 @@ class InferenceEndpoint:
     def submit(self, exchange: Exchange, headers: Headers, body: Body) -> Submitted:
         """Decodes the body and queues the request. Raises what decoding, admission and the queue raise."""
         model, version = exchange.target
-        exchange.head, request = self._decode(exchange.target, headers, body)
+        exchange.head, request = self.decode(exchange.target, headers, body)
         exchange.submitted = submitted = self._router.submit(model, version, request)
         return submitted
 
-    def _decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
+    def decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
+        """The head and the tensors of a body. Raises what its parts refuse, and NotFound for a raw one."""
         model, version = target
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:
@@ -95,7 +96,8 @@ class InferenceEndpoint:
             head, start = self._heads.read(bytes(body[:length])), length
         else:
             inputs = self._router.routes(model, version).stable.replica.inputs
-            head, start = raw_head(inputs, len(body), model), 0
+            head = raw_head(inputs, len(body), model)
+            return head, decode_raw(head, body, model)
         return head, decode_request(head, body, start, model)
 
     def reply(self, exchange: Exchange, result: InferResult) -> Reply:
@@ -103,7 +105,7 @@ class InferenceEndpoint:
         head, submitted = exchange.head, exchange.submitted
         assert head is not None
         assert submitted is not None
-        encoded = encode_response(exchange.target[0], submitted.datatypes, head, result)
+        encoded = encode_response(submitted.route, submitted.datatypes, head, result)
         length = (b"content-length", b"%d" % encoded.length)
         if encoded.header_length is None:
             headers = [_JSON, length]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.errors import OctavoError
-from service.router.route import RouteMetrics
+from service.router.route import RouteMetrics, metrics_of
 from service.router.router import Router, Submitted
 
 # Model and version; None for the one that answers now.
@@ -23,4 +23,4 @@ def request_metrics(router: Router, target: Target, submitted: Submitted | None)
     try:
         return router.routes(*target).stable.route.metrics
     except OctavoError:
-        return RouteMetrics(("", "", "", ""))
+        return metrics_of(("", "", "", ""))

@@ -15,7 +15,16 @@ from service.errors import InvalidInput, NotFound, Stopping
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+    "trace",
+)
 # The protocol's own name for a platform, by runtime.
 _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx", "tensorrt": "tensorrt_plan"}
 

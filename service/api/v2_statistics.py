@@ -1,4 +1,4 @@
-"""The v2 protocol's statistics extension: counts and nanoseconds of each served model since its routes were made."""
+"""The v2 protocol's statistics extension: counts and nanoseconds of each served model since the server started."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Inference:
         assert request is not None
         assert head is not None
         assert submitted is not None
-        parts = encode_response(head, request.id, submitted.datatypes, result, final)
+        parts = encode_response(head, request.id, submitted, result, final)
         record_answer(submitted, self._clock() - call.began)
         return parts
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from service.api.repository import load_refused, repository_index
+from service.api.log_settings import changed_levels, log_settings
+from service.api.model_loading import ModelLoading
+from service.api.repository import check_unload, refuse_overrides, repository_index
+from service.api.trace_routes import check_known
+from service.api.tracing import Tracer
 from service.api.v2_metadata import model_config, model_metadata, server_metadata, version_number
 from service.api.v2_statistics import model_statistics
 from service.domain.limits import InferLimits
-from service.errors import OctavoError, Unsupported
+from service.errors import OctavoError
+from service.logs import LEVELS
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 from service.rpc.generated import inference_pb2 as messages
+from service.rpc.settings_messages import log_changes, log_response, trace_changes, trace_response
 
 M = TypeVar("M", bound=Message)
 
@@ -31,6 +37,8 @@ class Queries:
     router: Router
     is_ready: Callable[[], bool]
     limits: InferLimits
+    loading: ModelLoading
+    tracer: Tracer
 
     async def server_live(self, _: messages.ServerLiveRequest) -> messages.ServerLiveResponse:
         return messages.ServerLiveResponse(live=True)
@@ -63,23 +71,39 @@ class Queries:
         return _message({"model_stats": statistics}, messages.ModelStatisticsResponse())
 
     async def repository_index(self, request: messages.RepositoryIndexRequest) -> messages.RepositoryIndexResponse:
-        models = repository_index(self.router, request.ready)
+        models = await repository_index(self.loading, request.ready)
         return _message({"models": models}, messages.RepositoryIndexResponse())
 
     async def load(self, request: messages.RepositoryModelLoadRequest) -> messages.RepositoryModelLoadResponse:
-        raise load_refused(request.model_name)
+        refuse_overrides(_values(request.parameters))
+        await self.loading.load(request.model_name)
+        return messages.RepositoryModelLoadResponse()
 
     async def unload(self, request: messages.RepositoryModelUnloadRequest) -> messages.RepositoryModelUnloadResponse:
-        raise load_refused(request.model_name)
+        check_unload(_values(request.parameters))
+        await self.loading.unload(request.model_name)
+        return messages.RepositoryModelUnloadResponse()
 
-    async def trace_setting(self, _: messages.TraceSettingRequest) -> messages.TraceSettingResponse:
-        raise Unsupported("trace settings are not offered; leave tracing to the caller's side")
+    async def trace_setting(self, request: messages.TraceSettingRequest) -> messages.TraceSettingResponse:
+        model = request.model_name or None
+        if model is not None:
+            check_known(self.router, model)
+        if request.settings:
+            self.tracer.change(trace_changes(request), model)
+        return trace_response(self.tracer.shown(model))
 
-    async def log_settings(self, _: messages.LogSettingsRequest) -> messages.LogSettingsResponse:
-        raise Unsupported("log settings cannot be changed while the server runs; start it with OCTAVO_LOG_LEVEL")
+    async def log_settings(self, request: messages.LogSettingsRequest) -> messages.LogSettingsResponse:
+        LEVELS.now = changed_levels(LEVELS.now, log_changes(request))
+        return log_response(log_settings(LEVELS.now))
 
     def _routes(self, name: str, version: str) -> ModelRoutes:
         return self.router.routes(name, version_number(name, version or None))
+
+
+def _values(parameters: Mapping[str, messages.ModelRepositoryParameter]) -> dict[str, Any]:
+    """A parameter without a value is None, which none of them may be."""
+    choices = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
+    return {name: getattr(parameters[name], choice) if choice else None for name, choice in choices.items()}
 
 
 def _message(value: dict[str, Any], message: M) -> M:

@@ -66,6 +66,19 @@ def test_a_stream(client: Any) -> None:
     assert sorted(answers, key=int) == [str(number) for number in range(20)]
 
 
+def test_a_model_is_unloaded_and_loaded(client: Any) -> None:
+    client.unload_model("digits")
+    assert not client.is_model_ready("digits")
+    (line,) = client.get_model_repository_index().models
+    assert (line.state, line.reason) == ("UNAVAILABLE", "unloaded")
+    client.load_model("digits")
+    assert client.is_model_ready("digits")
+    with pytest.raises(InferenceServerException, match="load with 'config' is not offered"):
+        client.load_model("digits", config="{}")
+    with pytest.raises(InferenceServerException, match="there is no such model"):
+        client.load_model("no such name")
+
+
 def listened_port(log: Path) -> int:
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return next((int(line["port"]) for line in lines if "gRPC" in line["message"]), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from tests.contract.grpc.serving import GrpcServing, running
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcServing]:
-    with running(tmp_path_factory.mktemp("serving")) as started:
+def serving(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[GrpcServing]:
+    with running(tmp_path_factory.mktemp("serving"), migrated) as started:
         yield started
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ class GrpcServing(Serving):
 
     def _run(self) -> None:
         async def main() -> None:
-            queries = Queries(self.router, lambda: self.ready, LIMITS)
+            queries = Queries(self.router, lambda: self.ready, LIMITS, self.loading, self.tracer)
             self.grpc = GrpcServer(Inference(self.router), queries, LIMITS.max_body_bytes)
             self.grpc_address = f"127.0.0.1:{self.grpc.bind('127.0.0.1', 0)}"
             await self.grpc.start()
@@ -43,7 +44,9 @@ class GrpcServing(Serving):
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[GrpcServing]:
+def running(folder: Path, migrated: Path) -> Iterator[GrpcServing]:
+    """`migrated` is a database to begin with, which is copied."""
+    shutil.copyfile(migrated, folder / "octavo.db")
     serving = GrpcServing(folder, direct=True)
     serving.start()
     try:

@@ -204,9 +204,6 @@ def test_no_bytes_are_a_fault_of_the_server(channel: grpc.Channel, message: byte
         assert status_of(channel, "ModelInfer", body).name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND")
 
 
-NOT_OFFERED = {*SHARED_MEMORY, "RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"}
-
-
 @pytest.mark.parametrize("method", SHARED_MEMORY)
 def test_shared_memory_is_refused_with_the_reason(channel: grpc.Channel, method: str) -> None:
     error = refused(lambda: send(channel, method, b"\x0a\x06region"))
@@ -214,29 +211,12 @@ def test_shared_memory_is_refused_with_the_reason(channel: grpc.Channel, method:
     assert "shared memory is not offered" in reason(error)
 
 
-@pytest.mark.parametrize(
-    ("method", "message", "why"),
-    [
-        ("RepositoryModelLoad", b"\x12\x06linear", "PUT /models/linear/deployment"),
-        ("RepositoryModelUnload", b"\x12\x06linear", "PUT /models/linear/deployment"),
-        ("TraceSetting", b"", "trace settings are not offered"),
-        ("LogSettings", b"", "OCTAVO_LOG_LEVEL"),
-    ],
-)
-def test_what_is_not_offered_says_what_to_do_instead(
-    channel: grpc.Channel, method: str, message: bytes, why: str
-) -> None:
-    error = refused(lambda: send(channel, method, message))
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert why in reason(error)
-
-
 def test_every_method_of_the_service_is_there(channel: grpc.Channel) -> None:
     for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
         if method.client_streaming:
             assert list(channel.stream_stream(PATH + method.name)(iter(()), timeout=30)) == []
             continue
-        expected = "UNIMPLEMENTED" if method.name in NOT_OFFERED else ("OK", "NOT_FOUND", "INVALID_ARGUMENT")
+        expected = "UNIMPLEMENTED" if method.name in SHARED_MEMORY else ("OK", "NOT_FOUND", "INVALID_ARGUMENT")
         assert status_of(channel, method.name, b"").name in expected, method.name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -139,8 +140,10 @@ def is_refused(serving: GrpcServing) -> bool:
     return False
 
 
-def test_a_stopping_server_answers_what_is_in_flight_and_refuses_newcomers(tmp_path_factory: Any) -> None:
-    with running(tmp_path_factory.mktemp("stopping")) as serving:
+def test_a_stopping_server_answers_what_is_in_flight_and_refuses_newcomers(
+    tmp_path_factory: Any, migrated: Path
+) -> None:
+    with running(tmp_path_factory.mktemp("stopping"), migrated) as serving:
         client = triton.InferenceServerClient(serving.grpc_address)
         last = occupied(serving, client)
         stopping = serving.begin(serving.grpc.stop(30))

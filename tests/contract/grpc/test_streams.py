@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -223,11 +224,11 @@ sys.stdin.read()
 
 
 def test_a_caller_that_falls_silent_without_closing_is_given_up(
-    tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: Any, migrated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_PING_SECONDS", 1.0)
     monkeypatch.setattr(server, "_PONG_SECONDS", 1.0)
-    with running(tmp_path_factory.mktemp("silent")) as serving:
+    with running(tmp_path_factory.mktemp("silent"), migrated) as serving:
         command = [sys.executable, "-c", _SILENT_CALLER, serving.grpc_address]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
             try:
@@ -240,8 +241,8 @@ def test_a_caller_that_falls_silent_without_closing_is_given_up(
                 caller.kill()
 
 
-def test_a_stopping_server_answers_what_is_in_its_streams_and_ends_them(tmp_path_factory: Any) -> None:
-    with running(tmp_path_factory.mktemp("stopping")) as serving:
+def test_a_stopping_server_answers_what_is_in_its_streams_and_ends_them(tmp_path_factory: Any, migrated: Path) -> None:
+    with running(tmp_path_factory.mktemp("stopping"), migrated) as serving:
         stream = StreamClient(serving.grpc_address)
         serving.fake.block()
         stream.send("last", fake_row(1), "fake")

@@ -13,6 +13,7 @@ import tritonclient.grpc.aio as triton_aio
 from google.protobuf.json_format import MessageToDict, ParseDict
 from tritonclient.utils import InferenceServerException
 
+from service.logs import LEVELS
 from service.rpc.generated import inference_pb2 as messages
 from tests.contract.grpc.serving import GrpcServing
 from tests.contract.grpc.tensors import ANSWER, ONES, Call, every_datatype, one_input, texts
@@ -148,14 +149,49 @@ def test_statistics_count_requests_of_both_protocols(serving: GrpcServing, clien
     assert numbers() == (rows + 4, good + 2, bad + 1)
 
 
-def test_classification_and_shared_memory_of_outputs_are_refused(client: Any) -> None:
-    with pytest.raises(InferenceServerException, match="output 'y' asks for 'classification'") as refused:
-        client.infer("linear", [one_input()], outputs=[triton.InferRequestedOutput("y", class_count=2)])
-    assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
+def test_classes_are_those_of_http(serving: GrpcServing, client: Any) -> None:
+    result = client.infer("linear", [one_input()], outputs=[triton.InferRequestedOutput("y", class_count=2)])
+    assert texts(result.as_numpy("y")) == ["18.000000:2", "12.000000:1:dog"]
+    x = {"name": "x", "shape": [1, 1, 2, 2], "datatype": "FP32", "data": [1, 1, 1, 1]}
+    body = {"inputs": [x], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}
+    answer = serving.client.post(f"{serving.url}/v2/models/linear/infer", json=body).json()
+    assert texts(result.as_numpy("y")) == answer["outputs"][0]["data"]
+    assert list(result.as_numpy("y").shape) == answer["outputs"][0]["shape"]
+
+
+def test_shared_memory_of_outputs_is_refused(client: Any) -> None:
     shared = triton.InferRequestedOutput("y")
     shared.set_shared_memory("region", 12)
-    with pytest.raises(InferenceServerException, match="'shared_memory_region', which is not offered"):
+    with pytest.raises(InferenceServerException, match="output 'y' asks for shared memory") as refused:
         client.infer("linear", [one_input()], outputs=[shared])
+    assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
+def test_log_settings_are_those_of_http(serving: GrpcServing, client: Any) -> None:
+    before = LEVELS.now
+    try:
+        changed = MessageToDict(client.update_log_settings({"log_verbose_level": 1}))["settings"]
+        assert changed["log_verbose_level"] == {"uint32Param": 1}
+        told = over_http(serving, "/v2/logging")
+        assert told["log_verbose_level"] == 1
+        assert {name: next(iter(value.values())) for name, value in changed.items()} == told
+    finally:
+        LEVELS.now = before
+    with pytest.raises(InferenceServerException, match="log setting 'loud' is unknown"):
+        client.update_log_settings({"loud": True})
+
+
+def test_trace_settings_are_those_of_http(serving: GrpcServing, client: Any) -> None:
+    client.update_trace_settings("linear", {"trace_rate": "7"})
+    told = over_http(serving, "/v2/models/linear/trace/setting")
+    assert told["trace_rate"] == "7"
+    shown = client.get_trace_settings("linear").settings
+    flat = {name: list(value.value) if name == "trace_level" else value.value[0] for name, value in shown.items()}
+    assert flat == told
+    client.update_trace_settings("linear", {"trace_rate": None})
+    assert client.get_trace_settings("linear") == client.get_trace_settings()
+    with pytest.raises(InferenceServerException, match="Request for unknown model: 'nothing'"):
+        client.get_trace_settings("nothing")
 
 
 def test_the_asynchronous_client(serving: GrpcServing) -> None:

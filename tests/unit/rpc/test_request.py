@@ -120,10 +120,6 @@ def shared(message: ModelInferRequest) -> None:
     message.inputs[0].parameters["shared_memory_region"].string_param = "r"
 
 
-def classified(message: ModelInferRequest) -> None:
-    message.outputs.add(name="y").parameters["classification"].int64_param = 3
-
-
 def doubled(message: ModelInferRequest) -> None:
     message.inputs[0].contents.fp32_contents.extend([1, 2])
 
@@ -140,7 +136,6 @@ def crowded(message: ModelInferRequest) -> None:
         ((doubled,), (b"\0" * 8,), InvalidTensor, "contents field must not be specified when using raw_input_contents"),
         ((shared,), (), Unsupported, "input 'x' is in shared memory"),
         ((shared,), (b"\0" * 8,), InvalidTensor, "expected number of raw input contents to be 0, got 1"),
-        ((classified,), (b"\0" * 8,), Unsupported, "output 'y' asks for 'classification'"),
         ((ask("y", True), ask("z", False)), (b"\0" * 8,), InvalidInput, "'binary_data' is true for some outputs"),
         ((lambda m: m.parameters["p"],), (b"\0" * 8,), InvalidInput, "parameter 'p' of the request has no value"),
         ((lambda m: m.inputs.pop(),), (), InvalidInput, "'inputs' is"),
