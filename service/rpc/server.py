@@ -48,11 +48,8 @@ class GrpcServer:
             address = _free_address(host, port)
             bound = self._server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:
-            number = error.errno if isinstance(error, OSError) else None
-            # A name that cannot be resolved has a number below 0, of another table.
-            reason = os.strerror(number) if number and number > 0 else str(error)
             raise InvalidInput(
-                f"cannot listen for gRPC on {host}:{port}: {reason}; choose another port with --grpc-port "
+                f"cannot listen for gRPC on {host}:{port}: {_reason(error)}; choose another port with --grpc-port "
                 "(OCTAVO_GRPC_PORT; empty for no gRPC), or stop what listens there"
             ) from error
         return bound
@@ -64,6 +61,13 @@ class GrpcServer:
         """Refuses new calls, and waits up to `drain_seconds` for those in flight; then they are cancelled."""
         self._streams.stop()
         await self._server.stop(drain_seconds)
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    # A name that cannot be resolved has a number below 0, of another table.
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
 
 
 def _free_address(host: str, port: int) -> str:
