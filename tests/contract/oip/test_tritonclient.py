@@ -229,8 +229,8 @@ def test_classes_come_back_by_value_index_and_label(client: Any) -> None:
         assert result.get_output("y")["datatype"] == "BYTES"
         texts = [[text.decode() if binary else text for text in row] for row in result.as_numpy("y").tolist()]
         assert texts == [["18.000000:2", "12.000000:1:dog"], ["36.000000:2", "24.000000:1:dog"]]
+    inputs = [one_input(values_of(kind), True, kind.lower()) for kind in KINDS]
     with pytest.raises(InferenceServerException, match="class result not available for output"):
-        inputs = [one_input(values_of(kind), True, kind.lower()) for kind in KINDS]
         client.infer("types", inputs, outputs=[triton.InferRequestedOutput("bytes_out", class_count=1)])
 
 
