@@ -23,10 +23,13 @@ def class_strings(values: Array, datatype: str, count: int, labels: Sequence[str
         )
     if datatype == "BF16":
         values = float_from_bf16(values)
-    rows = values.reshape(len(values) if batched else 1, -1) if values.size else np.empty((len(values), 0))
+    batched = batched and values.ndim > 0
+    runs = len(values) if batched else 1
+    rows = values.reshape(runs, -1) if values.size else np.empty((runs, 0))
     best = min(count, rows.shape[1])
     strings = np.empty((len(rows), best), np.object_)
-    for number, row in enumerate(rows):
+    # Without classes there may be any number of rows, none of which holds anything.
+    for number, row in enumerate(rows if best else ()):
         strings[number, :] = [_string(row[index], int(index), labels) for index in _largest(row, best)]
     return strings if batched else strings.reshape(-1)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ ROUTE = Route("stable", "fuzzed", 1, "fp32-onnxruntime", ("cat", "dog"))
 # A raw body is for a model of one input, of any type.
 _RAW_SPECS = tuple((TensorSpec("x", kind, (-1, -1)),) for kind in TYPES)
 _MAX_MESSAGE = 2000
+_MAX_SECONDS = 10.0
 
 
 def outcome_of(body: bytes, length: bytes | None, reader: HeadReader, dice: random.Random) -> str:
@@ -91,15 +94,35 @@ def _content(array: Array) -> Any:
     return array.tolist() if array.dtype.kind == "O" else array.tobytes()
 
 
-def run(cases: int, seed: int, report: Callable[[str], None] = print) -> int:
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """A body of some hundred bytes that takes seconds is a find too. For the main thread alone."""
+    signal.setitimer(signal.ITIMER_REAL, _MAX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"over {_MAX_SECONDS:g} s")
+
+
+def run(cases: int, seed: int, report: Callable[[str], None] = _print) -> int:
     """How many cases were neither answered nor refused as they should be; each is reported with its bytes."""
+    signal.signal(signal.SIGALRM, _too_long)
     dice, reader = random.Random(seed), HeadReader()
     outcomes: Counter[str] = Counter()
     began, finds = time.monotonic(), 0
     for number in range(1, cases + 1):
         body, length = whole_case(dice) if dice.random() < 0.4 else broken_case(dice)
         try:
-            outcomes[outcome_of(body, length, reader, dice)] += 1
+            with _time_limit():
+                outcomes[outcome_of(body, length, reader, dice)] += 1
         except Exception as error:  # noqa: BLE001 (this is what is looked for)
             finds += 1
             report(f"case {number} of seed {seed}: {type(error).__name__}: {error}\n  {length!r} {body!r}")

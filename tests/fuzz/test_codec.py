@@ -33,3 +33,15 @@ def test_an_answer_that_says_something_else_is_found(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("service.api.infer_response.json_values", lambda *_: [1])
     with pytest.raises(AssertionError, match="more or fewer elements"):
         codec.outcome_of(body, None, HeadReader(), random.Random(1))
+
+
+def test_a_body_that_takes_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*_: object) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(codec, "read_head", endless)
+    monkeypatch.setattr(codec, "_MAX_SECONDS", 0.01)
+    lines: list[str] = []
+    assert codec.run(10, 1, lines.append) > 0
+    assert "TimeoutError" in lines[0]

@@ -28,6 +28,10 @@ def test_without_a_batch_axis_the_whole_output_is_one_run_of_classes() -> None:
     assert strings.tolist() == [b"9:1", b"4:2"]
 
 
+def test_a_scalar_is_one_class() -> None:
+    assert class_strings(np.array(7, np.uint64), "UINT64", 2, ("a",), batched=True).tolist() == [b"7:0:a"]
+
+
 def test_equal_values_come_by_index_and_what_is_no_number_last() -> None:
     values = np.array([[np.nan, 1, 1, -np.inf]])
     strings = class_strings(values, "FP64", 4, (), batched=True)
@@ -47,7 +51,7 @@ def test_bf16_is_ordered_by_its_values_and_not_by_its_words() -> None:
     assert class_strings(words, "BF16", 1, (), batched=True).tolist() == [[b"1.500000:1"]]
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (2, 0), (0,)])
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0), (0,), (2**40, 0)])
 def test_an_output_without_elements_has_no_classes(shape: tuple[int, ...]) -> None:
     assert class_strings(np.empty(shape, np.float32), "FP32", 3, (), batched=True).shape == (shape[0], 0)
 
