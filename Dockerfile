@@ -2,7 +2,8 @@
 # Octavo as two images of one source, built from the repository's root:
 #   docker build --target cpu --tag octavo:cpu .
 #   docker build --target gpu --tag octavo:gpu .
-#   docker run --init --hostname octavo --publish 127.0.0.1:8000:8000 --volume octavo:/data octavo:cpu
+#   docker run --init --hostname octavo --publish 127.0.0.1:8000:8000 \
+#     --publish 127.0.0.1:8001:8001 --volume octavo:/data octavo:cpu
 # Keep the host's name: a worker goes by it, and takes up its unfinished jobs only under the same name.
 # Every package is pinned with its hash in requirements/. Build tools stay in the build stages.
 
@@ -40,7 +41,7 @@ ENV PATH=/opt/octavo/bin:$PATH PYTHONUNBUFFERED=1 OCTAVO_HOST=0.0.0.0 OCTAVO_POR
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['OCTAVO_PORT'] + '/v2/health/live', timeout=2)"]
 ENTRYPOINT ["octavo"]
@@ -70,7 +71,7 @@ ENV PATH=/opt/octavo/bin:$PATH PYTHONUNBUFFERED=1 OCTAVO_HOST=0.0.0.0 OCTAVO_POR
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['OCTAVO_PORT'] + '/v2/health/live', timeout=2)"]
 ENTRYPOINT ["octavo"]

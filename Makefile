@@ -1,4 +1,4 @@
-# make demo | run | test | check | bench | test-gpu | bench-gpu
+# make demo | run | test | check | bench | proto | test-gpu | bench-gpu
 # Each target makes its own virtual environment first; PYTHON names the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The pinned files are complete, so nothing is left to resolve: pip 23.2 fails in resolving an extra of a pinned package.
 INSTALL_PINNED = $(INSTALL) --no-deps --require-hashes -r
 
-.PHONY: demo run test check bench test-gpu bench-gpu requirements clean
+.PHONY: demo run test check bench proto test-gpu bench-gpu requirements clean
 
 demo: $(VENV)/.cpu
 	$(BIN)/octavo demo
@@ -26,6 +26,17 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# The messages of gRPC. A descriptor pool of their own lets them live beside the stubs that a client brings along, which
+# bear the same names.
+PROTO = service/rpc
+proto: $(VENV)/.dev
+	mkdir -p $(PROTO)/generated
+	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO)/generated --pyi_out=$(PROTO)/generated \
+	  $(PROTO)/inference.proto
+	sed -i.bak 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(PROTO)/generated/inference_pb2.py
+	rm $(PROTO)/generated/inference_pb2.py.bak
+	touch $(PROTO)/generated/__init__.py
 
 # No engine for GPUs is built yet, so there is nothing that these could prove: they say so and fail.
 test-gpu bench-gpu:

@@ -1,4 +1,4 @@
-"""A real Octavo for benchmarks: its own processes, an empty folder of state, a free port, default settings."""
+"""A real Octavo for benchmarks: its own processes, an empty folder of state, free ports, default settings."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def working(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 def serve_program(place: Place, port: int) -> Program:
     """`octavo serve` on `port`, as the console script starts it."""
-    return _program(place, "serve", {"OCTAVO_PORT": str(port)})
+    return _program(place, "serve", {"OCTAVO_PORT": str(port), "OCTAVO_GRPC_PORT": "0"})
 
 
 def _program(place: Place, command: str, settings: dict[str, str]) -> Program:

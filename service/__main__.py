@@ -15,34 +15,38 @@ from service.errors import OctavoError
 _DataDir = Annotated[str | None, typer.Option(help="Folder of all state (OCTAVO_DATA_DIR).")]
 _Host = Annotated[str | None, typer.Option(help="Address to listen on (OCTAVO_HOST).")]
 _Port = Annotated[int | None, typer.Option(help="Port to listen on (OCTAVO_PORT).")]
+_GrpcPort = Annotated[int | None, typer.Option(help="Port to listen on for gRPC (OCTAVO_GRPC_PORT; empty: none).")]
 _SERVER = "Server"
 
 
 @app.command(rich_help_panel=_SERVER, epilog="Example: octavo up --port 8000 --data-dir ./data")
-def up(host: _Host = None, port: _Port = None, data_dir: _DataDir = None) -> None:
+def up(host: _Host = None, port: _Port = None, grpc_port: _GrpcPort = None, data_dir: _DataDir = None) -> None:
     """Start the server and a worker, and keep both alive. Stop with Ctrl-C or SIGTERM."""
     from service.logs import set_up_logging
     from service.settings import read_settings
     from service.supervisor import Supervisor, octavo_command
 
-    settings = read_settings(host=host, port=port, data_dir=data_dir)
+    settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)
     set_up_logging(settings.log_level)
     common = ["--data-dir", str(settings.data_dir)]
+    # Without gRPC, both read that from the environment that they share.
+    grpc_options = [] if settings.grpc_port is None else ["--grpc-port", str(settings.grpc_port)]
+    http_options = ["--host", settings.host, "--port", str(settings.port)]
     commands: dict[str, Sequence[str]] = {
-        "serve": octavo_command("serve", "--host", settings.host, "--port", str(settings.port), *common),
+        "serve": octavo_command("serve", *http_options, *grpc_options, *common),
         "work": octavo_command("work", *common),
     }
     raise typer.Exit(Supervisor(commands, stop_seconds=settings.drain_seconds + 5).run())
 
 
 @app.command(rich_help_panel=_SERVER, epilog="Example: OCTAVO_DATABASE_URL=postgresql://... octavo serve")
-def serve(host: _Host = None, port: _Port = None, data_dir: _DataDir = None) -> None:
-    """Start the HTTP server alone. It answers requests; jobs wait for a worker."""
+def serve(host: _Host = None, port: _Port = None, grpc_port: _GrpcPort = None, data_dir: _DataDir = None) -> None:
+    """Start the server alone. It answers requests; jobs wait for a worker."""
     from service.logs import set_up_logging
     from service.serve import serve as serve_until_stopped
     from service.settings import read_settings
 
-    settings = read_settings(host=host, port=port, data_dir=data_dir)
+    settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir)
     set_up_logging(settings.log_level)
     serve_until_stopped(settings)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import orjson
 
@@ -42,12 +43,55 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class Levels(NamedTuple):
+    """Which lines are logged, each level by itself; `verbose` above 0 adds those below INFO."""
+
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    verbose: int = 0
+
+    def allow(self, level: int) -> bool:
+        if level >= logging.ERROR:
+            return self.error
+        if level >= logging.WARNING:
+            return self.warning
+        return self.info if level >= logging.INFO else self.verbose > 0
+
+
+class LevelFilter(logging.Filter):
+    """Lets pass the levels that are asked for `now`; they may be changed while the process runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = Levels()
+
+    @property
+    def now(self) -> Levels:
+        return self._now
+
+    @now.setter
+    def now(self, levels: Levels) -> None:
+        self._now = levels
+        steps = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+        # Loggers ask the root before they make a line, so its level saves making those that nobody wants.
+        logging.getLogger().setLevel(next((step for step in steps if levels.allow(step)), logging.CRITICAL + 1))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._now.allow(record.levelno)
+
+
+LEVELS = LevelFilter()
+
+
 def set_up_logging(level: str) -> None:
-    """Sends every logger of the process to stderr as JSON lines."""
+    """Sends every logger of the process to stderr as JSON lines, from `level` on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(LEVELS)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    least = logging.getLevelNamesMapping()[level]
+    LEVELS.now = Levels(least <= logging.INFO, least <= logging.WARNING, True, int(least <= logging.DEBUG))
     for chatty in ("alembic", "dbos", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

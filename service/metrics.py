@@ -143,3 +143,7 @@ HTTP_REQUESTS = Counter(
     "octavo_http_requests_total", "HTTP requests outside inference, by method, route template and status.",
     ("method", "path", "status"), registry=REGISTRY,
 )  # fmt: skip
+GRPC_REQUESTS = Counter(
+    "octavo_grpc_requests_total", "gRPC calls outside inference, by method and status code.",
+    ("method", "code"), registry=REGISTRY,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Composes the serving process: the HTTP API, the router, and the reconciler that keeps the router up to date."""
+"""Composes the serving process: the HTTP API, gRPC, the router, and the reconciler that keeps the router up to date."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,7 +21,10 @@ from service.api.content import Content
 from service.api.dependencies import Services
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
+from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
+from service.api.trace_file import TraceFile
+from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
@@ -42,6 +46,9 @@ from service.registry.serving import ServingRegistry
 from service.router.reconcile import Reconciler
 from service.router.router import Router
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.rpc.server import GrpcServer
 
 # Checking an upload is quicker than any stage of a job; a caller waits for it.
 _INSPECTION_SECONDS = 300.0
@@ -65,6 +72,9 @@ class Server(uvicorn.Server):
         self._reconciler = Reconciler(self._router, self._wanted)
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)
+        self._grpc: GrpcServer | None = None
+        traces = TraceFile(settings.data_dir.absolute() / "traces" / f"{socket.gethostname()}-{os.getpid()}.json")
+        self._tracer = TracedSteps(self._endpoint, self._router, traces).tracer
         super().__init__(
             uvicorn.Config(
                 self._application(),
@@ -82,10 +92,13 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's. Raises InvalidInput where the address cannot be listened on; uvicorn would exit."""
+        """As uvicorn's. Raises InvalidInput where an address cannot be listened on; uvicorn would exit."""
+        if self._settings.grpc_port is not None:
+            self._grpc = self._bound_grpc(self._settings.grpc_port)
         try:
             await super().startup(sockets)
         except SystemExit as leave:
+            await self._stop_grpc()
             cause = leave.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -95,6 +108,32 @@ class Server(uvicorn.Server):
                 f"cannot listen on {self._settings.host}:{self._settings.port}: {reason}; "
                 "choose another with --host and --port (OCTAVO_HOST, OCTAVO_PORT), or stop what listens there"
             ) from cause
+        if self._grpc is not None:
+            await self._grpc.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's: both protocols refuse newcomers at once, and answer what is in flight side by side."""
+        stopping_grpc = asyncio.create_task(self._stop_grpc())
+        await super().shutdown(sockets)
+        await stopping_grpc
+
+    def _bound_grpc(self, port: int) -> GrpcServer:
+        # Imported here: a server without gRPC need not pay for it.
+        from service.rpc.inference import Inference
+        from service.rpc.queries import Queries
+        from service.rpc.server import GrpcServer
+
+        settings = self._settings
+        is_ready = self._reconciler.first_pass.is_set
+        queries = Queries(self._router, is_ready, settings.infer_limits, self._loading, self._tracer)
+        server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes)
+        bound = server.bind(settings.host, port)
+        _log.info("gRPC is listened for", extra={"host": settings.host, "port": bound})
+        return server
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.stop(self._settings.drain_seconds)
 
     @asynccontextmanager
     async def _serving(self, _app: ASGIApp) -> AsyncIterator[None]:
@@ -105,6 +144,7 @@ class Server(uvicorn.Server):
             yield
         finally:
             await self._router.close(self._settings.drain_seconds)
+            await self._tracer.close()
             reconciling.cancel()
             with suppress(asyncio.CancelledError):
                 await reconciling
@@ -120,11 +160,13 @@ class Server(uvicorn.Server):
     def _services(self) -> Services:
         settings, database = self._settings, self._database
         limits = settings.infer_limits
+        models, deployments = ModelRegistry(database), DeploymentRegistry(database, self._host)
+        self._loading = ModelLoading(self._router, self._reconciler, deployments, models)
         return Services(
-            models=ModelRegistry(database),
+            models=models,
             datasets=DatasetRegistry(database),
             engines=EngineRegistry(database),
-            deployments=DeploymentRegistry(database, self._host),
+            deployments=deployments,
             jobs=self._jobs,
             blobs=self._blobs,
             content=Content(self._blobs, database),
@@ -136,7 +178,14 @@ class Server(uvicorn.Server):
             stopping=lambda: self.should_exit,
             host=self._host,
             routes=[
-                *v2_routes(self._router, self._endpoint, self._reconciler.first_pass.is_set, limits),
+                *v2_routes(
+                    self._router,
+                    self._endpoint,
+                    self._loading,
+                    self._tracer,
+                    self._reconciler.first_pass.is_set,
+                    limits,
+                ),
                 *predict_routes(self._predictor, limits),
             ],
         )

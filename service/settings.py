@@ -7,13 +7,14 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.domain.limits import MIB, InferLimits, StageLimits, UploadLimits
 from service.errors import InvalidInput
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
@@ -23,7 +24,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OCTAVO_", frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address that the server listens on.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port that the server listens on.")
+    port: Port = Field(8000, description="Port that the server listens on.")
+    grpc_port: Annotated[Port | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
+        8001, description="Port that the server listens on for gRPC; empty for no gRPC."
+    )
     data_dir: Path = Field(Path("data"), description="Folder of all state: database, artifacts, caches.")
     database_url: str | None = Field(
         None, description="Metadata and job database; SQLite in the data folder where none is set."

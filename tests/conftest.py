@@ -41,3 +41,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         for table in reversed(METADATA.sorted_tables):
             connection.execute(table.delete())
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the newest schema and nothing in it, for tests to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "octavo.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    return path

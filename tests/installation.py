@@ -29,9 +29,12 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: str, data_dir: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`octavo COMMAND` on `data_dir`; killed at the end if it still lives. Its log goes to data_dir/COMMAND.log."""
+    """`octavo COMMAND` on `data_dir`, without gRPC unless told; killed at the end if it still lives.
+
+    Its log goes to data_dir/COMMAND.log.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OCTAVO_DATA_DIR": str(data_dir)} | settings
+    environment = os.environ | {"OCTAVO_DATA_DIR": str(data_dir), "OCTAVO_GRPC_PORT": ""} | settings
     with (data_dir / f"{command}.log").open("ab") as log:
         arguments = [sys.executable, "-m", "service", command]
         process = subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -16,7 +16,8 @@ from service.api.body_reader import ArrivingBody, BodyReader
 from service.api.content_coding import wanted_coding
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
-from service.api.inference import Exchange, InferenceEndpoint, Reply, Target
+from service.api.inference import Exchange, InferenceEndpoint, Reply
+from service.api.recording import Target
 from service.domain.inference import InferResult
 
 # Whatever changes how a body arrives or a reply is sent.

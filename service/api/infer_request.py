@@ -6,8 +6,9 @@ Refuses bytes too few or too many, and a head that is no valid JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import orjson
 
 from service.api.json_tensors import array_from_json, parse_json
@@ -64,7 +65,22 @@ def decode_request(head: RequestHead, body: bytes | memoryview, start: int, mode
             at += tensor.size
     if at != len(body):
         raise InvalidTensor(f"unexpected additional input data for model {model!r}: {len(body) - at} bytes too many")
+    return request_of(head, arrays)
+
+
+def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:
+    """What the router is asked: the arrays by input, and what the head says of them."""
     return InferRequest(arrays, head.datatypes, head.output_names, head.variant, head.timeout_seconds, head.admitted)
+
+
+def decode_raw(head: RequestHead, body: bytes | memoryview, model: str) -> InferRequest:
+    """The request of a raw body under its `raw_head`. A BYTES body is one element, without a length before it."""
+    (tensor,) = head.inputs
+    if tensor.datatype != "BYTES":
+        return decode_request(head, body, 0, model)
+    element = np.empty(tensor.shape, np.object_)
+    element[...] = bytes(body)
+    return InferRequest({tensor.name: element}, head.datatypes)
 
 
 def header_length(value: bytes | None, body_bytes: int) -> int | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from service.api.classification import class_strings
 from service.api.json_tensors import dump_json, json_values
 from service.api.tensor_codec import binary_from_array
 from service.api.v2_schemas import RequestHead
 from service.domain.inference import InferResult
+from service.router.route import Route
 
 # From here on outputs are written from their own memory; joining shorter ones costs less than a second write.
 _JOINED_BYTES = 64 * 1024
@@ -23,27 +25,33 @@ class EncodedResponse(NamedTuple):
 
 
 def encode_response(
-    model: str, datatypes: Mapping[str, str], head: RequestHead, result: InferResult
+    route: Route, datatypes: Mapping[str, str], head: RequestHead, result: InferResult
 ) -> EncodedResponse:
-    """Outputs in the order asked for, or the model's own; `datatypes` by output."""
+    """Outputs in the order asked for, or the model's own; `datatypes` by output. Raises InvalidTensor.
+
+    `route` is the one that answered: it knows the names of the classes.
+    """
     if head.outputs is None:
-        wanted: Iterable[tuple[str, bool]] = [(name, head.binary_default) for name in result.outputs]
+        wanted: Iterable[tuple[str, bool, int]] = [(name, head.binary_default, 0) for name in result.outputs]
     else:
         wanted = head.outputs
     blobs: list[bytes | memoryview] = []
     outputs: list[dict[str, Any]] = []
-    for name, binary in wanted:
-        array = result.outputs[name]
-        output: dict[str, Any] = {"name": name, "datatype": datatypes[name], "shape": array.shape}
+    for name, binary, classes in wanted:
+        array, datatype = result.outputs[name], datatypes[name]
+        if classes:
+            array = class_strings(array, datatype, classes, route.labels, route.batched)
+            datatype = "BYTES"
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
         if binary:
             blob = binary_from_array(array)
             blobs.append(blob)
             output["parameters"] = {"binary_data_size": len(blob)}
         else:
-            output["data"] = json_values(array)
+            output["data"] = json_values(array, datatype)
         outputs.append(output)
     envelope = {
-        "model_name": model,
+        "model_name": route.model,
         "model_version": str(result.version),
         "parameters": {
             "variant": result.variant,

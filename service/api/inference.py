@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.content_coding import CODINGS, deflated, inflated, wanted_coding
 from service.api.error_responses import INTERNAL, error_body, error_headers, status_of
 from service.api.infer_body import ClientLeft, Headers, check_declared_length, read_body, unless_left
-from service.api.infer_request import HeadReader, decode_request, header_length, raw_head
+from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
+from service.api.recording import Target, record_answer, request_metrics
 from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
 from service.errors import OctavoError
-from service.router.route import RouteMetrics
 from service.router.router import Router, Submitted
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ _KNOWN_PATHS = 1024
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 
-Target = tuple[str, int | None]
 Body = bytes | memoryview
 
 
@@ -83,11 +82,12 @@ class InferenceEndpoint:
     def submit(self, exchange: Exchange, headers: Headers, body: Body) -> Submitted:
         """Decodes the body and queues the request. Raises what decoding, admission and the queue raise."""
         model, version = exchange.target
-        exchange.head, request = self._decode(exchange.target, headers, body)
+        exchange.head, request = self.decode(exchange.target, headers, body)
         exchange.submitted = submitted = self._router.submit(model, version, request)
         return submitted
 
-    def _decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
+    def decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
+        """The head and the tensors of a body. Raises what its parts refuse, and NotFound for a raw one."""
         model, version = target
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:
@@ -96,7 +96,8 @@ class InferenceEndpoint:
             head, start = self._heads.read(bytes(body[:length])), length
         else:
             inputs = self._router.routes(model, version).stable.replica.inputs
-            head, start = raw_head(inputs, len(body), model), 0
+            head = raw_head(inputs, len(body), model)
+            return head, decode_raw(head, body, model)
         return head, decode_request(head, body, start, model)
 
     def reply(self, exchange: Exchange, result: InferResult) -> Reply:
@@ -104,15 +105,13 @@ class InferenceEndpoint:
         head, submitted = exchange.head, exchange.submitted
         assert head is not None
         assert submitted is not None
-        encoded = encode_response(exchange.target[0], submitted.datatypes, head, result)
+        encoded = encode_response(submitted.route, submitted.datatypes, head, result)
         length = (b"content-length", b"%d" % encoded.length)
         if encoded.header_length is None:
             headers = [_JSON, length]
         else:
             headers = [_BINARY, length, (b"inference-header-content-length", b"%d" % encoded.header_length)]
-        metrics = submitted.route.metrics
-        metrics.request.observe(self._clock() - exchange.began)
-        metrics.answered.value += 1
+        record_answer(submitted, self._clock() - exchange.began)
         return Reply(200, headers, encoded.parts)
 
     def refusal(self, exchange: Exchange, error: Exception) -> Reply:
@@ -130,14 +129,7 @@ class InferenceEndpoint:
         return reply
 
     def _record_failure(self, exchange: Exchange, code: str) -> None:
-        """Under the model's stable route where the request came to none; a name nobody deployed makes no series."""
-        if exchange.submitted is not None:
-            metrics = exchange.submitted.route.metrics
-        else:
-            try:
-                metrics = self._router.routes(*exchange.target).stable.route.metrics
-            except OctavoError:
-                metrics = RouteMetrics(("", "", "", ""))
+        metrics = request_metrics(self._router, exchange.target, exchange.submitted)
         metrics.record_failure(code, self._clock() - exchange.began)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

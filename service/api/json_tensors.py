@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import simdjson
 
+from service.api.tensor_codec import float_from_bf16
 from service.api.v2_schemas import TensorHead
 from service.domain.inference import Array
 from service.errors import InvalidInput, InvalidTensor
@@ -168,10 +169,12 @@ def _not_a_list(head: TensorHead) -> InvalidTensor:
     return InvalidTensor(f"the data of input {head.name!r} is {head.data!r:.80}; send a list")
 
 
-def json_values(array: Array) -> Any:
-    """An output as `dump_json` writes it: flat, row-major, BYTES as text."""
+def json_values(array: Array, datatype: str) -> Any:
+    """An output as `dump_json` writes it: flat, row-major, BYTES as text, BF16 as numbers."""
     if array.dtype.kind == "O":
         return [_text(value) for value in array.reshape(-1)]
+    if datatype == "BF16":
+        array = float_from_bf16(array)
     return np.ascontiguousarray(array).reshape(-1)
 
 

@@ -36,6 +36,7 @@ _STATUSES = {
     422: "A value is wrong; the message names it.",
     429: "As many jobs wait as may.",
     500: "The engine could not be loaded.",
+    501: "Known to the protocol, not offered here.",
     503: "Try again later.",
     507: "No storage is left.",
 }

@@ -161,12 +161,13 @@ class CanaryBody(RequestBody):
 
 
 class DeploymentBody(RequestBody):
-    """Which variants answer. Answers carry the same fields, so an answer can be sent back as it is."""
+    """Which variants answer, if it is loaded. Answers carry the same fields, so one can be sent back as it is."""
 
     version: Annotated[int, Field(ge=1, le=MAX_VERSION), _WHOLE]
     stable: RouteBody
     canary: CanaryBody | None = None
     shadow: RouteBody | None = None
+    loaded: bool = True
 
     def to_domain(self, model: str) -> Deployment:
         canary, shadow = self.canary, self.shadow
@@ -177,6 +178,7 @@ class DeploymentBody(RequestBody):
             canary.variant if canary else None,
             canary.weight if canary else 0,
             shadow.variant if shadow else None,
+            loaded=self.loaded,
         )
 
     @staticmethod

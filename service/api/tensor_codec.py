@@ -61,6 +61,11 @@ def _cut(head: TensorHead, index: int) -> InvalidTensor:
     )
 
 
+def float_from_bf16(words: Array) -> Array:
+    """The values of BF16 in its raw 16-bit words, FP32: its upper half."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
 def binary_from_array(array: Array) -> bytes | memoryview:
     """The array's bytes, little-endian and row-major: its own memory, unless it is BYTES."""
     if array.dtype.kind == "O":

@@ -15,7 +15,16 @@ from service.errors import InvalidInput, NotFound, Stopping
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+    "trace",
+)
 # The protocol's own name for a platform, by runtime.
 _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx", "tensorrt": "tensorrt_plan"}
 
@@ -26,7 +35,7 @@ def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimi
 
     @routes.get("", summary="Server metadata")
     async def read_server() -> dict[str, Any]:
-        return {"name": "octavo", "version": __version__, "extensions": list(EXTENSIONS)}
+        return server_metadata()
 
     @routes.get("/health/live", summary="Whether the server runs", response_class=Response)
     async def read_live() -> Response:
@@ -41,14 +50,14 @@ def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimi
         return Response()
 
     async def read_model(model: str, version: str | None = None) -> dict[str, Any]:
-        return _metadata(router.routes(model, version_number(model, version)))
+        return model_metadata(router.routes(model, version_number(model, version)))
 
     async def read_model_ready(model: str, version: str | None = None) -> Response:
         router.routes(model, version_number(model, version))
         return Response()
 
     async def read_config(model: str, version: str | None = None) -> dict[str, Any]:
-        return _config(router.routes(model, version_number(model, version)), limits)
+        return model_config(router.routes(model, version_number(model, version)), limits)
 
     for path in ("/models/{model}", "/models/{model}/versions/{version}"):
         add = routes.add_api_route
@@ -56,6 +65,10 @@ def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimi
         add(f"{path}/ready", read_model_ready, response_class=Response, responses=errors(404, 503))
         add(f"{path}/config", read_config, summary="Model configuration", responses=errors(404, 503))
     return routes
+
+
+def server_metadata() -> dict[str, Any]:
+    return {"name": "octavo", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 def version_number(model: str, version: str | None) -> int | None:
@@ -67,7 +80,7 @@ def version_number(model: str, version: str | None) -> int | None:
     return int(version)
 
 
-def _metadata(routes: ModelRoutes) -> dict[str, Any]:
+def model_metadata(routes: ModelRoutes) -> dict[str, Any]:
     replica = routes.stable.replica
     return {
         "name": routes.served.name,
@@ -82,7 +95,7 @@ def platform(runtime: str) -> str:
     return _PLATFORMS.get(runtime, runtime)
 
 
-def _config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
+def model_config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
     replica = routes.stable.replica
     rows = replica.max_rows
     config: dict[str, Any] = {

@@ -9,9 +9,14 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.inference import InferenceEndpoint
+from service.api.log_settings import log_settings_router
+from service.api.model_loading import ModelLoading
 from service.api.repository import repository_router
 from service.api.schemas import errors
+from service.api.trace_routes import trace_router
+from service.api.tracing import Tracer
 from service.api.v2_metadata import metadata_router
+from service.api.v2_refused import refused_router
 from service.api.v2_statistics import statistics_router
 from service.domain.limits import InferLimits
 from service.errors import NotFound
@@ -21,14 +26,27 @@ _INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{versio
 
 
 def v2_routes(
-    router: Router, endpoint: InferenceEndpoint, ready: Callable[[], bool], limits: InferLimits
+    router: Router,
+    endpoint: InferenceEndpoint,
+    loading: ModelLoading,
+    tracer: Tracer,
+    ready: Callable[[], bool],
+    limits: InferLimits,
 ) -> list[BaseRoute]:
     """`ready` is whether the deployments were read and every model's first load has ended.
 
     The infer routes are among them, for the document and for an application without the gate in front of it.
     """
-    parts = (statistics_router(router), metadata_router(router, ready, limits), repository_router(router))
-    return [route for part in (*parts, _infer_router(endpoint)) for route in part.routes]
+    parts = (
+        statistics_router(router),
+        metadata_router(router, ready, limits),
+        repository_router(loading),
+        trace_router(tracer, router),
+        log_settings_router(),
+        _infer_router(endpoint),
+        refused_router(),
+    )
+    return [route for part in parts for route in part.routes]
 
 
 def _infer_router(endpoint: InferenceEndpoint) -> APIRouter:

@@ -20,8 +20,8 @@ MAX_TENSORS = 1024
 _MAX_EXTENT = 2**40
 # With a 0 among them the extents hold no element, and no limit on bytes bounds the others: numpy's own does.
 _MAX_SPAN = 2**59
-# The protocol's microseconds are 64 bits.
-_MAX_TIMEOUT = 2**64
+# The protocol's microseconds, priorities and counts are 64 bits.
+_MAX_UNSIGNED = 2**64
 _SOURCES = ("data", "binary_data_size", "shared_memory_region")
 NO_DATA = object()
 
@@ -39,10 +39,11 @@ class TensorHead(NamedTuple):
 
 
 class OutputHead(NamedTuple):
-    """One output that the sender asks for, and whether as binary."""
+    """One output that the sender asks for, whether as binary, and as its so many best classes (0: as it is)."""
 
     name: str
     binary: bool
+    classes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -138,10 +139,12 @@ def _output(item: Any) -> OutputHead:
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"an output is {_shown(item)}; send an object with a name")
     parameters = _parameters(item, f"output {name!r}")
-    for refused in ("classification", "shared_memory_region"):
-        if parameters.get(refused):
-            raise Unsupported(f"output {name!r} asks for {refused!r}, which is not offered; leave it out")
-    return OutputHead(name, _flag(parameters, "binary_data"))
+    if "shared_memory_region" in parameters:
+        raise Unsupported(f"output {name!r} asks for shared memory, which is not offered; have it sent in the answer")
+    classes = parameters.get("classification", 0)
+    if type(classes) is not int or not 0 <= classes < _MAX_UNSIGNED:
+        raise InvalidInput(f"'classification' of output {name!r} is {_shown(classes)}; send how many classes, from 1")
+    return OutputHead(name, _flag(parameters, "binary_data"), classes)
 
 
 def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, bool]:
@@ -149,15 +152,22 @@ def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, b
     for key in parameters:
         if key.startswith("triton_"):
             raise InvalidInput(f"parameter {key[:80]!r} is reserved; choose a name that does not begin with 'triton_'")
-    if parameters.get("sequence_id"):
-        raise Unsupported("'sequence_id' asks for a stateful model, and models here are stateless; leave it out")
+    for key in ("sequence_id", "sequence_start", "sequence_end"):
+        if parameters.get(key):
+            raise Unsupported(f"{key!r} asks for a stateful model, and models here are stateless; leave it out")
+    _check_priority(parameters.get("priority", 0))
     variant = parameters.get("variant")
     if variant is not None and not isinstance(variant, str):
         raise InvalidInput(f"parameter 'variant' is {_shown(variant)}; send a string")
     timeout = parameters.get("timeout")
-    if timeout is not None and (type(timeout) is not int or not 0 <= timeout < _MAX_TIMEOUT):
+    if timeout is not None and (type(timeout) is not int or not 0 <= timeout < _MAX_UNSIGNED):
         raise InvalidInput(f"parameter 'timeout' is {_shown(timeout)}; send a count of microseconds")
     return variant, timeout / 1e6 if timeout else None, _flag(parameters, "binary_data_output")
+
+
+def _check_priority(value: Any) -> None:
+    if type(value) is not int or not 0 <= value < _MAX_UNSIGNED:
+        raise InvalidInput(f"parameter 'priority' is {_shown(value)}; send an integer from 0, which is the default")
 
 
 def _flag(parameters: Mapping[str, Any], name: str) -> bool:

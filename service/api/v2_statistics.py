@@ -1,4 +1,4 @@
-"""The v2 protocol's statistics extension: counts and nanoseconds of each served model since its routes were made."""
+"""The v2 protocol's statistics extension: counts and nanoseconds of each served model since the server started."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def statistics_router(router: Router) -> APIRouter:
     # Before the path with {model}: "stats" is no model's name here.
     @routes.get("/models/stats", summary="Statistics of all models")
     async def read_all_statistics() -> dict[str, Any]:
-        return {"model_stats": [_statistics(model) for model in router.models()]}
+        return {"model_stats": [model_statistics(model) for model in router.models()]}
 
     async def read_statistics(model: str, version: str | None = None) -> dict[str, Any]:
-        return {"model_stats": [_statistics(router.routes(model, version_number(model, version)))]}
+        return {"model_stats": [model_statistics(router.routes(model, version_number(model, version)))]}
 
     for path in ("/models/{model}/stats", "/models/{model}/versions/{version}/stats"):
         routes.add_api_route(path, read_statistics, summary="Model statistics", responses=errors(404, 503))
     return routes
 
 
-def _statistics(routes: ModelRoutes) -> dict[str, Any]:
+def model_statistics(routes: ModelRoutes) -> dict[str, Any]:
     """All routes of the model together. Joining and splitting rows is part of the run, so of `compute_infer`."""
     metrics = [routed.route.metrics for routed in routes.all]
     failures = [route.failures for route in metrics]

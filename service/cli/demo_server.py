@@ -38,7 +38,8 @@ class DemoServer:
         # The user's own OCTAVO_ settings may name a production database: the demo must not see them.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("OCTAVO_")}
         state = {"OCTAVO_HOST": "127.0.0.1", "OCTAVO_PORT": str(port), "OCTAVO_DATA_DIR": str(folder / "data")}
-        self._environment = inherited | state
+        # The demo speaks HTTP, and the usual port of gRPC may be another server's.
+        self._environment = inherited | state | {"OCTAVO_GRPC_PORT": ""}
 
     def __enter__(self) -> DemoServer:
         with self._log.open("wb") as log:

@@ -92,6 +92,7 @@ def _deployment_view(deployment: Document) -> RenderableType:
             "stable": deployment["stable"]["variant"],
             "canary": f"{canary['variant']} ({canary['weight']} %)" if canary else None,
             "shadow": shadow["variant"] if shadow else None,
+            "loaded": deployment.get("loaded"),
         }
     )
 

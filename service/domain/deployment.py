@@ -14,7 +14,8 @@ from service.domain.model import ModelVersion
 class Deployment:
     """A model's routes: the stable variant, perhaps a canary with a weight in percent, perhaps a shadow.
 
-    `revision` grows by one with every change, so a router sees at a glance whether it is up to date.
+    `revision` grows by one with every change, so a router sees at a glance whether it is up to date. What is not
+    `loaded` stays deployed and answers nothing until it is loaded again.
     """
 
     model: str
@@ -24,6 +25,7 @@ class Deployment:
     canary_weight: int = 0
     shadow: str | None = None
     revision: int = 1
+    loaded: bool = True
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -32,13 +34,14 @@ class Deployment:
         return tuple(dict.fromkeys(v for v in named if v is not None))
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's body: version, stable, canary, shadow."""
+        """The contract's body: version, stable, canary, shadow, loaded."""
         canary = {"variant": self.canary, "weight": self.canary_weight} if self.canary else None
         return {
             "version": self.version,
             "stable": {"variant": self.stable},
             "canary": canary,
             "shadow": {"variant": self.shadow} if self.shadow else None,
+            "loaded": self.loaded,
         }
 
 

@@ -1,4 +1,4 @@
-"""Deployments: which variants of a model answer, and what they answered before the last change."""
+"""Deployments: which variants of a model answer, whether they are loaded, and what they were before the last change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.domain.deployment import Deployment
-from service.domain.engine import Fingerprint, may_answer, on_host
+from service.domain.engine import REFERENCE_VARIANT, Fingerprint, may_answer, on_host
 from service.errors import Conflict, NotFound, Unproven
 from service.registry.database import Database
 from service.registry.engines import find_artifact
@@ -57,7 +57,7 @@ class DeploymentRegistry:
             now = deployment_of_row(row)
             shadow = None if now.shadow == now.canary else now.shadow
             assert now.canary is not None
-            promoted = replace(now, stable=now.canary, canary=None, canary_weight=0, shadow=shadow)
+            promoted = replace(now, stable=now.canary, canary=None, canary_weight=0, shadow=shadow, loaded=True)
             _check(connection, promoted, self._host)
             return _replace(connection, promoted)
 
@@ -73,6 +73,29 @@ class DeploymentRegistry:
             # What answered before may be restored anywhere: on a host without its proof the reference answers.
             _check(connection, earlier, None)
             return _replace(connection, earlier)
+
+    def load(self, model: str) -> Deployment:
+        """Has the model loaded as it is deployed; where it is not, as the FP32 reference of its newest version.
+
+        Raises NotFound for an unknown model.
+        """
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is not None:
+                return _set_loaded(connection, row, True)
+            newest = sa.select(sa.func.max(MODEL_VERSIONS.c.version)).where(MODEL_VERSIONS.c.name == model)
+            version = connection.execute(newest).scalar()
+            if version is None:
+                raise NotFound(f"failed to load {model[:80]!r}, there is no such model; upload it with POST /models")
+            return _replace(connection, Deployment(model, version, REFERENCE_VARIANT))
+
+    def unload(self, model: str) -> Deployment:
+        """Has the model answer nothing and hold no memory until it is loaded again. Raises NotFound."""
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is None:
+                raise NotFound(f"failed to unload {model[:80]!r}, it is not deployed; GET /models lists what there is")
+            return _set_loaded(connection, row, False)
 
     def withdraw(self, model: str) -> None:
         """Ends the model's serving. Raises NotFound where it is not deployed."""
@@ -122,15 +145,27 @@ def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
     row = _row(connection, wanted.model)
     fields = _fields(wanted)
     if row is None:
-        values = fields | {"revision": 1, "previous": None}
+        values = fields | {"loaded": wanted.loaded, "revision": 1, "previous": None}
         connection.execute(sa.insert(DEPLOYMENTS).values(model=wanted.model, updated_at=datetime.now(UTC), **values))
         return replace(wanted, revision=1)
     now = deployment_of_row(row)
     if _fields(now) == fields:
-        return now
-    values = fields | {"revision": row.revision + 1, "previous": _fields(now), "updated_at": datetime.now(UTC)}
+        return _set_loaded(connection, row, wanted.loaded)
+    previous = _fields(now) | {"loaded": now.loaded}
+    values = fields | {"loaded": wanted.loaded, "previous": previous}
+    values |= {"revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == wanted.model).values(values))
     return replace(wanted, revision=row.revision + 1)
+
+
+def _set_loaded(connection: sa.Connection, row: sa.Row[Any], loaded: bool) -> Deployment:
+    """No change of what is deployed, so nothing that a rollback would return to."""
+    now = deployment_of_row(row)
+    if now.loaded == loaded:
+        return now
+    values = {"loaded": loaded, "revision": row.revision + 1, "updated_at": datetime.now(UTC)}
+    connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == now.model).values(values))
+    return replace(now, loaded=loaded, revision=row.revision + 1)
 
 
 def _fields(deployment: Deployment) -> dict[str, Any]:
@@ -153,4 +188,5 @@ def deployment_of_row(row: sa.Row[Any]) -> Deployment:
         canary_weight=row.canary_weight,
         shadow=row.shadow,
         revision=row.revision,
+        loaded=row.loaded,
     )

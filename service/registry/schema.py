@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from service.registry.database import Database
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 def migrate(database: Database) -> None:

@@ -100,6 +100,7 @@ DEPLOYMENTS = sa.Table(
     sa.Column("canary_weight", sa.Integer, nullable=False),
     sa.Column("shadow", sa.String(63)),
     _json("previous", nullable=True),
+    sa.Column("loaded", sa.Boolean, nullable=False, server_default=sa.true()),
     _time("updated_at"),
 )
 

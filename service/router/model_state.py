@@ -11,7 +11,7 @@ from service.router.replica import Replica
 from service.router.routes import ModelRoutes
 from service.router.shadow import ShadowMirror
 
-READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,27 @@ class VersionStatus:
 
 @dataclass(slots=True, eq=False)
 class ModelState:
-    """`wanted` is the newest wish, `routes` what answers now; `failure` says why the two differ."""
+    """`wanted` is the newest wish, `routes` what answers now; `failure` says why the two differ.
+
+    `draining` are the replicas that answer what was admitted before they were taken away, by the task that waits.
+    """
 
     wanted: ServedModel
     routes: ModelRoutes | None = None
     mirror: ShadowMirror | None = None
     failure: OctavoError | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    draining: dict[asyncio.Task[None], int] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
         """Whether the wish was fulfilled or has failed; only a first load that goes on is neither."""
-        return self.routes is not None or self.failure is not None
+        return self.routes is not None or self.failure is not None or self.unloaded
+
+    @property
+    def unloaded(self) -> bool:
+        """Whether nothing answers, as is wished; the last answers may still be on their way."""
+        return self.routes is None and not self.wanted.deployment.loaded
 
     def routes_of(self, version: int | None) -> ModelRoutes:
         """Raises NoReadyVersion, NotFound or NotReady in the words that clients of the v2 protocol look for."""
@@ -61,16 +70,22 @@ class ModelState:
         return [replica for replica in before if replica not in kept]
 
     def statuses(self) -> list[VersionStatus]:
-        """The version that answers, and the wished one where that is another."""
+        """The version that answers, the wished one where that is another, and those that still drain."""
         name, wanted = self.wanted.name, self.wanted.version.version
         reason = str(self.failure) if self.failure else self.wanted.notice
         lines: list[VersionStatus] = []
         if self.routes is not None:
             now = self.routes.served.version.version
             lines.append(VersionStatus(name, now, READY, reason if now == wanted else ""))
-        if not lines or lines[0].version != wanted:
+        draining = set(self.draining.values())
+        if self.unloaded and wanted not in draining:
+            lines.append(VersionStatus(name, wanted, UNAVAILABLE, "unloaded"))
+        elif not self.unloaded and (not lines or lines[0].version != wanted):
             lines.append(VersionStatus(name, wanted, UNAVAILABLE if self.failure else LOADING, reason))
-        return lines
+        listed = {line.version for line in lines}
+        return lines + [VersionStatus(name, version, UNLOADING) for version in sorted(draining - listed)]
 
     def _why(self) -> str:
+        if self.unloaded:
+            return f"it is unloaded: POST /v2/repository/models/{self.wanted.name}/load loads it"
         return f"its load failed: {self.failure}" if self.failure else "it is loading: try again"

@@ -74,12 +74,13 @@ class Reconciler:
         await self._announce()
 
     async def settle(self, model: str, revision: int) -> None:
-        """Returns once this or a later revision of the model's deployment answers.
+        """Returns once this or a later revision of the model's deployment answers, or is unloaded where it says so.
 
         Raises what kept it from loading, NotFound when the model is not deployed any more, or NotReady.
         """
         for _ in range(_SETTLE_PASSES):
-            await self.reconcile_now()
+            await self._begin_pass()
+            await self._finish_load(model)
             served = self._router.current(model)
             if served is not None and served.deployment.revision >= revision:
                 return
@@ -91,6 +92,12 @@ class Reconciler:
         raise NotReady(
             f"revision {revision} of model {model!r} does not answer yet; look again with GET /v2/models/{model}/ready"
         )
+
+    def retry(self, model: str) -> None:
+        """Has the next pass try again what failed to load, however short a time ago that was."""
+        attempt = self._attempts.get(model)
+        if attempt is not None:
+            attempt.not_before = self._clock()
 
     async def _pass_and_log(self) -> None:
         try:
@@ -119,8 +126,15 @@ class Reconciler:
                 attempt.task.cancel()
             await self._router.withdraw(model)
         for served in wanted.values():
+            self._end_unwanted_load(served)
             if self._is_due(served):
                 self._attempts[served.name] = self._begin(served)
+
+    def _end_unwanted_load(self, served: ServedModel) -> None:
+        attempt = self._attempts.get(served.name)
+        if attempt is not None and attempt.wanted.deployment.loaded and not served.deployment.loaded:
+            attempt.task.cancel()
+            del self._attempts[served.name]
 
     def _is_due(self, served: ServedModel) -> bool:
         last = self._attempts.get(served.name)
@@ -154,3 +168,8 @@ class Reconciler:
         if tasks:
             # Not gather: a caller that gives up waiting must not cancel the loads.
             await asyncio.wait(tasks)
+
+    async def _finish_load(self, model: str) -> None:
+        attempt = self._attempts.get(model)
+        if attempt is not None:
+            await asyncio.wait([attempt.task])

@@ -16,8 +16,11 @@ class RunCount:
     seconds: float = 0.0
 
 
+Labels = tuple[str, str, str, str]
+
+
 class RouteMetrics:
-    """Written on the event loop only. Routes of the same labels continue one another's histograms."""
+    """Written on the event loop only; model, version, variant and route are its labels."""
 
     __slots__ = (
         "answered",
@@ -32,7 +35,7 @@ class RouteMetrics:
         "sizes",
     )
 
-    def __init__(self, labels: tuple[str, str, str, str]) -> None:
+    def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.request: Series = REQUEST_SECONDS.labels(*labels)
         self.queue: Series = QUEUE_SECONDS.labels(*labels)
@@ -63,16 +66,32 @@ class RouteMetrics:
         self.failures.seconds += seconds
 
 
+_METRICS: dict[Labels, RouteMetrics] = {}
+
+
+def metrics_of(labels: Labels) -> RouteMetrics:
+    """The handles of these labels: routes that are made anew go on where those before them ended, as scrapes do."""
+    known = _METRICS.get(labels)
+    if known is None:
+        known = _METRICS[labels] = RouteMetrics(labels)
+    return known
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A variant under its part in the deployment: stable, canary or shadow."""
+    """A variant under its part in the deployment: stable, canary or shadow.
+
+    `labels` name its classes, where they have names; `batched` is whether the first axis of its outputs is the batch.
+    """
 
     name: str
     model: str
     version: int
     variant: str
+    labels: tuple[str, ...] = ()
+    batched: bool = True
     metrics: RouteMetrics = field(init=False)
 
     def __post_init__(self) -> None:
         labels = (self.model, str(self.version), self.variant, self.name)
-        object.__setattr__(self, "metrics", RouteMetrics(labels))
+        object.__setattr__(self, "metrics", metrics_of(labels))

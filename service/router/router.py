@@ -88,11 +88,13 @@ class Router:
         return all(state.settled for state in self._states.values())
 
     def current(self, model: str) -> ServedModel | None:
-        """What answers for the model with all its variants loaded; None where there is no such thing."""
+        """What answers for the model with all its variants loaded, or what is unloaded; None where neither is so."""
         state = self._states.get(model)
-        if state is None or state.routes is None or not state.routes.complete:
+        if state is None:
             return None
-        return state.routes.served
+        if state.unloaded:
+            return state.wanted
+        return state.routes.served if state.routes is not None and state.routes.complete else None
 
     @property
     def deployed(self) -> frozenset[str]:
@@ -107,6 +109,8 @@ class Router:
     async def deploy(self, served: ServedModel) -> None:
         """Makes `served` answer: loads and warms what is new, swaps the routes at once, then drains what is old.
 
+        What is wished unloaded answers no more instead, and drains.
+
         Returns once it answers. Raises what kept an engine from loading; what answered before goes on then. Where
         nothing answered, and only a canary or shadow fails, the stable variant answers all the same.
         """
@@ -115,7 +119,7 @@ class Router:
         state = self._states.setdefault(served.name, ModelState(served))
         async with state.lock:
             if self._states.get(served.name) is state:
-                await self._replace(state, served)
+                await (self._replace if served.deployment.loaded else self._unload)(state, served)
                 return
         # It was withdrawn while this waited; what is wished now starts afresh.
         await self.deploy(served)
@@ -126,16 +130,27 @@ class Router:
         replicas, state.failure = await self._loader.load(served, loaded)
         fresh = [replica for replica in replicas.values() if replica not in loaded.values()]
         if self.stopping:
-            self._retire(fresh)
+            self._retire(fresh, state)
             raise stopping()
         first = state.routes is None and served.deployment.stable in replicas
         if state.failure is None or first:
-            self._retire(state.install(ModelRoutes(served, replicas)))
+            self._retire(state.install(ModelRoutes(served, replicas)), state)
         else:
-            self._retire(fresh)
+            self._retire(fresh, state)
         if state.failure is not None:
             raise type(state.failure)(str(state.failure))
         _log.info("model is served", extra={"model": served.name, "revision": served.deployment.revision})
+
+    async def _unload(self, state: ModelState, served: ServedModel) -> None:
+        state.wanted, state.failure = served, None
+        self._retire(state.install(None), state)
+        _log.info("model is unloaded", extra={"model": served.name, "revision": served.deployment.revision})
+
+    async def drained(self, model: str) -> None:
+        """Returns once nothing that the model no longer needs holds memory: what was admitted is answered."""
+        state = self._states.get(model)
+        if state is not None and state.draining:
+            await asyncio.wait(set(state.draining))
 
     async def withdraw(self, model: str) -> None:
         """Ends the model's serving once its admitted requests are answered; an unknown model is no error."""
@@ -144,13 +159,14 @@ class Router:
             return
         async with state.lock:
             self._states.pop(model, None)
-            self._retire(state.install(None))
+            self._retire(state.install(None), state)
 
     async def close(self, drain_seconds: float) -> None:
         """Refuses new requests, answers the admitted ones within `drain_seconds`, and closes every engine."""
         self.stopping = True
         states, self._states = self._states, {}
-        self._retire([r for state in states.values() for r in state.install(None)], drain_seconds)
+        for state in states.values():
+            self._retire(state.install(None), state, drain_seconds)
         await asyncio.gather(*self._closing)
         self._loader.close()
 
@@ -162,11 +178,13 @@ class Router:
             raise stopping()
         raise NotFound(f"Request for unknown model: {model[:80]!r} is not found; GET /models lists what there is")
 
-    def _retire(self, replicas: list[Replica], drain_seconds: float = _DRAIN_SECONDS) -> None:
+    def _retire(self, replicas: list[Replica], state: ModelState, drain_seconds: float = _DRAIN_SECONDS) -> None:
         for replica in replicas:
             task = asyncio.ensure_future(replica.close(drain_seconds))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+            state.draining[task] = replica.artifact.version
+            task.add_done_callback(state.draining.pop)
 
     def _routed(self) -> Iterator[RoutedReplica]:
         return (routed for routes in self.models() for routed in routes.all)

@@ -77,4 +77,5 @@ class ModelRoutes:
 
 def _routed(name: str, served: ServedModel, replica: Replica) -> RoutedReplica:
     artifact = replica.artifact
-    return RoutedReplica(Route(name, served.name, artifact.version, artifact.variant), replica)
+    batched = replica.max_rows > 0
+    return RoutedReplica(Route(name, served.name, artifact.version, artifact.variant, served.labels, batched), replica)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.installation import free_port, running
+from tests.installation import free_port, running, served
 from tests.waiting import wait_until
 
 
 def started(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`octavo COMMAND`, which must end by itself."""
-    environment = os.environ | settings
+    environment = os.environ | {"OCTAVO_GRPC_PORT": ""} | settings
     arguments = [sys.executable, "-m", "service", command]
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -42,6 +42,30 @@ def test_a_port_in_use(tmp_path: Path, taken_port: str, command: str) -> None:
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1:{taken_port}: address already in use" in last_word(ended).lower()
     assert "OCTAVO_PORT" in last_word(ended)
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_a_port_of_grpc_in_use(tmp_path: Path, taken_port: str, command: str) -> None:
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=str(free_port()), OCTAVO_GRPC_PORT=taken_port)
+    assert ended.returncode == 2
+    assert f"cannot listen for grpc on 127.0.0.1:{taken_port}: address already in use" in last_word(ended).lower()
+    assert "OCTAVO_GRPC_PORT" in last_word(ended)
+
+
+def test_a_port_of_http_in_use_while_that_of_grpc_is_free(tmp_path: Path, taken_port: str) -> None:
+    ended = started("serve", OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=taken_port, OCTAVO_GRPC_PORT="0")
+    assert ended.returncode == 2
+    assert "(OCTAVO_HOST, OCTAVO_PORT)" in last_word(ended)
+
+
+def test_a_second_server_does_not_share_the_port_of_grpc_with_the_first(tmp_path: Path) -> None:
+    port = str(free_port())
+    with served(tmp_path / "first", OCTAVO_GRPC_PORT=port):
+        ended = started(
+            "serve", OCTAVO_DATA_DIR=str(tmp_path / "second"), OCTAVO_PORT=str(free_port()), OCTAVO_GRPC_PORT=port
+        )
+    assert ended.returncode == 2
+    assert f"cannot listen for gRPC on 127.0.0.1:{port}" in last_word(ended)
 
 
 @pytest.mark.parametrize("command", ["serve", "work", "up"])

@@ -97,6 +97,18 @@ def test_the_build_is_sent_nothing_but_what_it_copies() -> None:
 # ---- compose and Kubernetes ----
 
 
+def test_both_protocols_can_be_reached_from_outside_of_every_container() -> None:
+    ports = [Settings.model_fields[name].default for name in ("port", "grpc_port")]
+    for target in ("cpu", "gpu"):
+        assert f"EXPOSE {' '.join(map(str, ports))}\n" in stages()[target]
+    assert [int(port.rsplit(":", 1)[1]) for port in compose_services()["serve"]["ports"]] == ports
+    deployment, service = documents(DEPLOY / "kubernetes" / "serve.yaml")
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    named = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert list(named.values()) == ports
+    assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]} == named
+
+
 @pytest.mark.parametrize("path", YAML_FILES, ids=name_of)
 def test_a_yaml_file_can_be_read(path: Path) -> None:
     assert documents(path)

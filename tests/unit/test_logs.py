@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 
-from service.logs import JsonFormatter, log_context
+import pytest
+
+from service.logs import LEVELS, JsonFormatter, Levels, log_context, set_up_logging
 
 
 def _line(message: str, **extra: object) -> dict[str, object]:
@@ -24,3 +27,41 @@ def test_a_line_is_one_json_object_with_its_context_and_fields() -> None:
 
 def test_a_value_that_json_cannot_hold_is_written_as_text() -> None:
     assert _line("x", value=object)["value"] == "<class 'object'>"
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, which every test gives back as it was."""
+    root, before = logging.getLogger(), LEVELS.now
+    handlers, level = root.handlers[:], root.level
+    yield root
+    LEVELS.now = before
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("level", "levels"),
+    [
+        ("DEBUG", Levels(verbose=1)),
+        ("INFO", Levels()),
+        ("WARNING", Levels(info=False)),
+        ("ERROR", Levels(info=False, warning=False)),
+    ],
+)
+def test_the_level_at_the_start_is_the_least_that_is_logged(root: logging.Logger, level: str, levels: Levels) -> None:
+    set_up_logging(level)
+    assert LEVELS.now == levels
+    assert root.level == logging.getLevelNamesMapping()[level]
+
+
+def test_each_level_is_logged_or_not_by_itself(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("INFO")
+    LEVELS.now = Levels(info=True, warning=False, error=True, verbose=0)
+    log = logging.getLogger("service.test")
+    for write in (log.debug, log.info, log.warning, log.error):
+        write("said")
+    levels = [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()]
+    assert levels == ["INFO", "ERROR"]
+    LEVELS.now = Levels(False, False, False, 0)
+    assert not log.isEnabledFor(logging.CRITICAL)

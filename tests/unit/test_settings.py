@@ -24,11 +24,22 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.M
     assert read_settings(port=9001, host=None).port == 9001
 
 
+@pytest.mark.parametrize(("value", "port"), [("", None), ("0", 0), ("9001", 9001)])
+def test_grpc_is_left_out_by_an_empty_port(monkeypatch: pytest.MonkeyPatch, value: str, port: int | None) -> None:
+    assert read_settings().grpc_port == 8001
+    monkeypatch.setenv("OCTAVO_GRPC_PORT", value)
+    assert read_settings().grpc_port == port
+    assert read_settings(grpc_port=9002).grpc_port == 9002
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("OCTAVO_PORT", "70000"),
         ("OCTAVO_PORT", "http"),
+        ("OCTAVO_GRPC_PORT", "-1"),
+        ("OCTAVO_GRPC_PORT", "65536"),
+        ("OCTAVO_GRPC_PORT", "none"),
         ("OCTAVO_ENGINE_THREADS", "0"),
         ("OCTAVO_MAX_UPLOAD_BYTES", "-1"),
         ("OCTAVO_LOG_LEVEL", "LOUD"),

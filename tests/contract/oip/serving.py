@@ -1,4 +1,4 @@
-"""A real HTTP server of the inference half, in a thread: fake and real engines behind it, no registry."""
+"""A real HTTP server of the inference half, in a thread: fake and real engines behind it, and an empty registry."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ from onnx import TensorProto
 from service.api.error_responses import install_error_handlers
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
+from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
+from service.api.trace_file import TraceFile
+from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
 from service.engines.engine import Engine
 from service.engines.loader import load_engine
+from service.registry.database import Database
+from service.registry.deployments import DeploymentRegistry
+from service.registry.models import ModelRegistry
+from service.router.reconcile import Reconciler
 from service.router.router import Router
 from tests.fake_engine import FakeEngine
 from tests.served_models import PREPROCESSING, deployment, served, write_identity, write_linear
@@ -56,6 +63,7 @@ class Serving:
     """`linear` takes [rows, 1, 2, 2] and pictures, `types` passes every datatype through, `fake` obeys the test."""
 
     def __init__(self, folder: Path, direct: bool) -> None:
+        """`folder` holds a database with the newest schema and nothing in it."""
         self.fake = FakeEngine()
         self._files = {
             "linear": write_linear(folder / "linear.onnx"),
@@ -65,6 +73,9 @@ class Serving:
         self.router = Router(LIMITS, self._load)
         self.endpoint = InferenceEndpoint(self.router, LIMITS.max_body_bytes)
         self._predictor = Predictor(self.router, LIMITS)
+        self.trace_file = folder / "traces.json"
+        self.tracer = TracedSteps(self.endpoint, self.router, TraceFile(self.trace_file)).tracer
+        self._database = Database(f"sqlite:///{folder / 'octavo.db'}")
         self.ready = False
         self.client = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=100))
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -86,7 +97,11 @@ class Serving:
     def _application(self) -> InferenceGate:
         app = FastAPI()
         install_error_handlers(app)
-        app.router.routes.extend(v2_routes(self.router, self.endpoint, lambda: self.ready, LIMITS))
+        registries = DeploymentRegistry(self._database), ModelRegistry(self._database)
+        self.loading = ModelLoading(self.router, Reconciler(self.router, dict), *registries)
+        app.router.routes.extend(
+            v2_routes(self.router, self.endpoint, self.loading, self.tracer, lambda: self.ready, LIMITS)
+        )
         app.router.routes.extend(predict_routes(self._predictor, LIMITS))
         return InferenceGate(app, self.endpoint)
 
@@ -131,11 +146,13 @@ class Serving:
         self.fake.gate.set()
         if not self.router.stopping:
             self.call(self.router.close(5))
+        self.call(self.tracer.close())
         self.server.should_exit = True
         self._thread.join(30)
         assert not self._thread.is_alive()
         self.client.close()
         self._predictor.close()
+        self._database.close()
 
 
 def wanted_linear(version: int = 1, revision: int = 1) -> ServedModel:

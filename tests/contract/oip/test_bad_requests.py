@@ -108,7 +108,8 @@ def test_wrong_outputs_and_parameters(serving: Serving) -> None:
         ({"parameters": {"triton_enable": 1}}, 400, "is reserved"),
         ({"parameters": {"variant": "none"}}, 404, "variant 'none' of model 'linear' is not deployed"),
         ({"parameters": {"sequence_id": 5}}, 501, "stateless"),
-        ({"outputs": [{"name": "y", "parameters": {"classification": 2}}]}, 501, "not offered"),
+        ({"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]}, 501, "not offered"),
+        ({"outputs": [{"name": "y", "parameters": {"classification": -2}}]}, 400, "'classification' of output 'y'"),
     ):
         assert message in error_of(post(serving, {"inputs": [tensor()]} | more), status)
 
@@ -144,9 +145,24 @@ def test_unknown_codings_and_damaged_bodies_are_refused(serving: Serving) -> Non
         ("GET", "/v2/models/linear/versions/x/ready", 404),
         ("GET", "/v2/models/linear/versions/%C2%B2", 404),
         ("GET", "/v2/nowhere", 404),
-        ("GET", "/v2/systemsharedmemory/status", 404),
+        ("GET", "/v2/systemsharedmemory/status", 501),
+        ("GET", "/v2/systemsharedmemory/region/r/status", 501),
+        ("POST", "/v2/systemsharedmemory/region/r/register", 501),
+        ("POST", "/v2/systemsharedmemory/region/r/unregister", 501),
+        ("POST", "/v2/systemsharedmemory/unregister", 501),
+        ("POST", "/v2/systemsharedmemory/status", 405),
+        ("GET", "/v2/cudasharedmemory/status", 501),
+        ("POST", "/v2/cudasharedmemory/region/r/register", 501),
+        ("POST", "/v2/models/linear/generate", 501),
+        ("POST", "/v2/models/linear/versions/1/generate_stream", 501),
         ("POST", "/v2/repository/index", 200),
-        ("POST", "/v2/repository/models/linear/load", 501),
+        ("POST", "/v2/repository/shelf/index", 501),
+        ("POST", "/v2/repository/shelf/models/linear/load", 501),
+        ("POST", "/v2/repository/models/nothing/load", 404),
+        ("POST", "/v2/repository/models/nothing/unload", 404),
+        ("POST", "/v2/repository/models/a%00b/load", 404),
+        ("POST", "/v2/repository/models/gr%C3%BCn/unload", 404),
+        ("GET", "/v2/repository/models/linear/load", 405),
         ("DELETE", "/v2/health/live", 405),
     ],
 )
@@ -166,6 +182,26 @@ def test_every_path_answers_in_the_one_form(serving: Serving, method: str, path:
 def test_the_index_takes_a_body_or_none(serving: Serving, body: bytes, status: int) -> None:
     answer = serving.client.post(f"{serving.url}/v2/repository/index", content=body)
     assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("change", "body", "status", "message"),
+    [
+        ("load", {"parameters": {"config": "{}"}}, 501, "load with 'config' is not offered"),
+        ("load", {"parameters": {"file:1/model.onnx": "AAAA"}}, 501, "upload a version with POST /models"),
+        ("load", {"parameters": {"colour": "red"}}, 400, "parameter 'colour' is unknown; leave it out"),
+        ("load", {"parameters": [1]}, 400, "'parameters' is [1]"),
+        ("load", {"parameters": {"file:1/model.onnx": "A" * 70_000}}, 413, "no files: upload a version"),
+        ("load", [], 400, "the body is []"),
+        ("unload", {"parameters": {"unload_dependents": 1}}, 400, "'unload_dependents' is 1; send true, false"),
+        ("unload", {"parameters": {"now": True}}, 400, "parameter 'now' is unknown"),
+    ],
+)
+def test_what_load_and_unload_cannot_do_is_refused(
+    serving: Serving, change: str, body: Any, status: int, message: str
+) -> None:
+    answer = serving.client.post(f"{serving.url}/v2/repository/models/linear/{change}", json=body)
+    assert message in error_of(answer, status)
 
 
 def test_what_is_sent_without_a_content_type_or_in_pieces_is_read(serving: Serving) -> None:

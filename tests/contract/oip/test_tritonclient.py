@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from service import __version__
 from tests.contract.oip.serving import KINDS, Serving
 from tests.served_models import STABLE
+from tests.waiting import wait_until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -22,11 +25,34 @@ with warnings.catch_warnings():
 
 ONES = np.ones((1, 1, 2, 2), np.float32)
 ANSWER = [[6, 12, 18]]
+TIMESTAMPS = [
+    "REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END",
+    "REQUEST_END",
+]  # fmt: skip
 
 
-@pytest.fixture(name="client")
-def _client(serving: Serving) -> Iterator[Any]:
-    client = triton.InferenceServerClient(serving.address)
+class Awaited:
+    """The asynchronous client, each call of which is run to its end."""
+
+    def __init__(self, address: str) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._open(address))
+
+    async def _open(self, address: str) -> Any:
+        return triton_aio.InferenceServerClient(address)
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+        return lambda *args, **kwargs: self._runner.run(call(*args, **kwargs))
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+
+@pytest.fixture(name="client", params=[triton.InferenceServerClient, Awaited], ids=["sync", "asyncio"])
+def _client(request: pytest.FixtureRequest, serving: Serving) -> Iterator[Any]:
+    client = request.param(serving.address)
     yield client
     client.close()
 
@@ -69,10 +95,6 @@ def test_configuration_agrees_with_the_metadata(client: Any) -> None:
 def test_the_index_lists_what_is_served(client: Any) -> None:
     index = {line["name"]: line for line in client.get_model_repository_index()}
     assert index["linear"] == {"name": "linear", "version": "1", "state": "READY"}
-    with pytest.raises(InferenceServerException, match="explicit model load / unload is not allowed"):
-        client.load_model("linear")
-    with pytest.raises(InferenceServerException, match="PUT /models/linear/deployment"):
-        client.unload_model("linear")
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
@@ -200,15 +222,75 @@ def test_errors_arrive_as_the_clients_own(client: Any, model: str, version: str,
         client.get_model_metadata(model, version)
 
 
-@pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
-def test_the_asynchronous_client(serving: Serving, coding: str | None) -> None:
-    async def main() -> None:
-        async with triton_aio.InferenceServerClient(serving.address) as client:
-            assert await client.is_server_ready()
-            assert (await client.get_model_metadata("linear"))["name"] == "linear"
-            result = await client.infer(
-                "linear", [one_input()], request_compression_algorithm=coding, response_compression_algorithm=coding
-            )
-            assert result.as_numpy("y").tolist() == ANSWER
+def test_classes_come_back_by_value_index_and_label(client: Any) -> None:
+    for binary in (True, False):
+        outputs = [triton.InferRequestedOutput("y", binary_data=binary, class_count=2)]
+        result = client.infer("linear", [one_input(np.concatenate([ONES, 2 * ONES]))], outputs=outputs)
+        assert result.get_output("y")["datatype"] == "BYTES"
+        texts = [[text.decode() if binary else text for text in row] for row in result.as_numpy("y").tolist()]
+        assert texts == [["18.000000:2", "12.000000:1:dog"], ["36.000000:2", "24.000000:1:dog"]]
+    inputs = [one_input(values_of(kind), True, kind.lower()) for kind in KINDS]
+    with pytest.raises(InferenceServerException, match="class result not available for output"):
+        client.infer("types", inputs, outputs=[triton.InferRequestedOutput("bytes_out", class_count=1)])
 
-    asyncio.run(main())
+
+def test_log_settings_act_on_the_process(client: Any) -> None:
+    before = client.get_log_settings()
+    level = logging.getLogger().level
+    try:
+        assert client.update_log_settings({"log_verbose_level": 1})["log_verbose_level"] == 1
+        assert logging.getLogger().level == logging.DEBUG
+        assert client.update_log_settings({"log_verbose_level": 0, "log_info": False})["log_info"] is False
+        assert logging.getLogger().level == logging.WARNING
+        with pytest.raises(InferenceServerException, match="log file location can not be updated"):
+            client.update_log_settings({"log_file": "x"})
+    finally:
+        client.update_log_settings({key: before[key] for key in ("log_info", "log_verbose_level")})
+        logging.getLogger().setLevel(level)
+    assert client.get_log_settings() == before
+
+
+def test_traces_are_written_for_the_requests_that_are_asked_for(client: Any, serving: Serving) -> None:
+    before = client.get_trace_settings()
+    on = {"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "2"}
+    assert client.update_trace_settings("linear", on)["trace_rate"] == "2"
+    assert client.get_trace_settings("linear")["trace_level"] == ["TIMESTAMPS"]
+    assert client.get_trace_settings() == client.get_trace_settings("types") == before
+    try:
+        written = len(json.loads(serving.trace_file.read_text())) if serving.trace_file.exists() else 0
+        for number in range(6):
+            client.infer("linear", [one_input()], request_id=f"traced-{number}")
+        wait_until(
+            lambda: serving.trace_file.exists() and len(json.loads(serving.trace_file.read_text())) == written + 4
+        )
+    finally:
+        assert client.update_trace_settings("linear", dict.fromkeys(on)) == before
+    entries = json.loads(serving.trace_file.read_text())[written:]
+    assert [entry["request_id"] for entry in entries if "request_id" in entry] == ["traced-1", "traced-3"]
+    for entry in entries[1::2]:
+        times = {stamp["name"]: stamp["ns"] for stamp in entry["timestamps"]}
+        assert list(times) == TIMESTAMPS
+        assert list(times.values()) == sorted(times.values())
+    assert "exchange" not in vars(serving.endpoint), "untraced requests take the plain steps again"
+
+
+def test_shared_memory_is_refused_with_a_reason(client: Any) -> None:
+    calls = [
+        (client.get_system_shared_memory_status, ()),
+        (client.get_system_shared_memory_status, ("r",)),
+        (client.register_system_shared_memory, ("r", "/r", 8)),
+        (client.unregister_system_shared_memory, ()),
+        (client.unregister_system_shared_memory, ("r",)),
+        (client.get_cuda_shared_memory_status, ()),
+        (client.register_cuda_shared_memory, ("r", b"handle", 0, 8)),
+        (client.unregister_cuda_shared_memory, ("r",)),
+    ]
+    for call, arguments in calls:
+        with pytest.raises(InferenceServerException, match=r"shared memory is not offered: .*; send tensors in"):
+            call(*arguments)
+
+
+def test_requests_in_flight_at_once(serving: Serving) -> None:
+    with triton.InferenceServerClient(serving.address, concurrency=4) as client:
+        answers = [client.async_infer("linear", [one_input()]) for _ in range(20)]
+        assert [answer.get_result().as_numpy("y").tolist() for answer in answers] == [ANSWER] * 20

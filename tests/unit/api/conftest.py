@@ -30,7 +30,6 @@ from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.models import ModelRegistry
-from service.registry.schema import migrate
 from tests.waiting import wait_until
 
 
@@ -56,18 +55,6 @@ def run_here(task: str, arguments: dict[str, Any], *, limits: StageLimits) -> di
     module, _, function = task.partition(":")
     result: dict[str, Any] = getattr(import_module(module), function)(arguments, lambda _fraction: None)
     return result
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the newest schema and nothing in it, for tests to copy."""
-    path = tmp_path_factory.mktemp("migrated") / "octavo.db"
-    database = Database(f"sqlite:///{path}")
-    migrate(database)
-    with database.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
-    return path
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ REFERENCE: dict[str, Any] = {
     "stable": {"variant": "fp32-onnxruntime"},
     "canary": None,
     "shadow": None,
+    "loaded": True,
 }
 INT8: dict[str, Any] = REFERENCE | {"stable": {"variant": "int8-onnxruntime"}}
 CANARY: dict[str, Any] = REFERENCE | {"canary": {"variant": "int8-onnxruntime", "weight": 10}}

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from service.api.infer_request import HeadReader, decode_request, header_length, raw_head
+from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidInput, InvalidTensor
 
@@ -106,3 +106,11 @@ def test_a_raw_body_that_leaves_a_choice_is_refused() -> None:
         raw_head((spec,), 16, "m")
     with pytest.raises(InvalidTensor, match="model 'm' has 2 inputs"):
         raw_head((spec, spec), 16, "m")
+
+
+@pytest.mark.parametrize("body", [b"", b"caf\xc3\xa9", bytes(9)])
+def test_a_raw_body_of_bytes_is_one_element_as_it_is(body: bytes) -> None:
+    head = raw_head((TensorSpec("x", "BYTES", (-1, 1)),), len(body), "m")
+    assert decode_raw(head, body, "m").inputs["x"].tolist() == [[body]]
+    words = raw_head((TensorSpec("x", "INT16", (-1, 2)),), 4, "m")
+    assert decode_raw(words, bytes([1, 0, 2, 0]), "m").inputs["x"].tolist() == [[1, 2]]

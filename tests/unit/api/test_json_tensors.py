@@ -41,7 +41,7 @@ def test_integers_are_exact_to_their_limits_and_refused_beyond(datatype: str) ->
 def test_fp32_survives_the_way_in_and_out(values: list[float]) -> None:
     array = decoded(json.dumps(values), shape=[len(values)])
     assert array.tolist() == values
-    text = dump_json({"data": json_values(array)})
+    text = dump_json({"data": json_values(array, "FP64")})
     assert np.array(json.loads(text)["data"], np.float32).tolist() == values
 
 
@@ -54,12 +54,12 @@ def test_nan_and_infinity_are_read_and_written_as_literals() -> None:
     array = decoded("[NaN, 1.5, -Infinity]")
     assert math.isnan(array[0])
     assert array[1:].tolist() == [1.5, -math.inf]
-    text = dump_json({"data": json_values(array)})
+    text = dump_json({"data": json_values(array, "FP64")})
     assert text == b'{"data":[NaN,1.5,-Infinity]}'
 
 
 def test_a_name_with_null_in_it_costs_no_value() -> None:
-    assert json.loads(dump_json({"name": "null", "data": json_values(np.array([1.5], np.float32))})) == {
+    assert json.loads(dump_json({"name": "null", "data": json_values(np.array([1.5], np.float32), "FP32")})) == {
         "name": "null",
         "data": [1.5],
     }
@@ -69,8 +69,8 @@ def test_booleans_and_text_go_both_ways() -> None:
     assert decoded("[true,false]", "BOOL").tolist() == [True, False]
     words = decoded('["grün","",["b"]]', "BYTES", [3])
     assert words.tolist() == ["grün".encode(), b"", b"b"]
-    assert json_values(words) == ["grün", "", "b"]
-    assert json_values(np.array([b"\xff"], np.object_)) == ["\ufffd"]
+    assert json_values(words, "BYTES") == ["grün", "", "b"]
+    assert json_values(np.array([b"\xff"], np.object_), "BYTES") == ["\ufffd"]
 
 
 def test_an_empty_tensor_is_a_tensor() -> None:
@@ -156,3 +156,8 @@ def test_half_a_surrogate_pair_is_refused_in_a_tensor_and_sent_back_in_an_id() -
     with pytest.raises(InvalidTensor, match="half a surrogate pair"):
         array_from_json(head.inputs[0])
     assert json.loads(dump_json({"id": head.id, "data": np.ones(2, np.float32)})) == {"id": "\ud800", "data": [1, 1]}
+
+
+def test_bf16_is_written_as_the_numbers_that_its_words_are() -> None:
+    words = (np.array([1.0, -2.5, np.inf], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    assert np.asarray(json_values(words, "BF16")).tolist() == [1.0, -2.5, np.inf]

@@ -38,6 +38,11 @@ def test_what_is_left_out_has_the_protocols_defaults() -> None:
     )
 
 
+def test_an_output_may_be_asked_for_as_its_best_classes() -> None:
+    head = read_head({"inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"classification": 3}}]})
+    assert head.outputs == (OutputHead("y", False, 3),)
+
+
 def test_a_sequence_of_none_is_no_sequence() -> None:
     assert read_head({"inputs": [TENSOR], "parameters": {"sequence_id": 0, "timeout": 0}}).timeout_seconds is None
 
@@ -79,6 +84,15 @@ def test_a_sequence_of_none_is_no_sequence() -> None:
         ({"inputs": [TENSOR], "parameters": {"variant": 8}}, "parameter 'variant' is 8"),
         ({"inputs": [TENSOR], "parameters": {"timeout": 1.5}}, "parameter 'timeout' is 1.5"),
         ({"inputs": [TENSOR], "parameters": {"timeout": -1}}, "parameter 'timeout' is -1"),
+        ({"inputs": [TENSOR], "parameters": {"priority": -1}}, "parameter 'priority' is -1; send an integer from 0"),
+        ({"inputs": [TENSOR], "parameters": {"priority": True}}, "parameter 'priority' is True"),
+        ({"inputs": [TENSOR], "parameters": {"priority": 2**64}}, "parameter 'priority' is 18446744073709551616"),
+        (
+            {"inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"classification": -1}}]},
+            "'classification' of output 'y' is -1; send how many classes",
+        ),
+        ({"inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"classification": True}}]}, "'y' is True"),
+        ({"inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"classification": "3"}}]}, "'y' is '3'"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value(head: Any, message: str) -> None:
@@ -90,7 +104,9 @@ def test_a_wrong_field_is_named_with_its_value(head: Any, message: str) -> None:
     "head",
     [
         {"inputs": [TENSOR], "parameters": {"sequence_id": 3}},
-        {"inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
+        {"inputs": [TENSOR], "parameters": {"sequence_id": "s-1"}},
+        {"inputs": [TENSOR], "parameters": {"sequence_start": True}},
+        {"inputs": [TENSOR], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
         {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "parameters": {"shared_memory_region": "r"}}]},
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.domain.deployment import Deployment
@@ -114,3 +116,46 @@ def test_a_canary_that_lost_its_proof_is_not_promoted_and_what_served_before_can
     with pytest.raises(Unproven, match="onnxruntime was 1, is 2"):
         moved.promote("digits")
     assert moved.rollback("digits").stable == INT8
+
+
+def test_unload_and_load_change_the_revision_once_and_what_is_deployed_never(deployments: DeploymentRegistry) -> None:
+    first = deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, INT8, 10))
+    unloaded = deployments.unload("digits")
+    assert unloaded == replace(first, loaded=False, revision=first.revision + 1)
+    assert deployments.unload("digits") == unloaded == deployments.find("digits")
+    loaded = deployments.load("digits")
+    assert loaded == replace(first, revision=first.revision + 2)
+    assert deployments.load("digits") == loaded
+
+
+def test_a_rollback_undoes_the_last_change_of_what_is_deployed_and_no_unload(deployments: DeploymentRegistry) -> None:
+    deployments.unload("digits")
+    deployments.put(Deployment("digits", 1, INT8))
+    deployments.unload("digits")
+    earlier = deployments.rollback("digits")
+    assert (earlier.stable, earlier.loaded) == (REFERENCE_VARIANT, False)
+    assert deployments.rollback("digits").stable == INT8
+
+
+def test_a_deployment_is_loaded_by_whatever_changes_it_unless_it_says_otherwise(
+    deployments: DeploymentRegistry,
+) -> None:
+    deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, INT8, 10))
+    deployments.unload("digits")
+    assert deployments.promote("digits").loaded
+    assert not deployments.put(Deployment("digits", 1, INT8, loaded=False)).loaded
+    assert deployments.put(Deployment("digits", 1, INT8)).loaded
+    assert deployments.rollback("digits").stable == REFERENCE_VARIANT
+
+
+def test_loading_what_was_withdrawn_deploys_the_reference_of_its_newest_version(
+    deployments: DeploymentRegistry, database: Database
+) -> None:
+    ModelRegistry(database).add(new_model(sha256="c" * 64))
+    deployments.withdraw("digits")
+    with pytest.raises(NotFound, match="failed to unload 'digits', it is not deployed"):
+        deployments.unload("digits")
+    loaded = deployments.load("digits")
+    assert (loaded.version, loaded.stable, loaded.loaded) == (2, REFERENCE_VARIANT, True)
+    with pytest.raises(NotFound, match="failed to load 'nope', there is no such model; upload it"):
+        deployments.load("nope")

@@ -52,6 +52,14 @@ def test_a_withdrawn_model_is_not_wanted(database: Database, blobs: Blobs) -> No
     assert ServingRegistry(database, blobs).wanted() == {}
 
 
+def test_an_unloaded_model_is_wanted_as_unloaded(database: Database, blobs: Blobs) -> None:
+    ModelRegistry(database).add(new_model())
+    DeploymentRegistry(database).unload("digits")
+    other = Fingerprint("cpu", ("asimd",), "none", {"onnxruntime": "1"})
+    for host in (None, other):
+        assert not ServingRegistry(database, blobs, host).wanted()["digits"].deployment.loaded
+
+
 @pytest.mark.parametrize(
     ("deployed", "served"),
     [

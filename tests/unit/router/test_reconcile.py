@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -34,8 +35,9 @@ class Wish:
             raise self.error
         return dict(self.models)
 
-    def put(self, model: str, version: int = 1, revision: int = 1) -> None:
-        self.models[model] = served(deployment(version=version, revision=revision, model=model))
+    def put(self, model: str, version: int = 1, revision: int = 1, loaded: bool = True) -> None:
+        wanted = deployment(version=version, revision=revision, model=model)
+        self.models[model] = served(replace(wanted, loaded=loaded))
 
     def clock(self) -> float:
         return self.now
@@ -188,6 +190,51 @@ def test_a_model_withdrawn_while_it_loads_is_not_served() -> None:
         await loading
         assert not await answers(router, "m")
         assert router.deployed == frozenset()
+
+    run(scenario)
+
+
+def test_a_load_that_is_no_longer_wished_is_ended() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        shelf.slow.add("m-1-" + STABLE)
+        loading = asyncio.ensure_future(reconciler.settle("m", 1))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        wish.put("m", revision=2, loaded=False)
+        await reconciler.settle("m", 2)
+        shelf.gate.set()
+        await loading
+        assert not await answers(router, "m")
+        assert [(line.state, line.reason) for line in router.statuses()] == [("UNAVAILABLE", "unloaded")]
+
+    run(scenario)
+
+
+def test_a_failed_load_is_tried_again_at_once_where_that_is_asked_for() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        shelf.broken.add("m-1-" + STABLE)
+        with pytest.raises(EngineFailed):
+            await reconciler.settle("m", 1)
+        shelf.broken.clear()
+        with pytest.raises(EngineFailed):
+            await reconciler.settle("m", 1)
+        reconciler.retry("nothing")
+        reconciler.retry("m")
+        await reconciler.settle("m", 1)
+        assert await answers(router, "m")
+
+    run(scenario)
+
+
+def test_settling_one_model_waits_for_no_other() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("slow")
+        wish.put("m")
+        shelf.slow.add("slow-1-" + STABLE)
+        await reconciler.settle("m", 1)
+        assert await answers(router, "m")
+        assert not shelf.gate.is_set()
 
     run(scenario)
 

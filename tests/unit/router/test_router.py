@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.deployment import Deployment
+from service.domain.deployment import Deployment, ServedModel
 from service.domain.engine import Fingerprint, on_host
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.errors import EngineFailed, InvalidTensor, NoReadyVersion, NotFound, NotReady, Stopping
 from service.metrics import QUEUED_ROWS, REGISTRY
-from service.router.model_state import LOADING, READY, UNAVAILABLE
+from service.router.model_state import LOADING, READY, UNAVAILABLE, UNLOADING, VersionStatus
 from service.router.router import Router
 from tests.async_waiting import until
 from tests.engine_shelf import EngineShelf
@@ -108,7 +108,7 @@ def test_a_swap_answers_by_the_new_engine_and_closes_the_old_one() -> None:
         await router.deploy(served(deployment(version=2, revision=2)))
         assert await value(router) == 201
         await until(lambda: shelf.engines["m-1-" + STABLE].closed)
-        assert [(line.version, line.state) for line in router.statuses()] == [(2, READY)]
+        await until(lambda: [(line.version, line.state) for line in router.statuses()] == [(2, READY)])
 
     run(scenario)
 
@@ -256,6 +256,61 @@ def test_a_withdrawn_model_is_unknown_and_can_come_back() -> None:
         assert router.deployed == frozenset()
         await router.deploy(served(deployment()))
         assert await value(router) == 1
+
+    run(scenario)
+
+
+def unloaded(revision: int = 2) -> ServedModel:
+    return served(replace(deployment(revision=revision), loaded=False))
+
+
+def test_an_unloaded_model_answers_what_it_admitted_and_is_listed_until_it_is_loaded_again() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        router.routes("m").stable.replica.allow_inline(False)
+        engine = shelf.engines["m-1-" + STABLE]
+        engine.block()
+        admitted = asyncio.ensure_future(value(router))
+        assert await asyncio.to_thread(engine.running.wait, 10)
+        await router.deploy(unloaded())
+        assert router.statuses() == [VersionStatus("m", 1, UNLOADING)]
+        with pytest.raises(NoReadyVersion, match="'m' has no available versions; it is unloaded: POST /v2/repo"):
+            await value(router)
+        with pytest.raises(NotReady, match="'m' version 1 is not at ready state; it is unloaded"):
+            await value(router, version=1)
+        draining = asyncio.ensure_future(router.drained("m"))
+        await asyncio.sleep(0)
+        assert not draining.done()
+        engine.gate.set()
+        assert await admitted == 1
+        await draining
+        assert engine.closed
+        assert router.statuses() == [VersionStatus("m", 1, UNAVAILABLE, "unloaded")]
+        assert router.settled
+        assert router.current("m") == unloaded()
+        await router.drained("m")
+        await router.deploy(served(deployment(revision=3)))
+        assert await value(router) == 1
+
+    assert run(scenario).loads == ["m-1-" + STABLE] * 2
+
+
+def test_a_model_that_is_unloaded_from_the_start_loads_nothing_and_holds_up_no_readiness() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(unloaded())
+        assert router.settled
+        assert router.statuses() == [VersionStatus("m", 1, UNAVAILABLE, "unloaded")]
+
+    assert run(scenario).loads == []
+
+
+def test_statistics_of_a_route_go_on_where_it_is_made_anew() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(deployment()))
+        metrics = router.routes("m").stable.route.metrics
+        metrics.record_failure("queue_full", 0.5)
+        await router.deploy(served(deployment(revision=2)))
+        assert router.routes("m").stable.route.metrics is metrics
 
     run(scenario)
 

@@ -1,0 +1,33 @@
+"""Traces on disk as one JSON list, whole after every write. Refuses to grow past its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+_END = b"\n]\n"
+
+
+class TraceFile:
+    """Made at the first trace; what an earlier process left under its name is replaced. Blocks: call it in a thread."""
+
+    def __init__(self, path: Path, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def append(self, entries: Sequence[dict[str, Any]]) -> bool:
+        """Whether there is room for more. Raises OSError."""
+        text = b",\n".join(orjson.dumps(entry) for entry in entries)
+        if not self._bytes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._bytes = self.path.write_bytes(b"[\n" + text + _END)
+        else:
+            with self.path.open("r+b") as file:
+                file.seek(-len(_END), 2)
+                file.write(b",\n" + text + _END)
+                self._bytes = file.tell()
+        return self._bytes < self._max_bytes

@@ -1,0 +1,66 @@
+"""The v2 protocol's trace settings over HTTP, for all models and for single ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from service.api.schemas import errors
+from service.api.settings_body import read_settings_body, settings_schema
+from service.api.tracing import Tracer
+from service.errors import NotFound
+from service.router.router import Router
+
+_TEXT = {"type": ["string", "null"]}
+_PROPERTIES = {
+    "trace_level": {"type": ["array", "null"], "items": {"enum": ["OFF", "TIMESTAMPS"]}, "minItems": 1, "maxItems": 1},
+    "trace_rate": _TEXT,
+    "trace_count": _TEXT,
+    "log_frequency": _TEXT,
+    "trace_mode": _TEXT,
+}
+
+
+def trace_router(tracer: Tracer, router: Router) -> APIRouter:
+    routes = APIRouter(prefix="/v2", tags=["operations"])
+    schema = settings_schema(_PROPERTIES)
+
+    @routes.get("/trace/setting", summary="Which requests this process traces")
+    async def read_settings() -> dict[str, Any]:
+        return tracer.shown()
+
+    @routes.post(
+        "/trace/setting",
+        summary="Change which requests this process traces, until it ends",
+        responses=errors(400, 413, 501),
+        openapi_extra=schema,
+    )
+    async def change_settings(request: Request) -> dict[str, Any]:
+        """What is left out stays as it is; null goes back to what holds at the start."""
+        tracer.change(await read_settings_body(request))
+        return tracer.shown()
+
+    @routes.get("/models/{model}/trace/setting", summary="Which requests of a model are traced", responses=errors(404))
+    async def read_model_settings(model: str) -> dict[str, Any]:
+        check_known(router, model)
+        return tracer.shown(model)
+
+    @routes.post(
+        "/models/{model}/trace/setting",
+        summary="Change which requests of a model are traced",
+        responses=errors(400, 404, 413, 501),
+        openapi_extra=schema,
+    )
+    async def change_model_settings(model: str, request: Request) -> dict[str, Any]:
+        """What is left out stays as it is; null goes back to what holds for all models."""
+        check_known(router, model)
+        tracer.change(await read_settings_body(request), model)
+        return tracer.shown(model)
+
+    return routes
+
+
+def check_known(router: Router, model: str) -> None:
+    if model not in router.deployed:
+        raise NotFound(f"Request for unknown model: {model[:80]!r} is not found; GET /models lists what there is")

@@ -1,0 +1,88 @@
+"""ModelInfer: the steps of an inference over HTTP, between the bytes of a request and those of its response.
+
+Records each request under the series that HTTP counts its own in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grpc.aio import ServicerContext
+
+from service.api.recording import record_answer, request_metrics
+from service.domain.inference import InferResult
+from service.router.router import Router, Submitted
+from service.rpc.request import HeadReader, InferHead, decode_request, target_of
+from service.rpc.response import encode_response
+from service.rpc.status import Refusal, refusal_of
+from service.rpc.wire import InferMessage, Part, take_apart
+
+Context = ServicerContext[bytes, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request between its arrival and its response; what is None was not come to."""
+
+    began: float
+    request: InferMessage | None = None
+    head: InferHead | None = None
+    submitted: Submitted | None = None
+
+
+class Inference:
+    """Decodes, submits, encodes and records."""
+
+    def __init__(self, router: Router, clock: Callable[[], float] = time.monotonic) -> None:
+        self._router = router
+        self._clock = clock
+        self._heads = HeadReader()
+
+    def call(self) -> Call:
+        return Call(self._clock())
+
+    def submit(self, call: Call, message: bytes, seconds: float | None) -> asyncio.Future[InferResult]:
+        """Decodes and queues a request whose caller waits for `seconds` at most.
+
+        Raises what decoding, admission and the queue raise. Who cancels the answer frees its place.
+        """
+        call.request = take_apart(message)
+        call.head = self._heads.read(call.request)
+        request = decode_request(call.head.head, call.request)
+        if seconds is not None:
+            asked = request.timeout_seconds
+            request = request._replace(timeout_seconds=seconds if asked is None else min(asked, seconds))
+        call.submitted = self._router.submit(*call.head.target, request)
+        return call.submitted.answer
+
+    def respond(self, call: Call, result: InferResult, final: bool = False) -> list[Part]:
+        """Encodes the answer and records it."""
+        request, head, submitted = call.request, call.head, call.submitted
+        assert request is not None
+        assert head is not None
+        assert submitted is not None
+        parts = encode_response(head, request.id, submitted, result, final)
+        record_answer(submitted, self._clock() - call.began)
+        return parts
+
+    def refuse(self, call: Call, error: Exception) -> Refusal:
+        """The status of a request that failed, which is recorded."""
+        refusal = refusal_of(error, "ModelInfer")
+        target = call.head.target if call.head is not None else ("", None)
+        if call.head is None and call.request is not None:
+            target = target_of(call.request)
+        request_metrics(self._router, target, call.submitted).record_failure(refusal.code, self._clock() - call.began)
+        return refusal
+
+    async def infer(self, message: bytes, context: Context) -> bytes:
+        """The method itself. gRPC cancels it where the caller leaves or its deadline passes."""
+        call = self.call()
+        try:
+            result = await self.submit(call, message, context.time_remaining())
+            return b"".join(self.respond(call, result))
+        except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
+            refusal = self.refuse(call, error)
+        await context.abort(refusal.status, refusal.message, refusal.metadata)

@@ -1,0 +1,79 @@
+"""The gRPC server beside the HTTP server, on the same event loop. Without TLS: a proxy in front of both ends that."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import grpc
+import grpc.aio
+
+from service.errors import InvalidInput
+from service.rpc.inference import Inference
+from service.rpc.methods import method_handlers
+from service.rpc.queries import Queries
+from service.rpc.stream import Streams
+
+SERVICE = "inference.GRPCInferenceService"
+# Of one connection, at once; its client lets further ones wait.
+_MAX_CALLS = 1024
+# A caller whose calls are under way is asked whether it is still there; a network that fails closes no connection.
+_PING_SECONDS, _PONG_SECONDS = 60.0, 20.0
+# What gRPC's own option can hold.
+_MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+class GrpcServer:
+    """Made on the event loop that it serves on; `bind`, `start` and `stop` are called once each, in this order."""
+
+    def __init__(self, inference: Inference, queries: Queries, max_message_bytes: int) -> None:
+        self._streams = Streams(inference)
+        options = [
+            # Another server on the same port would take half of the calls unnoticed.
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", int(_PING_SECONDS * 1000)),
+            # 0 is no bound: two pings would be all that an idle stream ever gets.
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.ping_timeout_ms", int(_PONG_SECONDS * 1000)),
+            ("grpc.max_concurrent_streams", _MAX_CALLS),
+            ("grpc.max_receive_message_length", min(max_message_bytes, _MAX_MESSAGE_BYTES)),
+        ]
+        self._server = grpc.aio.server(options=options)
+        handlers = method_handlers(inference, self._streams, queries)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    def bind(self, host: str, port: int) -> int:
+        """Takes the address, and gives its port. Raises InvalidInput where it cannot be listened on."""
+        try:
+            address = _free_address(host, port)
+            bound = self._server.add_insecure_port(address)
+        except (OSError, RuntimeError) as error:
+            raise InvalidInput(
+                f"cannot listen for gRPC on {host}:{port}: {_reason(error)}; choose another port with --grpc-port "
+                "(OCTAVO_GRPC_PORT; empty for no gRPC), or stop what listens there"
+            ) from error
+        return bound
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuses new calls, and waits up to `drain_seconds` for those in flight; then they are cancelled."""
+        self._streams.stop()
+        await self._server.stop(drain_seconds)
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    # A name that cannot be resolved has a number below 0, of another table.
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+
+
+def _free_address(host: str, port: int) -> str:
+    """The address as gRPC writes it. Raises OSError where it is taken: gRPC would not say why."""
+    family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(place)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

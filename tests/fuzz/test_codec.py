@@ -1,0 +1,47 @@
+"""A few seconds of the codec's fuzzing, and that it would notice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from service.api.infer_request import HeadReader
+from tests.fuzz import codec
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_body_gets_anything_but_an_answer_or_a_refusal(seed: int) -> None:
+    lines: list[str] = []
+    assert codec.run(5000, seed, lines.append) == 0, lines
+    assert "'answered'" in lines[-1]
+
+
+def test_a_crash_in_the_codec_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(codec, "read_head", crash)
+    lines: list[str] = []
+    assert codec.run(200, 1, lines.append) > 0
+    assert "KeyError" in lines[0]
+
+
+def test_an_answer_that_says_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"inputs":[{"name":"x","shape":[2],"datatype":"INT8","data":[1,2]}],"outputs":[{"name":"x"}]}'
+    assert codec.outcome_of(body, None, HeadReader(), random.Random(1)) == "answered"
+    monkeypatch.setattr("service.api.infer_response.json_values", lambda *_: [1])
+    with pytest.raises(AssertionError, match="more or fewer elements"):
+        codec.outcome_of(body, None, HeadReader(), random.Random(1))
+
+
+def test_a_body_that_takes_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*_: object) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(codec, "read_head", endless)
+    monkeypatch.setattr(codec, "_MAX_SECONDS", 0.01)
+    lines: list[str] = []
+    assert codec.run(10, 1, lines.append) > 0
+    assert "TimeoutError" in lines[0]

@@ -1,0 +1,67 @@
+"""Every operation of the OpenAPI document, under requests made from its schemas: answered as documented."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.installation import served, upload_digits
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+# Requests an operation and kind of data: some tenths of a second each.
+_EXAMPLES = 15
+_CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+_settings = settings(
+    max_examples=_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with served(tmp_path_factory.mktemp("openapi")) as client:
+        upload_digits(client)
+        schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+        schema.config.update(base_url=str(client.base_url).rstrip("/"))
+        yield schema
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+def test_every_operation_answers_as_documented(document: Any, mode: GenerationMode) -> None:
+    failures: dict[str, str] = {}
+    operations = [operation.ok() for operation in document.get_all_operations()]
+    for operation in operations:
+        try:
+            _try(operation, mode)
+        except Exception as error:  # noqa: BLE001 (each operation is tried, whatever another did)
+            failures[operation.label] = str(error)[:2000]
+    assert len(operations) > 30
+    assert failures == {}
+
+
+def _try(operation: Any, mode: GenerationMode) -> None:
+    @_settings
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        case.call_and_validate(checks=_CHECKS)
+
+    check()
