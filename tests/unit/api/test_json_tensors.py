@@ -161,3 +161,9 @@ def test_half_a_surrogate_pair_is_refused_in_a_tensor_and_sent_back_in_an_id() -
 def test_bf16_is_written_as_the_numbers_that_its_words_are() -> None:
     words = (np.array([1.0, -2.5, np.inf], np.float32).view(np.uint32) >> 16).astype(np.uint16)
     assert np.asarray(json_values(words, "BF16")).tolist() == [1.0, -2.5, np.inf]
+
+
+@pytest.mark.parametrize("body", [b'{"\\u0000":null}', b'{"a\\u0000b":1}', b'{"inputs":[{"\\u0000":1}]}'])
+def test_a_key_with_a_nul_is_refused_by_name(body: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"the body has the key .*; send keys without NUL characters"):
+        parse_json(body)
