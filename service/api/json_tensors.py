@@ -33,6 +33,9 @@ def parse_json(body: bytes | memoryview) -> Any:
         return _opened(document)
     except UnicodeDecodeError as error:
         raise InvalidInput("the JSON is not UTF-8; send UTF-8") from error
+    except KeyError as error:
+        # simdjson looks a key up as C does, only as far as its first NUL.
+        raise InvalidInput(f"the body has the key {str(error)[:80]}; send keys without NUL characters") from error
     except (ValueError, RuntimeError, TypeError) as error:
         text = bytes(body)
         if b"NaN" in text or b"Infinity" in text:

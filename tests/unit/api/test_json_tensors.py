@@ -161,3 +161,12 @@ def test_half_a_surrogate_pair_is_refused_in_a_tensor_and_sent_back_in_an_id() -
 def test_bf16_is_written_as_the_numbers_that_its_words_are() -> None:
     words = (np.array([1.0, -2.5, np.inf], np.float32).view(np.uint32) >> 16).astype(np.uint16)
     assert np.asarray(json_values(words, "BF16")).tolist() == [1.0, -2.5, np.inf]
+
+
+@pytest.mark.parametrize("place", ["top", "tensor", "parameters"])
+def test_a_name_with_a_nul_in_it_is_a_name(place: str) -> None:
+    tensor: dict[str, Any] = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}
+    value: dict[str, Any] = {"inputs": [tensor], "parameters": {}}
+    {"top": value, "tensor": tensor, "parameters": value["parameters"]}[place]["a\0b"] = 1
+    head = read_head(parse_json(json.dumps(value).encode()))
+    assert array_from_json(head.inputs[0]).tolist() == [1, 2]
