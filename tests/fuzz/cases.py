@@ -18,6 +18,7 @@ _ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 3.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64, 10**30, "", "x",
     "\x00", "\ud800", "FP32", [], {}, [[]], [None], {"a": 1}, [1, [2]], "9" * 400,
 )  # fmt: skip
+_ODD_NAMES = ("", "\x00", "a\x00b", "\ud800", "/", "~", "data\x00", "\U0001f600", "n" * 300)
 _FRAGMENTS = (
     b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\u", b"\\ud800", b"\xff", b"\x00", b"NaN", b"-Infinity", b"1e999",
     b"-", b"null", b'"data"', b'"shape"', b"[" * 200, b'{"a":' * 120, b"\xef\xbb\xbf", b"9" * 30,
@@ -138,6 +139,8 @@ def _retype(dice: random.Random, body: bytes, length: bytes | None) -> Case:
     if not places:
         return body, length
     holder, key = dice.choice(places)
+    if isinstance(holder, dict) and dice.random() < 0.3:
+        key = dice.choice(_ODD_NAMES)
     holder[key] = dice.choice(_ODD)
     text = json.dumps(value).encode()
     return text + body[size:], str(len(text)).encode() if length else None

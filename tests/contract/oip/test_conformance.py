@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from tests.contract.oip.kit import NotOffered, Row, Target, all_rows, judged
 from tests.contract.oip.kit.vectors import compare, parsed
 from tests.installation import served, upload_digits
+from tests.served_models import write_identity
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -38,6 +40,27 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 def test_octavo_keeps_the_protocol(target: Target, row: Row) -> None:
     # Octavo claims every extension that a row is about, and the shipped model can show every row.
     row.check(target)
+
+
+OTHERS: dict[str, tuple[dict[str, int], tuple[int | str, ...]]] = {
+    "texts": ({"text": TensorProto.STRING}, ("rows", 2)),
+    "halves": ({"x": TensorProto.FLOAT16}, ("rows", 3)),
+    "mixed": ({"a": TensorProto.INT64, "b": TensorProto.BOOL, "c": TensorProto.DOUBLE}, ("rows", "n")),
+    "fixed": ({"x": TensorProto.FLOAT}, (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_models_of_other_types_and_shapes_keep_it_too(target: Target, name: str, tmp_path: Path) -> None:
+    file = write_identity(tmp_path / f"{name}.onnx", *OTHERS[name])
+    files = {"file": (file.name, file.read_bytes())}
+    assert target.client.post("/models", data={"name": name}, files=files).status_code == 201
+    other = Target(target.client, name)
+    verdicts = list(judged([row for row in ROWS if row.section != "golden"], other))
+    assert [verdict for verdict in verdicts if verdict.word == "FAIL"] == []
+    assert sum(verdict.word == "PASS" for verdict in verdicts) > 20
+    assert target.client.delete(f"/models/{name}/deployment").status_code == 204
+    assert target.client.delete(f"/models/{name}/versions/1").status_code == 204
 
 
 def test_every_section_of_the_protocol_has_rows_and_no_name_comes_twice() -> None:
