@@ -1,7 +1,7 @@
 """Stands in for pycuda.driver and for libcuda's graph calls, to prove the buffer logic of engines and nothing of a GPU.
 
-Streams run when somebody waits for them, so that an answer read too early is wrong; memory is counted; a call outside of
-the context is refused, as the driver refuses it.
+Streams run when somebody waits for them, so that an answer read too early is wrong; memory is counted; a call outside
+of the context is refused, as the driver refuses it.
 """
 
 from __future__ import annotations

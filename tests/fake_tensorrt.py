@@ -1,7 +1,7 @@
 """Stands in for TensorRT's runtime on a FakeDriver, to prove what engines do with buffers, and nothing of TensorRT.
 
-Its one network takes `x` FP32 [rows, n] and gives `y`, each value doubled, and in data-dependent plans also `found` INT64
-[k], the places in a flattened `x` that are not zero.
+Its one network takes `x` FP32 [rows, n] and gives `y`, each value doubled, and in data-dependent plans also `found`
+INT64 [k], the places in a flattened `x` that are not zero.
 """
 
 from __future__ import annotations

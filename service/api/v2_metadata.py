@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
+from starlette.responses import JSONResponse
 
 from service import __version__
 from service.api.schemas import errors
@@ -44,8 +45,10 @@ def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimi
         return _metadata(router.routes(model, version_number(model, version)))
 
     async def read_model_ready(model: str, version: str | None = None) -> Response:
+        """An empty body where the model answers as deployed, else JSON with the reason why another engine does."""
         router.routes(model, version_number(model, version))
-        return Response()
+        reason = router.notice(model)
+        return JSONResponse({"name": model, "ready": True, "reason": reason}) if reason else Response()
 
     async def read_config(model: str, version: str | None = None) -> dict[str, Any]:
         return _config(router.routes(model, version_number(model, version)), limits)

@@ -48,17 +48,17 @@ class CudaContext:
         except driver.MemoryError as error:
             raise EngineFailed(f"the GPU's memory is used up: {error}; deploy fewer engines on it") from error
         except driver.Error as error:
-            raise DeviceFailed(
+            self._lost = (
                 f"the GPU failed: {error}; this server's engines on it are lost, restart the server to use it again"
-            ) from error
+            )
+            raise DeviceFailed(self._lost) from error
 
     def _pop(self) -> None:
         driver = self.driver
         try:
             self._primary.pop()
-        except driver.Error as error:
+        except driver.Error:
             # Left on this thread's stack, pycuda would abort the process when the thread ends; detaching empties it.
-            self._lost = f"the GPU is lost: {error}; restart the server to use it again"
             with suppress(driver.Error):
                 self._primary.detach()
             raise

@@ -43,10 +43,10 @@ class TensorRtEngine:
     def load(cls, path: Path, instances: int = 1) -> TensorRtEngine:
         """Reads `path`; `instances` batches, and two at least, may run beside each other.
 
-        Raises EngineFailed with TensorRT's own words, InvalidModel for a tensor that it has no array for, Unsupported
-        where TensorRT or pycuda is missing.
+        One more may be run by the event loop itself. Raises EngineFailed with TensorRT's own words, InvalidModel for a
+        tensor that it has no array for, Unsupported where TensorRT or pycuda is missing.
         """
-        return cls.from_plan(path.read_bytes(), path.name, cuda_context(), max(_LANES, instances))
+        return cls.from_plan(path.read_bytes(), path.name, cuda_context(), max(_LANES, instances) + 1)
 
     @classmethod
     def from_plan(cls, plan: bytes, name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:

@@ -84,6 +84,6 @@ def test_a_context_that_cannot_be_left_is_detached_and_never_entered_again(
     with pytest.raises(DeviceFailed, match="cuCtxPopCurrent"), cuda.active():
         pass
     assert driver.detached
-    with pytest.raises(DeviceFailed, match="the GPU is lost"), cuda.active():
+    with pytest.raises(DeviceFailed, match="the GPU failed: cuCtxPopCurrent"), cuda.active():
         raise AssertionError("entered a lost context")
     assert driver.depth.value == 0
