@@ -160,7 +160,10 @@ class Router:
             self._retire(fresh)
         if failure is not None:
             raise type(failure)(str(failure))
-        _log.info("model is served", extra={"model": served.name, "revision": served.deployment.revision})
+        told = {"model": served.name, "revision": served.deployment.revision}
+        _log.info("model is served", extra=told)
+        if served.notice:
+            _log.warning("another engine answers than is deployed", extra=told | {"reason": served.notice})
 
     async def _fall_back(
         self, served: ServedModel, loaded: dict[str, Replica], failure: OctavoError | None
