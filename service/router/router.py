@@ -204,7 +204,9 @@ class Router:
         self.stopping = True
         states, self._states = self._states, {}
         self._retire([r for state in states.values() for r in state.install(None)], drain_seconds)
-        await asyncio.gather(*self._closing)
+        # What takes a lost replica's place may still load, and is closed then.
+        while self._closing:
+            await asyncio.gather(*self._closing)
         self._loader.close()
 
     def _state(self, model: str) -> ModelState:
