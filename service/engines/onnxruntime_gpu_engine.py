@@ -45,7 +45,7 @@ class OnnxRuntimeGpuEngine:
         does not. Raises EngineFailed, with ONNX Runtime's own words or where it left the GPU without a word.
         """
         provider = PROVIDERS[runtime]
-        providers: list[Any] = [(PROVIDERS["onnxruntime-cuda"], _cuda_options(tf32)), _CPU]
+        providers: list[Any] = [(PROVIDERS["onnxruntime-cuda"], cuda_options(tf32)), _CPU]
         if runtime == "onnxruntime-tensorrt":
             providers.insert(0, (provider, _tensorrt_options(path)))
         try:
@@ -118,7 +118,8 @@ class OnnxRuntimeGpuEngine:
         del self._session
 
 
-def _cuda_options(tf32: bool) -> dict[str, str]:
+def cuda_options(tf32: bool) -> dict[str, str]:
+    """What the CUDA provider is told; `tf32` lets it take FP32 products in TF32."""
     return {
         "device_id": "0",
         "use_tf32": str(int(tf32)),
