@@ -16,6 +16,8 @@ from service.errors import DeviceFailed, EngineFailed
 
 PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
 _CPU = "CPUExecutionProvider"
+# ONNX Runtime 1.31 is linked with libnvinfer.so.10, whatever TensorRT is installed beside it.
+_ALSO = {"onnxruntime-tensorrt": ", or of TensorRT 10"}
 _CUDA_ERROR = re.compile(r"CUDA (?:failure|error):? (\d+)")
 # After these the process cannot use the device any more: cudaErrorECCUncorrectable, IllegalAddress, LaunchTimeout, ...
 _STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
@@ -54,8 +56,9 @@ class OnnxRuntimeGpuEngine:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name} on the GPU: {error}; check the model") from error
         if session.get_providers()[0] != provider:
             raise EngineFailed(
-                f"ONNX Runtime has loaded {path.name} without its {provider}: a library of CUDA, cuDNN or TensorRT is "
-                "missing; use the GPU image, or install octavo[gpu] on CUDA 13"
+                f"ONNX Runtime has loaded {path.name} without its {provider}: a library that it was built with is "
+                f"missing, of CUDA 13 or cuDNN 9{_ALSO.get(runtime, '')}; its log names it: install that, or use the "
+                "GPU image"
             )
         return cls(session)
 

@@ -24,13 +24,11 @@ def trt() -> Any:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b"not an engine" * 100])
+@pytest.mark.parametrize("content", [b"short", b"not an engine" * 100])
 def test_a_damaged_plan_is_refused_in_the_runtimes_own_words(trt: Any, content: bytes) -> None:
-    with pytest.raises(
-        EngineFailed, match=rf"cannot load engine\.plan \({len(content)} bytes\): .*: quantize again"
-    ) as e:
+    said = rf"cannot load engine\.plan \({len(content)} bytes\): .*Error Code .*: quantize again"
+    with pytest.raises(EngineFailed, match=said):
         deserialized(trt, content, "engine.plan")
-    assert "it gave no reason" not in str(e.value) or not content
 
 
 def test_an_onnx_file_is_no_plan(trt: Any, tmp_path: Path) -> None:
