@@ -10,6 +10,7 @@ import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ class _Graph:
         self.tensors.append(numpy_helper.from_array(values, name))
         return name
 
-    def add(self, kind: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def add(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 

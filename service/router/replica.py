@@ -49,8 +49,8 @@ class Replica:
         self._signature = Signature(artifact.model, self.inputs, self.outputs, warm.max_rows)
         self._loop = asyncio.get_running_loop()
         # One batch is copied to and from a GPU while it computes another.
-        instances = max(limits.instances, _GPU_INSTANCES if artifact.runtime in GPU_RUNTIMES else 1)
-        runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(instances)]
+        self.instances = max(limits.instances, _GPU_INSTANCES if artifact.runtime in GPU_RUNTIMES else 1)
+        runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(self.instances)]
         self._batcher = Batcher(runners, limits, warm.inline_rows, self._deliver)
 
     @property
