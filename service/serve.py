@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -60,7 +61,7 @@ class Server(uvicorn.Server):
         self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
         self._router = Router(settings.infer_limits, self._load_engine)
         self._host = host_fingerprint()
-        self._serving_registry = ServingRegistry(database, self._blobs, self._host, missing_for)
+        self._serving_registry = ServingRegistry(database, self._blobs, self._host, cache(missing_for))
         self._jobs = JobQueue(database, settings.max_queued_jobs)
         self._revalidation = Revalidation(self._jobs, self._host)
         self._reconciler = Reconciler(self._router, self._wanted)
