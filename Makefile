@@ -38,9 +38,12 @@ proto: $(VENV)/.dev
 	rm $(PROTO)/generated/inference_pb2.py.bak
 	touch $(PROTO)/generated/__init__.py
 
-# No engine for GPUs is built yet, so there is nothing that these could prove: they say so and fail.
-test-gpu bench-gpu:
-	@echo "$@: Octavo has no GPU engine yet, see docs/roadmap.md" >&2; exit 2
+# Both say what is missing, and exit with 2, where there is no NVIDIA GPU.
+test-gpu: $(VENV)/.gpu
+	$(BIN)/python -m tests.gpu
+
+bench-gpu: $(VENV)/.gpu
+	$(BIN)/python -m benchmarks --gpu
 
 requirements:
 	requirements/compile.sh
@@ -56,6 +59,11 @@ $(VENV)/.cpu: requirements/cpu.txt requirements/build.txt pyproject.toml | $(VEN
 	$(INSTALL_PINNED) requirements/cpu.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
+
+# With a GPU its packages take the place of the CPU's ONNX Runtime; without one the targets only have to say so.
+$(VENV)/.gpu: requirements/gpu.txt $(VENV)/.dev
+	if command -v nvidia-smi > /dev/null; then \
+	  $(BIN)/python -m pip uninstall --quiet --yes onnxruntime && $(INSTALL_PINNED) requirements/gpu.txt && touch $@; fi
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.cpu
 	$(INSTALL_PINNED) requirements/dev.txt

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.errors import CannotMeasure
 from benchmarks.footprint import measure_footprint
+from benchmarks.gpu import measure_gpu, require_gpu
 from benchmarks.host import describe_host
 from benchmarks.interference import measure_interference
 from benchmarks.options import Options
@@ -39,9 +40,11 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "stages": measure_job_stages,
     "saturation": measure_saturation,
     "peers": measure_peers,
+    "gpu": measure_gpu,
 }
-# The one installs five other servers from a package index, the other needs an emulator and many minutes.
-_ONLY_BY_NAME = {"peers", "saturation"}
+# The first installs five other servers from a package index, the second needs an emulator and many minutes, the third a
+# GPU.
+_ONLY_BY_NAME = {"peers", "saturation", "gpu"}
 # Options whose values say something about one machine alone; "" leaves the option out of what is written down.
 _PATHS = {"--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--venvs": "", "--output": ""}
 
@@ -51,8 +54,12 @@ def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
     if arguments.gpu:
-        print("There are no GPU benchmarks yet: no engine of Octavo runs on a GPU.", file=sys.stderr)
-        return 2
+        arguments.name = "gpu"
+        try:
+            require_gpu()
+        except CannotMeasure as error:
+            print(error, file=sys.stderr)
+            return 2
     # Told to end, this process still stops the servers that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     names = [arguments.name] if arguments.name else [name for name in BENCHMARKS if name not in _ONLY_BY_NAME]
@@ -124,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience", type=_count, default=20, help="seconds to wait for idle cores before a measurement (default 20)"
     )
-    parser.add_argument("--gpu", action="store_true", help="the benchmarks that need a GPU")
+    parser.add_argument("--gpu", action="store_true", help="the benchmark that needs a GPU")
     return parser
 
 

@@ -55,7 +55,7 @@ def make_requests(bare: Bare, folder: Path) -> Requests:
     return Requests(
         expected=bare.ask(do="answer", row=str(folder / "row.npy"))["values"],
         json=_json(folder, "json", {"inputs": [tensor | {"data": values}]}),
-        binary=_binary(folder, tensor, row),
+        binary=binary_request(folder, tensor, row),
         raw=_payload(folder, "raw", row.tobytes(), {"Content-Type": "application/octet-stream"}),
         nested=_json(folder, "nested", {"rows": np.reshape(np.array(values), texts.shape).tolist()}),
     )
@@ -65,7 +65,7 @@ def _json(folder: Path, kind: str, content: dict[str, Any]) -> Payload:
     return _payload(folder, kind, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
-def _binary(folder: Path, tensor: dict[str, Any], row: np.ndarray[Any, Any]) -> Payload:
+def binary_request(folder: Path, tensor: dict[str, Any], row: np.ndarray[Any, Any]) -> Payload:
     """The protocol's binary extension, both ways: the JSON header, its length in an HTTP header, then the bytes."""
     data = row.tobytes()
     request = {

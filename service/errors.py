@@ -14,6 +14,7 @@ OctavoError
 │   ├── QueueFull  DeadlineExceeded  NotReady  Stopping  StoreUnavailable
 │   └── StorageFull
 ├── EngineFailed            a loaded engine could not answer
+│   └── DeviceFailed        nor will it: its device is lost to this process
 └── StageFailed             a job's stage could not finish
     ├── StageTimeLimit  StageMemoryLimit  StageCrashed
     └── JobCancelled
@@ -130,6 +131,11 @@ class StorageFull(Unavailable):
 
 class EngineFailed(OctavoError):
     code = "engine_failed"
+
+
+class DeviceFailed(EngineFailed):
+    code = "device_failed"
+    retryable = True
 
 
 class StageFailed(OctavoError):

@@ -129,6 +129,11 @@ ENGINES_READY = LiveGauge("octavo_engines_ready", "Replicas that are ready.", ("
 ENGINES_UNPROVEN = LiveGauge(
     "octavo_engines_unproven", "Deployed engines without proof on this host.", ("model", "version", "variant")
 )
+ENGINE_FALLBACKS = LiveGauge(
+    "octavo_engine_fallbacks",
+    "Deployed engines in whose place another answers here.",
+    ("model", "version", "variant", "fallback"),
+)
 ENGINE_LOAD_SECONDS = Gauge(
     "octavo_engine_load_duration_seconds", "Load and warm-up of the replica.", ("model", "version", "variant"),
     registry=REGISTRY,

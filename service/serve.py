@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -31,6 +32,7 @@ from service.domain.engine import EngineArtifact
 from service.domain.limits import StageLimits
 from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
+from service.engines.gpu_requirements import missing_for
 from service.engines.loader import load_engine
 from service.errors import InvalidInput
 from service.jobs.queue import JobQueue
@@ -66,7 +68,7 @@ class Server(uvicorn.Server):
         self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
         self._router = Router(settings.infer_limits, self._load_engine)
         self._host = host_fingerprint()
-        self._serving_registry = ServingRegistry(database, self._blobs, self._host)
+        self._serving_registry = ServingRegistry(database, self._blobs, self._host, cache(missing_for))
         self._jobs = JobQueue(database, settings.max_queued_jobs)
         self._revalidation = Revalidation(self._jobs, self._host)
         self._reconciler = Reconciler(self._router, self._wanted)
@@ -191,9 +193,9 @@ class Server(uvicorn.Server):
         )
 
     def _wanted(self) -> dict[str, ServedModel]:
-        """What to serve here; engines without proof on this host are validated again meanwhile."""
+        """What to serve here; engines that cannot answer on this host are built and validated again meanwhile."""
         wanted = self._serving_registry.wanted()
-        self._revalidation.follow(wanted.values())
+        self._revalidation.follow([self._router.answering(served) for served in wanted.values()])
         return wanted
 
     def _load_engine(self, artifact: EngineArtifact) -> Engine:

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.errors import EngineFailed
+from service.errors import DeviceFailed, EngineFailed
 
 ROW = TensorSpec("x", "FP32", (-1, 2))
 SUM = TensorSpec("y", "FP32", (-1, 1))
@@ -31,6 +31,7 @@ class FakeEngine:
         self.bias = 0.0
         self.extra_rows = 0
         self.closed = False
+        self.device_lost = False
         self.inside = 0
         self._lock = Lock()
 
@@ -48,6 +49,8 @@ class FakeEngine:
         assert self.gate.wait(WAIT_SECONDS), "the test never opened the gate"
         assert not self.closed, "the engine was used after it was closed"
         rows = inputs["x"].reshape(len(inputs["x"]), -1)
+        if self.device_lost:
+            raise DeviceFailed("the GPU failed: an illegal memory access; restart the server")
         self.threads.add(get_ident())
         self.batches.append([float(row[0]) for row in rows])
         if (rows[:, 0] == self.poison).any():

@@ -46,6 +46,7 @@ STATUSES: dict[type[OctavoError], int] = {
     errors.StoreUnavailable: 503,
     errors.StorageFull: 507,
     errors.EngineFailed: 500,
+    errors.DeviceFailed: 503,
     errors.StageFailed: 500,
     errors.StageTimeLimit: 500,
     errors.StageMemoryLimit: 500,

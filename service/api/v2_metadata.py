@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
+from starlette.responses import JSONResponse
 
 from service import __version__
 from service.api.schemas import errors
+from service.domain.engine import GPU_RUNTIMES
 from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidInput, NotFound, Stopping
+from service.router.replica import Replica
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 
@@ -26,7 +29,13 @@ EXTENSIONS = (
     "trace",
 )
 # The protocol's own name for a platform, by runtime.
-_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx", "tensorrt": "tensorrt_plan"}
+_PLATFORMS = {
+    "onnxruntime": "onnxruntime_onnx",
+    "onnxruntime-cuda": "onnxruntime_onnx",
+    "onnxruntime-tensorrt": "onnxruntime_onnx",
+    "openvino": "openvino_onnx",
+    "tensorrt": "tensorrt_plan",
+}
 
 
 def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimits) -> APIRouter:
@@ -53,8 +62,10 @@ def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimi
         return model_metadata(router.routes(model, version_number(model, version)))
 
     async def read_model_ready(model: str, version: str | None = None) -> Response:
+        """An empty body where the model answers as deployed, else JSON with the reason why another engine does."""
         router.routes(model, version_number(model, version))
-        return Response()
+        reason = router.notice(model)
+        return JSONResponse({"name": model, "ready": True, "reason": reason}) if reason else Response()
 
     async def read_config(model: str, version: str | None = None) -> dict[str, Any]:
         return model_config(router.routes(model, version_number(model, version)), limits)
@@ -96,6 +107,7 @@ def platform(runtime: str) -> str:
 
 
 def model_config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
+    """The model configuration of the stable route, as Triton's clients and tools read it."""
     replica = routes.stable.replica
     rows = replica.max_rows
     config: dict[str, Any] = {
@@ -106,13 +118,18 @@ def model_config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
         "max_batch_size": rows,
         "input": [_config_tensor(spec, rows) for spec in replica.inputs],
         "output": [_config_tensor(spec, rows) for spec in replica.outputs],
-        "instance_group": [{"name": routes.stable.route.variant, "kind": "KIND_CPU", "count": limits.instances}],
+        "instance_group": [_instance_group(routes.stable.route.variant, replica)],
         "model_transaction_policy": {"decoupled": False},
     }
     if rows:
         delay = int(limits.max_delay_seconds * 1e6)
         config["dynamic_batching"] = {"preferred_batch_size": [], "max_queue_delay_microseconds": delay}
     return config
+
+
+def _instance_group(variant: str, replica: Replica) -> dict[str, Any]:
+    group: dict[str, Any] = {"name": variant, "kind": "KIND_CPU", "count": replica.instances}
+    return group | {"kind": "KIND_GPU", "gpus": [0]} if replica.artifact.runtime in GPU_RUNTIMES else group
 
 
 def _config_tensor(spec: TensorSpec, rows: int) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from service.domain.engine import EngineArtifact
+from service.domain.engine import REFERENCE_VARIANT, EngineArtifact
+from service.domain.fallback import unproven_because
 from service.domain.model import ModelVersion
 
 
@@ -49,7 +50,9 @@ class Deployment:
 class ServedModel:
     """All a router needs to serve one model: its version, its deployment, and an artifact for each variant in it.
 
-    `unproven` are engines that are deployed but not proven on this host: the reference answers in their place.
+    `unproven` are engines that are deployed and cannot answer here, each with the reason in its certificate: another
+    answers in their place, or the canary is left out. `fallbacks` are what may answer should the stable one fail, and
+    `fallback_for` is the variant that did, where its stable variant is one of them.
     """
 
     version: ModelVersion
@@ -57,14 +60,35 @@ class ServedModel:
     artifacts: Mapping[str, EngineArtifact]
     labels: tuple[str, ...] = ()
     unproven: tuple[EngineArtifact, ...] = ()
+    fallbacks: tuple[EngineArtifact, ...] = ()
+    fallback_for: str = ""
 
     @property
     def notice(self) -> str:
         """Why something else answers than what is deployed, or nothing."""
         return "; ".join(
-            f"variant {artifact.variant!r} is unproven on this host and the FP32 reference answers: "
+            f"variant {artifact.variant!r} is unproven on this host and {self.answering} answers: "
             f"{artifact.certificate.reason if artifact.certificate else ''}"
             for artifact in self.unproven
+        )
+
+    @property
+    def answering(self) -> str:
+        """The stable variant in words."""
+        stable = self.deployment.stable
+        return "the FP32 reference" if stable == REFERENCE_VARIANT else f"variant {stable!r}"
+
+    def with_fallback(self, fallback: EngineArtifact, reason: str) -> ServedModel:
+        """The same model answered by `fallback` alone, and because of `reason` not by its stable variant."""
+        failed = self.artifacts[self.deployment.stable]
+        unproven = (unproven_because(failed, reason),) if failed.certificate is not None else ()
+        only = replace(self.deployment, stable=fallback.variant, canary=None, canary_weight=0, shadow=None)
+        return replace(
+            self,
+            deployment=only,
+            artifacts={fallback.variant: fallback},
+            unproven=(*self.unproven, *unproven),
+            fallback_for=failed.variant,
         )
 
     @property

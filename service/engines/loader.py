@@ -7,13 +7,14 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from service.domain.engine import EngineArtifact, Fingerprint
+from service.domain.engine import GPU_RUNTIMES, EngineArtifact, Fingerprint
 from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
+from service.engines.gpu_requirements import foreign_reason, missing_for
 from service.errors import Unsupported
 
 _log = logging.getLogger(__name__)
-_EXTRAS = {"onnxruntime": "cpu"}
+_EXTRAS = {"onnxruntime": "cpu"} | dict.fromkeys(GPU_RUNTIMES, "gpu")
 
 
 def _open_onnxruntime(path: Path, threads: int, instances: int) -> Engine:
@@ -28,10 +29,31 @@ def _open_openvino(path: Path, threads: int, instances: int) -> Engine:
     return OpenVinoEngine.load(path, threads, instances)
 
 
+def _open_tensorrt(path: Path, threads: int, instances: int) -> Engine:
+    from service.engines.tensorrt_engine import TensorRtEngine
+
+    return TensorRtEngine.load(path, instances)
+
+
+def _open_onnxruntime_cuda(path: Path, threads: int, instances: int) -> Engine:
+    from service.engines.onnxruntime_gpu_engine import OnnxRuntimeGpuEngine
+
+    return OnnxRuntimeGpuEngine.load(path, "onnxruntime-cuda")
+
+
+def _open_onnxruntime_tensorrt(path: Path, threads: int, instances: int) -> Engine:
+    from service.engines.onnxruntime_gpu_engine import OnnxRuntimeGpuEngine
+
+    return OnnxRuntimeGpuEngine.load(path, "onnxruntime-tensorrt")
+
+
 # An adapter is imported with the first engine of its runtime: a process that serves none of them starts without it.
 _ADAPTERS: dict[str, Callable[[Path, int, int], Engine]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
+    "tensorrt": _open_tensorrt,
+    "onnxruntime-cuda": _open_onnxruntime_cuda,
+    "onnxruntime-tensorrt": _open_onnxruntime_tensorrt,
 }
 RUNTIMES = tuple(_ADAPTERS)
 
@@ -39,10 +61,11 @@ RUNTIMES = tuple(_ADAPTERS)
 def load_engine(path: Path, artifact: EngineArtifact, threads: int, instances: int = 1) -> Engine:
     """Opens `path` by the artifact's runtime for `instances` batches at once, `threads` threads each; blocks.
 
-    A CPU engine from another host still runs, so a foreign fingerprint is logged and not refused. Raises
-    Unsupported for an unknown runtime or one that is not installed, and EngineFailed with the runtime's own words.
+    A CPU engine from another host still runs, so a foreign fingerprint is logged and not refused. Raises Unsupported
+    for an unknown runtime, one that cannot run here, or a TensorRT engine that was built for something else, and
+    EngineFailed with the runtime's own words.
     """
-    _check_runs_here(artifact)
+    check_runs_here(artifact)
     differences = foreign_parts(artifact, host_fingerprint())
     if differences:
         _log.warning(
@@ -52,12 +75,22 @@ def load_engine(path: Path, artifact: EngineArtifact, threads: int, instances: i
     return _ADAPTERS[artifact.runtime](path, threads, instances)
 
 
-def _check_runs_here(artifact: EngineArtifact) -> None:
-    wanted = f"variant {artifact.variant!r} of model {artifact.model!r} needs runtime {artifact.runtime!r}"
+def check_runs_here(artifact: EngineArtifact) -> None:
+    """Raises Unsupported with what the artifact needs, what is missing here, and the next step. Reads no file."""
+    engine = f"variant {artifact.variant!r} of model {artifact.model!r}"
+    wanted = f"{engine} needs runtime {artifact.runtime!r}"
     if artifact.runtime not in _ADAPTERS:
         raise Unsupported(f"{wanted}; this process runs {', '.join(RUNTIMES)}: deploy a variant of one of these")
-    if find_spec(artifact.runtime) is None:
-        raise Unsupported(f"{wanted}, which is not installed here; {install_hint(artifact.runtime)}")
+    if artifact.runtime not in GPU_RUNTIMES:
+        if find_spec(artifact.runtime) is None:
+            raise Unsupported(f"{wanted}, which is not installed here; {install_hint(artifact.runtime)}")
+        return
+    missing = missing_for(artifact.runtime)
+    if missing:
+        raise Unsupported(f"{wanted}, which cannot run here: {missing}")
+    foreign = foreign_reason(artifact, host_fingerprint())
+    if foreign:
+        raise Unsupported(f"{engine} cannot be loaded here: {foreign}")
 
 
 def install_hint(runtime: str) -> str:
@@ -74,6 +107,8 @@ def foreign_parts(artifact: EngineArtifact, here: Fingerprint) -> list[str]:
     if there is None:
         return []
     library = artifact.runtime
+    if library in GPU_RUNTIMES:
+        here = here.on_gpu()
     pairs = {
         "device": (there.device, here.device),
         "flags": (" ".join(there.flags), " ".join(here.flags)),

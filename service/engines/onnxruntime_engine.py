@@ -39,22 +39,16 @@ class OnnxRuntimeEngine:
     def __init__(self, session: ort.InferenceSession, takes_empty: bool = True) -> None:
         self._session = session
         self._takes_empty = takes_empty
-        self.inputs = tuple(_spec(node) for node in session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
         self._text_inputs = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
 
     @classmethod
     def load(cls, path: Path, threads: int) -> OnnxRuntimeEngine:
         """Opens `path` with `threads` intra-op threads. Raises EngineFailed with ONNX Runtime's own words."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Long enough for the next operator of a run, too short to hold a core that requests are read and answered on.
-        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
@@ -65,7 +59,7 @@ class OnnxRuntimeEngine:
         if not self._takes_empty:
             _refuse_empty(inputs)
         if self._text_inputs:
-            inputs = dict(inputs) | {name: _text(name, inputs[name]) for name in self._text_inputs}
+            inputs = dict(inputs) | {name: text_of(name, inputs[name]) for name in self._text_inputs}
         try:
             arrays = self._session.run(names, inputs)
         except Exception as error:
@@ -76,13 +70,24 @@ class OnnxRuntimeEngine:
         del self._session
 
 
+def session_options(threads: int) -> ort.SessionOptions:
+    """What sessions of every provider have in common: `threads` intra-op threads, that hardly spin."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Long enough for the next operator of a run, too short to hold a core that requests are read and answered on.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    return options
+
+
 def _refuse_empty(inputs: Mapping[str, Array]) -> None:
     for name, array in inputs.items():
         if not array.size:
             raise InvalidTensor(f"input {name!r} has shape {list(array.shape)}; this model takes no empty tensors")
 
 
-def _text(name: str, elements: Array) -> Array:
+def text_of(name: str, elements: Array) -> Array:
     """ONNX strings are UTF-8 text; the runtime would write bytes out as Python shows them. Raises InvalidTensor."""
     try:
         words = [item.decode() if isinstance(item, bytes) else str(item) for item in elements.reshape(-1)]
@@ -93,7 +98,8 @@ def _text(name: str, elements: Array) -> Array:
     return text.reshape(elements.shape)
 
 
-def _spec(node: ort.NodeArg) -> TensorSpec:
+def tensor_spec(node: ort.NodeArg) -> TensorSpec:
+    """A session's input or output, -1 where a dimension varies. Raises InvalidModel for a type without an array."""
     if node.type not in _DATATYPES:
         raise InvalidModel(f"tensor {node.name!r} has type {node.type}; use one of {', '.join(_DATATYPES)}")
     shape = tuple(extent if isinstance(extent, int) else -1 for extent in node.shape)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from service.domain.deployment import Deployment, ServedModel
-from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint, may_answer, on_host
+from service.domain.engine import EngineArtifact, Fingerprint, may_answer
+from service.domain.fallback import as_here, fallback_chain
 from service.domain.model import ModelVersion
 from service.errors import NotFound
 from service.registry.blobs import Blobs
@@ -26,11 +27,19 @@ _log = logging.getLogger(__name__)
 class ServingRegistry:
     """Reads the wished state that routers follow. Labels never change, so each file of them is read once.
 
-    With `host`, the reference stands in for stable and canary engines that are not proven on it.
+    With `host`, the best engine that is proven on it stands in for a stable one that is not; `missing` says what a
+    runtime lacks here, "" for nothing.
     """
 
-    def __init__(self, database: Database, blobs: Blobs, host: Fingerprint | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        host: Fingerprint | None = None,
+        missing: Callable[[str], str] = lambda runtime: "",
+    ) -> None:
         self._host = host
+        self._missing = missing
         self._database = database
         self._blobs = blobs
         self._labels: dict[str, tuple[str, ...]] = {}
@@ -54,15 +63,19 @@ class ServingRegistry:
     def _served(
         self, version: ModelVersion, wanted: Deployment, artifacts: Mapping[str, EngineArtifact]
     ) -> ServedModel:
-        here = {variant: on_host(artifact, self._host) for variant, artifact in artifacts.items()}
+        here = {variant: as_here(artifact, self._host, self._missing) for variant, artifact in artifacts.items()}
         unproven = tuple(
             here[variant] for variant in (wanted.stable, wanted.canary) if variant and not may_answer(here[variant])
         )
-        served = _with_reference(wanted, {artifact.variant for artifact in unproven})
-        if not set(served.variants) <= artifacts.keys():
+        chain = [artifacts[artifact.variant] for artifact in fallback_chain(here.values())]
+        if chain:
+            served = _with_fallback(wanted, {artifact.variant for artifact in unproven}, chain[0].variant)
+        else:
             served, unproven = wanted, ()
         chosen = {variant: artifacts[variant] for variant in served.variants}
-        return ServedModel(version, served, chosen, self._labels_of(version.labels_key), unproven)
+        fallbacks = tuple(artifact for artifact in chain if artifact.variant != served.stable)
+        labels = self._labels_of(version.labels_key)
+        return ServedModel(version, served, chosen, labels, unproven, fallbacks)
 
     def _labels_of(self, key: str | None) -> tuple[str, ...]:
         if key is None:
@@ -77,9 +90,9 @@ class ServingRegistry:
         return self._labels[key]
 
 
-def _with_reference(wanted: Deployment, unproven: set[str]) -> Deployment:
-    """The deployment with the reference for an unproven stable, and without an unproven canary."""
-    stable = REFERENCE_VARIANT if wanted.stable in unproven else wanted.stable
+def _with_fallback(wanted: Deployment, unproven: set[str], fallback: str) -> Deployment:
+    """The deployment with the fallback for an unproven stable, and without an unproven canary."""
+    stable = fallback if wanted.stable in unproven else wanted.stable
     if stable == wanted.stable and wanted.canary not in unproven:
         return wanted
     canary = None if wanted.canary in unproven or wanted.canary == stable else wanted.canary

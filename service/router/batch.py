@@ -11,7 +11,7 @@ import numpy as np
 
 from service.domain.inference import Array, InferResult
 from service.engines.engine import Engine
-from service.errors import EngineFailed, OctavoError
+from service.errors import DeviceFailed, EngineFailed, OctavoError
 from service.router.route import Route
 
 Outputs = dict[str, Array]
@@ -53,12 +53,14 @@ class BatchRunner:
     def run(self, batch: Batch) -> None:
         """Fills `outcomes`, `started_at` and `seconds`; never raises for a failing engine.
 
-        Where a joined batch fails, each member is run alone once, so that only a bad one fails.
+        Where a joined batch fails, each member is run alone once, so that only a bad one fails; not on a lost device.
         """
         members = batch.members
         batch.started_at = self.clock()
         try:
             batch.outcomes = self._run_together(members, batch.rows)
+        except DeviceFailed as error:
+            batch.outcomes = [error] * len(members)
         except OctavoError as error:
             batch.outcomes = [error] if len(members) == 1 else [self._run_alone(member) for member in members]
         batch.seconds = self.clock() - batch.started_at

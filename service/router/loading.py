@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from service.metrics import ENGINE_LOAD_SECONDS
 from service.router.replica import Replica
 from service.router.warmup import WarmEngine, warm_up
 
+_log = logging.getLogger(__name__)
 # Two at a time: one slow load holds up no other model, and serving keeps most of the processor.
 _LOADS_AT_ONCE = 2
 
@@ -23,8 +25,14 @@ class ReplicaLoader:
     """Makes replicas. `load_engine` blocks and raises; what it raises beside Octavo's own becomes EngineFailed."""
 
     def __init__(
-        self, limits: InferLimits, load_engine: Callable[[EngineArtifact], Engine], clock: Callable[[], float]
+        self,
+        limits: InferLimits,
+        load_engine: Callable[[EngineArtifact], Engine],
+        clock: Callable[[], float],
+        on_lost: Callable[[Replica], None],
     ) -> None:
+        """`on_lost` is what its replicas call when their device fails."""
+        self._on_lost = on_lost
         self._limits = limits
         self._load_engine = load_engine
         self._clock = clock
@@ -49,10 +57,24 @@ class ReplicaLoader:
                     break
         return replicas, failure
 
+    async def load_fallback(
+        self, served: ServedModel, loaded: dict[str, Replica], reason: str
+    ) -> tuple[ServedModel, dict[str, Replica]] | None:
+        """The first of the model's fallbacks that loads, as what answers for `reason` instead; None where none does."""
+        for fallback in served.fallbacks:
+            try:
+                replica = _same(loaded.get(fallback.variant), fallback) or await self._load_one(fallback)
+            except OctavoError as error:
+                told = {"model": served.name, "variant": fallback.variant, "error": str(error)}
+                _log.warning("a fallback cannot be loaded; the next is tried", extra=told)
+                continue
+            return served.with_fallback(fallback, reason), {fallback.variant: replica}
+        return None
+
     async def _load_one(self, artifact: EngineArtifact) -> Replica:
         loop = asyncio.get_running_loop()
         warm = await loop.run_in_executor(self._threads, self._load_warm, artifact)
-        return Replica(artifact, warm, self._limits, self._clock)
+        return Replica(artifact, warm, self._limits, self._clock, self._on_lost)
 
     def _load_warm(self, artifact: EngineArtifact) -> WarmEngine:
         began = self._clock()
@@ -84,7 +106,7 @@ def _warmed(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEn
 
 def _same(replica: Replica | None, artifact: EngineArtifact) -> Replica | None:
     """The replica where it is an engine of this very artifact."""
-    if replica is None:
+    if replica is None or replica.lost is not None:
         return None
     then, now = replica.artifact, artifact
     same = (then.model, then.version, then.sha256) == (now.model, now.version, now.sha256)

@@ -69,10 +69,19 @@ class ModelState:
         kept = set(routes.replicas.values()) if routes else set()
         return [replica for replica in before if replica not in kept]
 
+    @property
+    def notice(self) -> str:
+        """Why something else answers than what is deployed, or nothing does; "" where all is as wished."""
+        if self.failure is None:
+            return self.wanted.notice
+        served = self.routes.served if self.routes is not None else None
+        instead = f"; {served.answering} answers in its place" if served and served.fallback_for else ""
+        return f"{self.failure}{instead}"
+
     def statuses(self) -> list[VersionStatus]:
         """The version that answers, the wished one where that is another, and those that still drain."""
         name, wanted = self.wanted.name, self.wanted.version.version
-        reason = str(self.failure) if self.failure else self.wanted.notice
+        reason = self.notice
         lines: list[VersionStatus] = []
         if self.routes is not None:
             now = self.routes.served.version.version

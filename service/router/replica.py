@@ -1,4 +1,7 @@
-"""One loaded engine that answers, from ready through draining to closed. Records the batches that it runs."""
+"""One loaded engine that answers, from ready through draining to closed, or lost with its device before.
+
+Records the batches that it runs.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from service.domain.engine import EngineArtifact
+from service.domain.engine import GPU_RUNTIMES, EngineArtifact
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
-from service.errors import DeadlineExceeded, OctavoError
+from service.errors import DeadlineExceeded, DeviceFailed, OctavoError
 from service.router.admission import Signature
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.batcher import Batcher
@@ -20,15 +23,24 @@ from service.router.warmup import WarmEngine
 _log = logging.getLogger(__name__)
 # How long a thread that is told to end may still be inside the runtime before it is left behind.
 _JOIN_SECONDS = 10.0
+_GPU_INSTANCES = 2
 
 
 class Replica:
     """Made on the event loop from an engine that has warmed up; submits, delivers and closes there."""
 
     def __init__(
-        self, artifact: EngineArtifact, warm: WarmEngine, limits: InferLimits, clock: Callable[[], float]
+        self,
+        artifact: EngineArtifact,
+        warm: WarmEngine,
+        limits: InferLimits,
+        clock: Callable[[], float],
+        on_lost: Callable[[Replica], None] = lambda replica: None,
     ) -> None:
+        """`on_lost` is called once, on the loop, when a device error has ended the engine for good."""
         self.artifact = artifact
+        self.lost: DeviceFailed | None = None
+        self._on_lost = on_lost
         self.inputs: tuple[TensorSpec, ...] = warm.engine.inputs
         self.outputs: tuple[TensorSpec, ...] = warm.engine.outputs
         self.output_datatypes = {spec.name: spec.datatype for spec in self.outputs}
@@ -36,7 +48,9 @@ class Replica:
         self._engine = warm.engine
         self._signature = Signature(artifact.model, self.inputs, self.outputs, warm.max_rows)
         self._loop = asyncio.get_running_loop()
-        runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(limits.instances)]
+        # One batch is copied to and from a GPU while it computes another.
+        self.instances = max(limits.instances, _GPU_INSTANCES if artifact.runtime in GPU_RUNTIMES else 1)
+        runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(self.instances)]
         self._batcher = Batcher(runners, limits, warm.inline_rows, self._deliver)
 
     @property
@@ -51,7 +65,12 @@ class Replica:
         self._batcher.allow_inline(allowed)
 
     def submit(self, request: InferRequest, route: Route) -> asyncio.Future[InferResult]:
-        """Admits and queues one request. Raises InvalidTensor, QueueFull or Stopping; the future, EngineFailed too."""
+        """Admits and queues one request. Raises InvalidTensor, QueueFull or Stopping; the future, EngineFailed too.
+
+        A lost replica raises DeviceFailed.
+        """
+        if self.lost is not None:
+            raise DeviceFailed(str(self.lost))
         rows, key = self._signature.admit(request)
         future: asyncio.Future[InferResult] = self._loop.create_future()
         self._batcher.submit(Pending(request.inputs, request.outputs, rows, key, route, future))
@@ -71,6 +90,9 @@ class Replica:
             route, future = pending.route, pending.future
             waited = batch.started_at - pending.queued_at
             route.metrics.queue.observe(waited)
+            if isinstance(outcome, DeviceFailed) and self.lost is None:
+                self.lost = outcome
+                self._on_lost(self)
             if future.done():
                 continue
             if isinstance(outcome, OctavoError):

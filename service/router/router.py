@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from service.domain.deployment import ServedModel
@@ -16,8 +17,8 @@ from service.domain.engine import EngineArtifact
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.engines.engine import Engine
-from service.errors import NotFound, OctavoError
-from service.metrics import ENGINES_READY, QUEUED_ROWS
+from service.errors import DeviceFailed, NotFound, OctavoError
+from service.metrics import ENGINE_FALLBACKS, ENGINES_READY, QUEUED_ROWS
 from service.router.batcher import stopping
 from service.router.loading import ReplicaLoader
 from service.router.model_state import ModelState, VersionStatus
@@ -50,12 +51,15 @@ class Router:
         load_engine: Callable[[EngineArtifact], Engine],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._loader = ReplicaLoader(limits, load_engine, clock)
+        self._loader = ReplicaLoader(limits, load_engine, clock, self._replace_lost)
         self._states: dict[str, ModelState] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.stopping = False
         QUEUED_ROWS.read_from(lambda: [(r.route.metrics.labels, r.replica.queued_rows) for r in self._routed()])
-        ENGINES_READY.read_from(lambda: [(r.route.metrics.labels[:3], 1) for r in self._distinct()])
+        ENGINES_READY.read_from(
+            lambda: [(r.route.metrics.labels[:3], 1) for r in self._distinct() if r.replica.lost is None]
+        )
+        ENGINE_FALLBACKS.read_from(self._fallbacks)
 
     def submit(self, model: str, version: int | None, request: InferRequest) -> Submitted:
         """Admits one request without waiting. Raises what `routes`, admission and the queue raise."""
@@ -106,6 +110,21 @@ class Router:
         state = self._states.get(model)
         return state.failure if state is not None and state.wanted.deployment.revision >= revision else None
 
+    def answering(self, wanted: ServedModel) -> ServedModel:
+        """`wanted`, or what answers in its place because its stable engine cannot be loaded: a lost device aside, which
+        no other build of the engine would bring back. Thread-safe.
+        """
+        state = self._states.get(wanted.name)
+        if state is None or state.routes is None or isinstance(state.failure, DeviceFailed):
+            return wanted
+        served = state.routes.served
+        same = served.fallback_for and served.deployment.revision == wanted.deployment.revision
+        return served if same else wanted
+
+    def notice(self, model: str) -> str:
+        """Why something else answers for the model than what is deployed; "" where nothing does. Raises NotFound."""
+        return self._state(model).notice
+
     async def deploy(self, served: ServedModel) -> None:
         """Makes `served` answer: loads and warms what is new, swaps the routes at once, then drains what is old.
 
@@ -127,19 +146,53 @@ class Router:
     async def _replace(self, state: ModelState, served: ServedModel) -> None:
         state.wanted = served
         loaded = state.routes.replicas if state.routes else {}
-        replicas, state.failure = await self._loader.load(served, loaded)
+        replicas, failure = await self._loader.load(served, loaded)
+        answering = served
+        # What answers now is better than a part of what is wished, or a fallback, unless its device is lost.
+        makeshift = failure is not None and (state.routes is None or state.routes.lost)
+        if makeshift and served.deployment.stable not in replicas:
+            answering, replicas = await self._fall_back(served, loaded, failure)
+        state.failure = failure
         fresh = [replica for replica in replicas.values() if replica not in loaded.values()]
         if self.stopping:
             self._retire(fresh, state)
             raise stopping()
-        first = state.routes is None and served.deployment.stable in replicas
-        if state.failure is None or first:
-            self._retire(state.install(ModelRoutes(served, replicas)), state)
+        if failure is None or makeshift:
+            routes = ModelRoutes(answering, replicas) if replicas else None
+            self._retire(state.install(routes), state)
         else:
             self._retire(fresh, state)
-        if state.failure is not None:
-            raise type(state.failure)(str(state.failure))
-        _log.info("model is served", extra={"model": served.name, "revision": served.deployment.revision})
+        if failure is not None:
+            raise type(failure)(str(failure))
+        told = {"model": served.name, "revision": served.deployment.revision}
+        _log.info("model is served", extra=told)
+        if served.notice:
+            _log.warning("another engine answers than is deployed", extra=told | {"reason": served.notice})
+
+    async def _fall_back(
+        self, served: ServedModel, loaded: dict[str, Replica], failure: OctavoError | None
+    ) -> tuple[ServedModel, dict[str, Replica]]:
+        found = await self._loader.load_fallback(served, loaded, str(failure))
+        if found is None:
+            return served, {}
+        told = {"model": served.name, "variant": served.deployment.stable, "fallback": found[0].deployment.stable}
+        _log.warning("a fallback answers in a variant's place", extra=told | {"reason": str(failure)})
+        return found
+
+    def _replace_lost(self, replica: Replica) -> None:
+        """Has something else answer for a replica whose device is lost, as its deployment would be loaded anew."""
+        told = {"model": replica.artifact.model, "variant": replica.artifact.variant, "reason": str(replica.lost)}
+        _log.error("a replica is lost with its device", extra=told)
+        state = self._states.get(replica.artifact.model)
+        if state is not None and not self.stopping:
+            task = asyncio.ensure_future(self._reload(state))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _reload(self, state: ModelState) -> None:
+        with suppress(OctavoError):
+            # What cannot be loaded is in the state, for readiness and the index to tell.
+            await self.deploy(state.wanted)
 
     async def _unload(self, state: ModelState, served: ServedModel) -> None:
         state.wanted, state.failure = served, None
@@ -167,7 +220,9 @@ class Router:
         states, self._states = self._states, {}
         for state in states.values():
             self._retire(state.install(None), state, drain_seconds)
-        await asyncio.gather(*self._closing)
+        # What takes a lost replica's place may still load, and is closed then.
+        while self._closing:
+            await asyncio.gather(*self._closing)
         self._loader.close()
 
     def _state(self, model: str) -> ModelState:
@@ -185,6 +240,14 @@ class Router:
             task.add_done_callback(self._closing.discard)
             state.draining[task] = replica.artifact.version
             task.add_done_callback(state.draining.pop)
+
+    def _fallbacks(self) -> Iterator[tuple[tuple[str, str, str, str], float]]:
+        """A series for each variant that is deployed and in whose place another answers."""
+        for routes in self.models():
+            served, stable = routes.served, routes.served.deployment.stable
+            replaced = dict.fromkeys([*(artifact.variant for artifact in served.unproven), served.fallback_for])
+            for variant in filter(None, replaced):
+                yield (served.name, str(served.version.version), variant, stable), 1.0
 
     def _routed(self) -> Iterator[RoutedReplica]:
         return (routed for routes in self.models() for routed in routes.all)

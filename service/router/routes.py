@@ -27,7 +27,7 @@ class ModelRoutes:
         """`replicas` by variant, the stable one among them; a canary or shadow without a replica has no route."""
         wanted = served.deployment
         self.served = served
-        self.complete = all(variant in replicas for variant in wanted.variants)
+        self.complete = not served.fallback_for and all(variant in replicas for variant in wanted.variants)
         self.stable = _routed("stable", served, replicas[wanted.stable])
         self.canary = self._optional("canary", wanted.canary, replicas)
         self.shadow = self._optional("shadow", wanted.shadow, replicas)
@@ -44,6 +44,11 @@ class ModelRoutes:
     @property
     def replicas(self) -> dict[str, Replica]:
         return {variant: routed.replica for variant, routed in self._by_variant.items()}
+
+    @property
+    def lost(self) -> bool:
+        """Whether a replica's device has failed, so that these routes are better than nothing alone."""
+        return any(routed.replica.lost is not None for routed in self.all)
 
     def pick(self, variant: str | None) -> RoutedReplica:
         """The named variant's, or the one whose turn it is. Raises NotFound for a variant that is not deployed."""

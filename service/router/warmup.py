@@ -11,7 +11,7 @@ import numpy as np
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Engine, sample_inputs
-from service.errors import EngineFailed
+from service.errors import EngineFailed, InvalidTensor
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ def _joins_rows(engine: Engine) -> bool:
     try:
         together = engine.infer(two)
         alone = [engine.infer({name: array[row : row + 1] for name, array in two.items()}) for row in (0, 1)]
-    except EngineFailed:
+    except (EngineFailed, InvalidTensor):
+        # InvalidTensor: an engine that was built for one row alone.
         engine.infer(sample_inputs(engine.inputs, 1))
         _log.warning("engine failed on two rows at once; its requests are not batched")
         return False

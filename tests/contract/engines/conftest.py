@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.domain.engine import GPU_RUNTIMES
 from service.engines.engine import Engine
 from service.engines.loader import RUNTIMES, load_engine
 from tests.served_models import artifact
@@ -16,9 +17,9 @@ from tests.served_models import artifact
 Load = Callable[[Path], Engine]
 
 
-@pytest.fixture(params=RUNTIMES)
+@pytest.fixture(params=[runtime for runtime in RUNTIMES if runtime not in GPU_RUNTIMES])
 def load(request: pytest.FixtureRequest) -> Load:
-    """Opens an ONNX file on one runtime, with two threads."""
+    """Opens an ONNX file on one of the processor's runtimes, with two threads; tests/gpu has the GPU's."""
     runtime: str = request.param
     if find_spec(runtime) is None:
         pytest.skip(f"{runtime} is not installed")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.domain.engine import Fingerprint
-from service.engines import loader
+from service.domain.engine import GPU_RUNTIMES, Fingerprint
+from service.engines import gpu_requirements, loader
 from service.engines.fingerprint import engine_fingerprint, host_fingerprint
 from service.engines.loader import foreign_parts, load_engine
 from service.errors import EngineFailed, Unsupported
@@ -54,8 +54,30 @@ def test_a_foreign_cpu_engine_is_loaded_and_said_to_be_foreign(
 
 
 def test_an_unknown_runtime_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="needs runtime 'tensorrt'; this process runs onnxruntime, openvino"):
-        load_engine(tmp_path / "m", replace(artifact(), runtime="tensorrt"), threads=1)
+    with pytest.raises(Unsupported, match="needs runtime 'coreml'; this process runs onnxruntime, openvino, tensorrt"):
+        load_engine(tmp_path / "m", replace(artifact(), runtime="coreml"), threads=1)
+
+
+@pytest.mark.parametrize("runtime", GPU_RUNTIMES)
+def test_without_a_gpu_its_runtimes_are_refused_with_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    monkeypatch.setattr(gpu_requirements, "find_device", lambda: None)
+    monkeypatch.setattr(gpu_requirements, "why_no_device", lambda: "the driver shows no GPU; check nvidia-smi")
+    with pytest.raises(
+        Unsupported, match=f"runtime '{runtime}', which cannot run here: the driver shows no GPU; check nvidia-smi"
+    ):
+        load_engine(tmp_path / "m", replace(artifact(), runtime=runtime), threads=1)
+
+
+def test_a_foreign_tensorrt_engine_is_refused_before_its_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "missing_for", lambda runtime: "")
+    monkeypatch.setattr(loader, "host_fingerprint", lambda: replace(HERE, libraries={"tensorrt": "tensorrt 11.4"}))
+    built = Fingerprint("gpu", (), "13.0", {"tensorrt": "tensorrt_rtx 1.7"}, built_for=("8.6",))
+    with pytest.raises(Unsupported, match=r"cannot be loaded here: it was built by tensorrt_rtx 1\.7 for .* 8\.6, and"):
+        load_engine(tmp_path / "none", replace(artifact(), runtime="tensorrt", fingerprint=built), threads=1)
 
 
 def test_a_runtime_that_is_not_installed_is_refused_with_the_command_that_installs_it(
@@ -68,7 +90,7 @@ def test_a_runtime_that_is_not_installed_is_refused_with_the_command_that_instal
         load_engine(tmp_path / "m", replace(artifact(), runtime="openvino"), threads=1)
 
 
-@pytest.mark.parametrize("runtime", loader.RUNTIMES)
+@pytest.mark.parametrize("runtime", [runtime for runtime in loader.RUNTIMES if runtime not in GPU_RUNTIMES])
 def test_an_engine_of_each_runtime_answers(tmp_path: Path, runtime: str) -> None:
     engine = load_engine(write_linear(tmp_path / "m"), replace(artifact(), runtime=runtime), threads=1)
     assert engine.infer({"x": np.ones((2, 1, 2, 2), np.float32)})["y"].tolist() == [[6, 12, 18]] * 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.deployment import Deployment
-from service.domain.engine import REFERENCE_VARIANT, Fingerprint
+from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -89,6 +89,43 @@ def test_the_reference_answers_for_what_is_not_proven_on_this_host(
         assert "'int8-onnxruntime' is unproven on this host and the FP32 reference answers" in wanted.notice
     else:
         assert wanted.notice == ""
+
+
+OTHER = Fingerprint("cpu", ("asimd",), "none", {"onnxruntime": "1", "openvino": "1"})
+
+
+def proven_here(variant: str, runtime: str, precision: str) -> EngineArtifact:
+    """An engine that validations have passed on the host OTHER."""
+    base = replace(artifact(variant), recipe_digest=variant)
+    assert base.certificate is not None
+    proof = replace(base.certificate, fingerprint=OTHER)
+    return replace(base, runtime=runtime, precision=precision, certificate=proof)
+
+
+def test_the_best_engine_that_is_proven_here_answers_for_one_that_is_not(database: Database, blobs: Blobs) -> None:
+    ModelRegistry(database).add(new_model())
+    EngineRegistry(database).publish(artifact())
+    EngineRegistry(database).publish(proven_here("fp16-onnxruntime", "onnxruntime", "fp16"))
+    EngineRegistry(database).publish(proven_here("int8-openvino", "openvino", "int8"))
+    DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime"))
+    wanted = ServingRegistry(database, blobs, OTHER).wanted()["digits"]
+    assert wanted.deployment.variants == ("int8-openvino",) == tuple(wanted.artifacts)
+    assert [artifact.variant for artifact in wanted.fallbacks] == ["fp16-onnxruntime", "fp32-onnxruntime"]
+    assert "'int8-onnxruntime' is unproven on this host and variant 'int8-openvino' answers: proven on" in wanted.notice
+
+
+def test_an_engine_whose_runtime_is_missing_here_is_no_fallback_and_its_reason_says_what_is_missing(
+    database: Database, blobs: Blobs
+) -> None:
+    ModelRegistry(database).add(new_model())
+    EngineRegistry(database).publish(proven_here("int8-tensorrt", "tensorrt", "int8"))
+    EngineRegistry(database).publish(proven_here("fp16-onnxruntime", "onnxruntime", "fp16"))
+    DeploymentRegistry(database).put(Deployment("digits", 1, "int8-tensorrt", "fp16-onnxruntime", 10))
+    served = ServingRegistry(database, blobs, OTHER, {"tensorrt": "no GPU; buy one", "onnxruntime": ""}.__getitem__)
+    wanted = served.wanted()["digits"]
+    assert wanted.deployment.variants == ("fp16-onnxruntime",)
+    assert (wanted.deployment.canary, wanted.deployment.canary_weight) == (None, 0)
+    assert wanted.notice.endswith("answers: runtime 'tensorrt' cannot run here: no GPU; buy one")
 
 
 def test_on_the_host_of_its_proof_an_engine_answers(database: Database, blobs: Blobs) -> None:

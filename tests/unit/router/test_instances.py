@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from dataclasses import replace
+
+import pytest
 
 from service.domain.inference import InferRequest
+from service.domain.limits import InferLimits
 from service.router.batch import Pending
+from service.router.replica import Replica
+from service.router.warmup import WarmEngine
 from tests.async_waiting import until
-from tests.fake_engine import rows
+from tests.fake_engine import FakeEngine, row, rows
+from tests.served_models import artifact
 from tests.unit.router.bench import ROUTE, Bench, run, values
 
 
@@ -122,3 +129,19 @@ def test_draining_waits_for_every_instance() -> None:
         assert await values(*sent) == [1, 2]
 
     run(scenario, max_rows=1, instances=2)
+
+
+@pytest.mark.parametrize(("runtime", "beside"), [("tensorrt", 2), ("onnxruntime-cuda", 2), ("onnxruntime", 1)])
+def test_engines_on_a_gpu_run_two_batches_at_once_unasked(runtime: str, beside: int) -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        clock = asyncio.get_running_loop().time
+        replica = Replica(replace(artifact(), runtime=runtime), WarmEngine(engine, 1, 0), InferLimits(), clock)
+        engine.block()
+        answers = [replica.submit(InferRequest(row(value)), ROUTE) for value in range(3)]
+        await until(lambda: engine.inside == beside)
+        engine.gate.set()
+        assert [float((await answer).outputs["y"][0, 0]) for answer in answers] == [0, 1, 2]
+        await replica.close(5)
+
+    asyncio.run(scenario())

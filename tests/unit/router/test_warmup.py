@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.errors import EngineFailed
+from service.errors import EngineFailed, InvalidTensor
 from service.router.warmup import INLINE_SECONDS, warm_up
 from tests.fake_engine import FakeEngine
 
@@ -75,6 +75,16 @@ def test_an_engine_that_miscounts_or_fails_at_two_rows_is_not_batched(fault: str
 
     _, clock = timed(0)
     assert warm_up(OneRowOnly(), 8, clock).max_rows == 0
+
+
+def test_an_engine_that_was_built_for_one_row_is_served_and_not_batched() -> None:
+    class OneRow(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            if len(inputs["x"]) > 1:
+                raise InvalidTensor("this engine was built for 1 to 1 rows")
+            return super().infer(inputs, outputs)
+
+    assert warm_up(OneRow(), 1, lambda: 0.0).max_rows == 0
 
 
 def test_an_engine_with_a_fixed_first_axis_is_not_batched() -> None:

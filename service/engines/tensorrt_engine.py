@@ -1,0 +1,140 @@
+"""TensorRT, and TensorRT-RTX, on the host's first GPU: opens a serialized plan (`engine.plan`).
+
+Refuses text and tensors that TensorRT reads on the host; a batch outside of every optimization profile is the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import LifoQueue
+
+from service.engines.cuda_graph import cuda_graphs
+from service.engines.cuda_memory import CudaContext, cuda_context
+from service.engines.engine import Array
+from service.engines.tensorrt_bindings import Profile, deserialized, engine_profiles, engine_specs, outside
+from service.engines.tensorrt_import import tensorrt_module
+from service.engines.tensorrt_lane import Lane, LoadedEngine
+from service.errors import DeviceFailed, EngineFailed, InvalidTensor
+
+_log = logging.getLogger(__name__)
+# While one batch is computed, the next is copied in and the last one out.
+_LANES = 2
+
+
+class TensorRtEngine:
+    """A deserialized engine with its lanes. After a device error it answers nothing but DeviceFailed."""
+
+    def __init__(self, loaded: LoadedEngine, profiles: Sequence[Profile], lanes: int = _LANES) -> None:
+        self.inputs, self.outputs = loaded.inputs, loaded.outputs
+        self.profiles = tuple(profiles)
+        self._loaded: LoadedEngine | None = loaded
+        self._output_names = [spec.name for spec in self.outputs]
+        self._free: LifoQueue[Lane | None] = LifoQueue()
+        self._lanes = lanes
+        for _ in range(lanes):
+            # None stands for a lane that nobody needed yet: most of an engine's memory is its lanes'.
+            self._free.put(None)
+        self._lost = ""
+
+    @classmethod
+    def load(cls, path: Path, instances: int = 1) -> TensorRtEngine:
+        """Reads `path`; `instances` batches, and two at least, may run beside each other.
+
+        One more may be run by the event loop itself. Raises EngineFailed with TensorRT's own words, InvalidModel for a
+        tensor that it has no array for, Unsupported where TensorRT or pycuda is missing.
+        """
+        return cls.from_plan(path.read_bytes(), path.name, cuda_context(), max(_LANES, instances) + 1)
+
+    @classmethod
+    def from_plan(cls, plan: bytes, name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:
+        """As `load`, from the file's content."""
+        trt = tensorrt_module()
+        with cuda.active():
+            engine = deserialized(trt, plan, name)
+        inputs, outputs = engine_specs(trt, engine)
+        loaded = LoadedEngine(trt, engine, inputs, outputs, cuda, cuda_graphs())
+        return cls(loaded, engine_profiles(engine, inputs), lanes)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        names = self._output_names if outputs is None else list(outputs)
+        self._check_names(inputs, names)
+        profile = self._profile_for(inputs)
+        with self.lane() as lane:
+            return lane.run(inputs, profile, names)
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """A lane for the calling thread alone, inside the GPU's context; waits where all are taken."""
+        lane = self._free.get()
+        try:
+            if self._lost:
+                raise DeviceFailed(self._lost)
+            if self._loaded is None:
+                raise EngineFailed("this engine is closed; send the request again")
+            with self._loaded.cuda.active():
+                if lane is None:
+                    lane = Lane(self._loaded)
+                yield lane
+        except DeviceFailed as error:
+            self._lost = str(error)
+            raise
+        finally:
+            self._free.put(lane)
+
+    def close(self) -> None:
+        """Waits for the batches inside, then gives the GPU's memory back: the lanes' first, the weights last."""
+        lanes = [self._free.get() for _ in range(self._lanes)]
+        loaded, self._loaded = self._loaded, None
+        for _ in lanes:
+            # Whoever comes too late is told so, and does not wait for ever.
+            self._free.put(None)
+        if loaded is None:
+            return
+        kept = 0
+        try:
+            with loaded.cuda.active():
+                while lanes:
+                    lane = lanes.pop()
+                    kept += lane.close() if lane is not None else 0
+                    del lane
+                del loaded
+        except DeviceFailed as error:
+            _log.warning("a lost GPU keeps what this engine held until the server ends", extra={"reason": str(error)})
+        if kept:
+            _log.warning("the GPU did not take buffers back; the server's end will", extra={"buffers": kept})
+
+    def _check_names(self, inputs: Mapping[str, Array], names: Sequence[str]) -> None:
+        lacking = [*(s.name for s in self.inputs if s.name not in inputs), *(set(names) - set(self._output_names))]
+        if lacking:
+            raise EngineFailed(f"this batch lacks input, or the model output, {lacking[0]!r}; see the model's metadata")
+        for spec in self.inputs:
+            if not spec.accepts(inputs[spec.name].shape):
+                raise EngineFailed(
+                    f"TensorRT failed on this batch: input {spec.name!r} has shape {list(inputs[spec.name].shape)}, "
+                    f"and the engine takes {list(spec.shape)}"
+                )
+
+    def _profile_for(self, inputs: Mapping[str, Array]) -> int:
+        for index, profile in enumerate(self.profiles):
+            if profile.takes(inputs):
+                return index
+        raise self._outside_of_all(inputs)
+
+    def _outside_of_all(self, inputs: Mapping[str, Array]) -> InvalidTensor:
+        largest = self.profiles[-1]
+        for name, most in largest.most.items():
+            shape, least = inputs[name].shape, largest.least[name]
+            axis = outside(shape, least, most)
+            if axis:
+                limit = f"{least[axis - 1]} to {most[axis - 1]}"
+                what = "rows" if axis == 1 else f"elements on axis {axis - 1}"
+                return InvalidTensor(
+                    f"input {name!r} has shape {list(shape)}, and this engine was built for {limit} {what}; send as "
+                    "many, or quantize again with a larger batch.max"
+                )
+        return InvalidTensor(
+            "the inputs' shapes fit no one optimization profile of this engine; send another batch size"
+        )

@@ -1,0 +1,35 @@
+"""Every engine of a GPU runtime, each opened by the loader that serving uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_plans import build_plan
+from service.domain.engine import GPU_RUNTIMES
+from service.engines.engine import Engine
+from service.engines.gpu_requirements import missing_for
+from service.engines.loader import load_engine
+from tests.served_models import artifact
+
+Load = Callable[[Path], Engine]
+LARGEST_BATCH = 64
+
+
+@pytest.fixture(params=GPU_RUNTIMES)
+def load(request: pytest.FixtureRequest) -> Load:
+    """Opens an ONNX file on one runtime; for TensorRT it is compiled first, for 1 to 64 rows and without TF32."""
+    runtime: str = request.param
+    missing = missing_for(runtime)
+    if missing:
+        pytest.skip(missing)
+
+    def open_one(path: Path) -> Engine:
+        if runtime == "tensorrt":
+            path = build_plan(path, path.with_suffix(".plan"), (1, LARGEST_BATCH), tf32=False)
+        return load_engine(path, replace(artifact(), runtime=runtime), threads=1)
+
+    return open_one

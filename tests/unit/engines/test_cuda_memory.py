@@ -1,0 +1,89 @@
+"""Buffers on a fake driver: what is allocated, when it grows, and that it is given back. No GPU takes part."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.engines.cuda_memory import CudaContext, DeviceBuffer, PinnedBuffer, grown
+from service.errors import DeviceFailed, EngineFailed
+from tests.fake_cuda import FakeDriver
+
+
+@pytest.fixture
+def driver() -> FakeDriver:
+    return FakeDriver(size_bytes=10_000)
+
+
+@pytest.fixture
+def cuda(driver: FakeDriver) -> CudaContext:
+    return CudaContext(driver)
+
+
+def test_a_buffer_that_climbs_slowly_is_allocated_a_few_times_only(driver: FakeDriver, cuda: CudaContext) -> None:
+    buffer = DeviceBuffer(cuda)
+    with cuda.active():
+        moves = [size for size in range(1, 4097) if buffer.reserve(size)]
+    assert moves == [1, 257, 513, 1025, 2049]
+    assert driver.used_bytes == buffer.capacity == 4096
+
+
+@pytest.mark.parametrize(("capacity", "needed", "wanted"), [(0, 1000, 1024), (256, 257, 512), (512, 5000, 5120)])
+def test_capacity_is_what_is_needed_and_at_least_twice_what_was(capacity: int, needed: int, wanted: int) -> None:
+    assert grown(capacity, needed) == wanted
+
+
+def test_where_double_does_not_fit_exactly_what_is_needed_is_tried(driver: FakeDriver, cuda: CudaContext) -> None:
+    buffer = DeviceBuffer(cuda)
+    with cuda.active():
+        buffer.reserve(6144)
+        assert buffer.reserve(6200)
+    assert driver.used_bytes == 6200
+
+
+def test_too_little_memory_is_told_with_the_need_and_the_free_bytes_and_costs_no_later_batch(
+    driver: FakeDriver, cuda: CudaContext
+) -> None:
+    buffer = DeviceBuffer(cuda)
+    with cuda.active():
+        buffer.reserve(256)
+    refusal = r"needs 20000 more bytes .* of whose 10000 bytes 10000 are free; send fewer"
+    with pytest.raises(EngineFailed, match=refusal), cuda.active():
+        buffer.reserve(20_000)
+    with cuda.active():
+        assert buffer.reserve(256)
+        assert buffer.pointer
+
+
+def test_pinned_memory_grows_and_is_given_back(driver: FakeDriver, cuda: CudaContext) -> None:
+    buffer = PinnedBuffer(cuda)
+    with cuda.active():
+        assert buffer.view(10).shape == (10,)
+        buffer.view(10)[:] = 7
+        assert np.array_equal(buffer.view(4), [7] * 4)
+        buffer.view(300)
+        assert (buffer.capacity, len(driver.pinned)) == (512, 1)
+        buffer.free()
+        buffer.free()
+    assert driver.pinned == set()
+
+
+def test_a_driver_error_loses_the_device_and_the_context_is_left_all_the_same(
+    driver: FakeDriver, cuda: CudaContext
+) -> None:
+    driver.failing = {"mem_alloc"}
+    with pytest.raises(DeviceFailed, match=r"illegal memory access .*restart the server"), cuda.active():
+        DeviceBuffer(cuda).reserve(1)
+    assert driver.depth.value == 0
+
+
+def test_a_context_that_cannot_be_left_is_detached_and_never_entered_again(
+    driver: FakeDriver, cuda: CudaContext
+) -> None:
+    driver.pop_fails = True
+    with pytest.raises(DeviceFailed, match="cuCtxPopCurrent"), cuda.active():
+        pass
+    assert driver.detached
+    with pytest.raises(DeviceFailed, match="the GPU failed: cuCtxPopCurrent"), cuda.active():
+        raise AssertionError("entered a lost context")
+    assert driver.depth.value == 0
