@@ -122,11 +122,19 @@ class VersionsBody(Body):
     versions: list[ModelBody] = Field(description="Every version, oldest first.")
 
 
+class GpuBody(Body):
+    name: str
+    compute_capability: str
+    driver: str
+
+
 class FingerprintBody(Body):
     device: str
     flags: list[str]
     driver: str
     libraries: dict[str, str]
+    gpu: GpuBody | None = None
+    built_for: list[str] = Field([], description="Compute capabilities that the engine was compiled for.")
 
 
 class CertificateBody(Body):

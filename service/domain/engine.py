@@ -7,23 +7,54 @@ from datetime import datetime
 from typing import Any
 
 REFERENCE_VARIANT = "fp32-onnxruntime"
+# Runtimes whose engines run on an NVIDIA GPU, and whose proof therefore needs one.
+GPU_RUNTIMES = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A host's NVIDIA GPU: its name, compute capability such as "8.6", and driver."""
+
+    name: str
+    compute_capability: str
+    driver: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What must match for a measurement to hold: device, its relevant flags, driver, and library versions."""
+    """What must match for a measurement to hold: device, its relevant flags, driver, and library versions.
+
+    A host's names its `gpu` beside the processor; that of an engine on the GPU has the GPU as device. `built_for` are
+    the compute capabilities that an engine was compiled for.
+    """
 
     device: str
     flags: tuple[str, ...]
     driver: str
     libraries: dict[str, str]
+    gpu: Gpu | None = None
+    built_for: tuple[str, ...] = ()
+
+    def on_gpu(self) -> Fingerprint:
+        """This host as engines on its GPU depend on it; itself where it has none."""
+        if self.gpu is None:
+            return self
+        return replace(self, device=self.gpu.name, flags=(), driver=self.gpu.driver)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"flags": list(self.flags)}
+        """Without what a host or an engine lacks: digests of hosts without a GPU stay as they were."""
+        value = asdict(self) | {"flags": list(self.flags), "built_for": list(self.built_for)}
+        return {key: found for key, found in value.items() if found or key not in ("gpu", "built_for")}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Fingerprint:
-        return Fingerprint(**(value | {"flags": tuple(value["flags"])}))
+        gpu = value.get("gpu")
+        parts = {
+            "flags": tuple(value["flags"]),
+            "gpu": Gpu(**gpu) if gpu else None,
+            "built_for": tuple(value.get("built_for", ())),
+        }
+        return Fingerprint(**(value | parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +110,18 @@ def proof_gaps(artifact: EngineArtifact, here: Fingerprint) -> tuple[str, ...]:
     if artifact.certificate is None:
         return ()
     there, library = artifact.certificate.fingerprint, artifact.runtime
-    pairs = {
-        "flags": (" ".join(sorted(there.flags)), " ".join(sorted(here.flags))),
-        library: (there.libraries.get(library, "none"), here.libraries.get(library, "none")),
-    }
+    pairs = {library: (there.libraries.get(library, "none"), here.libraries.get(library, "none"))}
     if there.driver != "none":
+        here = here.on_gpu()
         pairs |= {"driver": (there.driver, here.driver), "device": (there.device, here.device)}
+    else:
+        pairs = {"flags": (" ".join(sorted(there.flags)), " ".join(sorted(here.flags)))} | pairs
     return tuple(f"{name} was {then}, is {now}" for name, (then, now) in pairs.items() if then != now)
+
+
+def can_prove(artifact: EngineArtifact, here: Fingerprint) -> bool:
+    """Whether a host can run the artifact's runtime, and so validate it: what runs on a GPU needs one."""
+    return artifact.runtime not in GPU_RUNTIMES or here.gpu is not None
 
 
 def on_host(artifact: EngineArtifact, here: Fingerprint | None) -> EngineArtifact:
@@ -94,10 +130,21 @@ def on_host(artifact: EngineArtifact, here: Fingerprint | None) -> EngineArtifac
     gaps = proof_gaps(artifact, here) if here is not None else ()
     if certificate is None or certificate.verdict != "passed" or not gaps:
         return artifact
-    reason = f"proven on another host ({'; '.join(gaps)}); quantize again with the same recipe to prove it here"
+    step = "quantize again with the same recipe to prove it here"
+    if not can_prove(artifact, here):
+        step = "serve it on a host with an NVIDIA GPU"
+    reason = f"proven on another host ({'; '.join(gaps)}); {step}"
     return replace(artifact, certificate=replace(certificate, verdict="unproven", reason=reason))
 
 
 def may_answer(artifact: EngineArtifact) -> bool:
     """Whether stable or canary may be this artifact: the reference, or an engine that a validation passed."""
     return artifact.certificate is None or artifact.certificate.verdict == "passed"
+
+
+def never_ran(artifact: EngineArtifact) -> bool:
+    """Whether the artifact was built where it could not run, and no host has validated it since.
+
+    As stored: `on_host` calls unproven also what another kind of host has passed.
+    """
+    return artifact.certificate is not None and artifact.certificate.verdict == "unproven"
