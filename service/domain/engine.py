@@ -131,7 +131,7 @@ def on_host(artifact: EngineArtifact, here: Fingerprint | None) -> EngineArtifac
     if certificate is None or certificate.verdict != "passed" or not gaps:
         return artifact
     step = "quantize again with the same recipe to prove it here"
-    if not can_prove(artifact, here):
+    if here is not None and not can_prove(artifact, here):
         step = "serve it on a host with an NVIDIA GPU"
     reason = f"proven on another host ({'; '.join(gaps)}); {step}"
     return replace(artifact, certificate=replace(certificate, verdict="unproven", reason=reason))
