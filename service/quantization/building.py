@@ -19,9 +19,9 @@ from service.quantization.preparation import judging_rows, reference_inputs
 from service.quantization.recipes import candidate_runtimes
 from service.quantization.rows import Feed
 from service.quantization.task import PipelineTask, Progress
+from service.quantization.timing_cache import TIMING_CACHE
 
 BUILT = "build.json"
-TIMING_CACHE = "timing.cache"
 
 
 def build_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _check_runtime(recipe: Recipe) -> None:
     available = available_runtimes()
     if recipe.runtime in _BUILDABLE and recipe.runtime not in available:
         raise InvalidRecipe(
-            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or {install_hint(recipe.runtime)}"
+            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or {_how_to_install(recipe.runtime)}"
         )
     if recipe.runtime not in ("auto", *available):
         raise InvalidRecipe(
@@ -162,6 +162,12 @@ def _check_runtime(recipe: Recipe) -> None:
             f"precision is {recipe.precision!r}, which runtime {recipe.runtime!r} does not build on this host"
             f"{_why_no_bf16(recipe)}; send one of {', '.join(offered)}"
         )
+
+
+def _how_to_install(runtime: str) -> str:
+    if runtime == "tensorrt":
+        return "install it with: pip install 'octavo[rtx]', which builds without a GPU, or octavo[gpu] beside one"
+    return install_hint(runtime)
 
 
 def _check_around(recipe: Recipe) -> None:
