@@ -148,7 +148,8 @@ def _check_runtime(recipe: Recipe) -> None:
     available = available_runtimes()
     if recipe.runtime in _BUILDABLE and recipe.runtime not in available:
         raise InvalidRecipe(
-            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or {_how_to_install(recipe.runtime)}"
+            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or "
+            f"{_how_to_install(recipe.runtime)}"
         )
     if recipe.runtime not in ("auto", *available):
         raise InvalidRecipe(
