@@ -34,7 +34,8 @@ class Publication:
         Gives {"state": "succeeded" or "rejected", "result": the job's result}. A rejected engine leaves its report
         and certificate, but no artifact that could be deployed.
         """
-        for name in REPORT_FILES:
+        emitted = gate.get("emitted_file")
+        for name in (*REPORT_FILES, *((emitted,) if emitted else ())):
             self.blobs.put_file(f"jobs/{job.id}/{name}", folder / name)
         result = {
             "variant": gate["variant"],

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.domain.engine import Certificate
+from service.domain.engine import GPU_RUNTIMES, Certificate
 from service.engines.fingerprint import engine_fingerprint
 from service.quantization.atomic_files import replacing, write_text
 from service.quantization.building import BUILT
-from service.quantization.conversion import PLAN
+from service.quantization.conversion import CONVERTED, PLAN
 from service.quantization.decisions import chosen_metric
 from service.quantization.report import ReportParts, build_report
 from service.quantization.report_page import render_page
@@ -53,6 +53,7 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
     engine_path = task.folder / engine_source.name
     with replacing(engine_path) as partial:
         shutil.copyfile(engine_source, partial)
+    emitted = _emitted_beside(task, winner.runtime)
     report_progress(0.5)
     certificate = _certificate(task, found, built, winner)
     report = build_report(ReportParts(task, found, built, certificate, winner.runtime, tuple(map(_shown, judgements))))
@@ -68,8 +69,18 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
         "sha256": _sha256(engine_path),
         "size_bytes": engine_path.stat().st_size,
         "batch_max": built["batch_max"],
-        "files": [engine_path.name, REPORT, REPORT_PAGE],
+        "emitted_file": emitted,
+        "files": [engine_path.name, REPORT, REPORT_PAGE, *((emitted,) if emitted else ())],
     }
+
+
+def _emitted_beside(task: PipelineTask, runtime: str) -> str | None:
+    """The graph that the engine was compiled from, to build it by hand; None where it is the engine itself."""
+    if runtime not in GPU_RUNTIMES:
+        return None
+    with replacing(task.folder / CONVERTED) as partial:
+        shutil.copyfile(task.folder / runtime / CONVERTED, partial)
+    return CONVERTED
 
 
 def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +56,21 @@ def operators_of(engine: Path) -> tuple[ExecutedOperator, ...]:
 
 
 def executed_operators(information: dict[str, Any]) -> tuple[ExecutedOperator, ...]:
-    """One entry for each ONNX node that a layer names as its origin; the layer itself where it names none."""
-    found: dict[str, ExecutedOperator] = {}
-    for layer in information.get("Layers", ()):
-        # At a lower verbosity the inspector gives names alone.
-        entry = layer if isinstance(layer, dict) else {"Name": str(layer)}
-        for name in _origins(entry):
-            found.setdefault(name, ExecutedOperator(name, str(entry.get("LayerType", "unknown")), _reads_int8(entry)))
-    return tuple(found.values())
+    """As `compiled_operators`, from what the inspector tells: {"Layers": [{Name, LayerType, Inputs, Metadata}]}."""
+    # At a lower verbosity than ours the inspector gives names alone.
+    told = (layer for layer in information.get("Layers", ()) if isinstance(layer, dict))
+    return compiled_operators(
+        {
+            "name": str(layer.get("Name", "")),
+            "kind": str(layer.get("LayerType", "unknown")),
+            "reads": [_type(tensor) for tensor in layer.get("Inputs", ())],
+            "origins": _ORIGIN.findall(str(layer.get("Metadata", ""))),
+        }
+        for layer in told
+    )
 
 
-def _origins(layer: dict[str, Any]) -> Iterator[str]:
-    names = _ORIGIN.findall(str(layer.get("Metadata", "")))
-    yield from names or [str(layer.get("Name", ""))]
-
-
-def _reads_int8(layer: dict[str, Any]) -> bool:
-    read = [str(tensor.get("Format/Datatype", tensor.get("Format", ""))) for tensor in layer.get("Inputs", ())]
-    return any("Int8" in kind or "INT8" in kind for kind in read)
+def _type(tensor: dict[str, Any]) -> str:
+    """The element type, which the inspector writes by itself or in front of the layout."""
+    words = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or tensor.get("Format", "")).split()
+    return words[0] if words else "unknown"

@@ -8,6 +8,7 @@ from service.domain.recipe import BatchProfile
 
 _SCRIPT = """#!/usr/bin/env python3
 # usage: build.py converted.onnx engine.plan
+# converted.onnx lies beside the job's report in the store: jobs/JOB/converted.onnx
 import sys
 import {module} as trt
 
@@ -41,7 +42,7 @@ for index, number in enumerate(numbers):
 
 
 def reproduce_script(flavour: str, batch: BatchProfile, targets: Sequence[str], workspace_bytes: int) -> str:
-    """Python source. It takes the emitted graph, which the job's report page does not hold."""
+    """Python source. It takes the emitted graph, which is kept beside the job's report in the store."""
     portable = flavour == "tensorrt_rtx"
     numbers = [int(target.replace(".", "")) for target in targets]
     return _SCRIPT.format(

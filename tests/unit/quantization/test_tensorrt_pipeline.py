@@ -94,8 +94,8 @@ def test_the_report_says_that_nothing_was_run_and_what_was_built(task: PipelineT
     assert {layer["type"] for layer in build["network"]} >= {"INT8", "HALF"}
     assert build["log"]["layers"]
     weighted = [entry for entry in report["lint"] if entry["operator"] in ("Conv", "Gemm", "MatMul")]
-    assert weighted
-    assert all(entry["executed"] == entry["predicted"] for entry in weighted), weighted
+    assert any(entry["executed"] for entry in weighted)
+    assert all(entry["executed"] in (None, entry["predicted"]) for entry in weighted), weighted
     page = (task.folder / "report.html").read_text()
     for told in ("not proven", "tensorrt_rtx 1.", "8.0, 8.6, 8.9", "Build it by hand", "compiled in INT8", "simulated"):
         assert told in page, told
