@@ -21,6 +21,7 @@ def figures() -> dict[str, Any]:
     metric = {"reference": 0.99, "engine": 0.98, "loss": 0.0101, "interval": [0.0, 0.02]}
     return {
         "variant": "int8-onnxruntime", "verdict": "rejected", "warnings": [f"beware {EVIL}"],
+        "unproven": "", "build": {},
         "host": {"device": EVIL, "libraries": {"onnxruntime": "1"}, "flags": [], "driver": "none"},
         "headline": {"metric": "top1", "loss": 0.0101, "max_loss": 0.01, "speedup": 2.0, "batch": 1,
                      "times_smaller": 1.875},
