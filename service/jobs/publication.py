@@ -11,7 +11,7 @@ from service.domain.deployment import Deployment
 from service.domain.engine import Certificate, EngineArtifact, may_answer
 from service.domain.job import Job
 from service.domain.recipe import QuantizeRequest
-from service.errors import Conflict, NotFound, Unproven
+from service.errors import Conflict, NotFound, StageFailed, Unproven
 from service.registry.blobs import Blobs, content_key
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
@@ -32,8 +32,14 @@ class Publication:
         """`gate` is the gate stage's summary; `folder` holds the engine file and the report.
 
         Gives {"state": "succeeded" or "rejected", "result": the job's result}. A rejected engine leaves its report
-        and certificate, but no artifact that could be deployed.
+        and certificate, but no artifact that could be deployed. Raises StageFailed where the job was to prove an
+        engine on one kind of host, and this worker could not run it.
         """
+        if gate["verdict"] == "unproven" and QuantizeRequest.from_json(job.request).host is not None:
+            raise StageFailed(
+                "this job is to prove an engine on a host that can run it, and came to a worker that cannot: "
+                f"{gate['certificate']['reason']}; run octavo work on hosts like those of octavo serve"
+            )
         emitted = gate.get("emitted_file")
         for name in (*REPORT_FILES, *((emitted,) if emitted else ())):
             self.blobs.put_file(f"jobs/{job.id}/{name}", folder / name)

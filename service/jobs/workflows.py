@@ -138,11 +138,6 @@ class QuantizationWorkflow:
         rows, started = self._parts.rows, time.monotonic()
         if rows.is_cancel_requested(job.id):
             raise JobCancelled("cancelled before publication")
-        if summaries["gate"]["verdict"] == "unproven" and QuantizeRequest.from_json(job.request).host is not None:
-            raise StageFailed(
-                "this job is to prove an engine on a host that can run it, and came to a worker that cannot: "
-                f"{summaries['gate']['certificate']['reason']}; run octavo work on hosts like those of octavo serve"
-            )
         progress = StageProgress(rows, job.id, "publish")
         rows.set_stage(job.id, Stage("publish", "running"), progress.total(0.0))
         stage_files = StageFiles(self._parts.blobs, self._parts.folder, job.id)

@@ -49,7 +49,7 @@ class TensorRtBuilder:
         network = parsed_network(trt, builder, log.logger, model)
         config = _config(trt, builder, network, options.batch)
         targets = set_targets(trt, config)
-        cache = _TimingCache(config, options.timing_cache)
+        cache = TimingCache(config, options.timing_cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise EngineFailed(_why_not_built(log))
@@ -142,7 +142,7 @@ def _why_not_built(log: BuildLog) -> str:
     return f"TensorRT gave no engine: {log.reason}; {step}"
 
 
-class _TimingCache:
+class TimingCache:
     """What timing kernels on this very GPU has shown. TensorRT-RTX times none when it builds, and keeps no file."""
 
     def __init__(self, config: Any, path: Path | None) -> None:

@@ -38,9 +38,10 @@ def compiled_operators(layers: Iterable[dict[str, Any]]) -> tuple[ExecutedOperat
     for layer in layers:
         if layer["kind"] in _WRITTEN:
             continue
-        for name in layer["origins"]:
-            if layer["name"].startswith(name) and not name.endswith(("/quantize", "/dequantize")):
-                found.setdefault(name, ExecutedOperator(name, layer["kind"], _INT8 in layer["reads"]))
+        # The longest, for one operator's name may begin with another's.
+        name = max(filter(layer["name"].startswith, layer["origins"]), key=len, default="")
+        if name and not name.endswith(("/quantize", "/dequantize")):
+            found.setdefault(name, ExecutedOperator(name, layer["kind"], _INT8 in layer["reads"]))
     return tuple(found.values())
 
 

@@ -67,7 +67,7 @@ def test_an_engine_is_built_and_tells_of_itself(tmp_path: Path) -> None:
     assert notes["batch"] == {"min": 1, "opt": 2, "max": 4}
     assert notes["memory"]["weights_bytes"] > 0
     assert {layer["type"] for layer in notes["network"]} - {"INT64"} == {"FLOAT"}
-    assert {"name": "stem", "operator": "correlation", "int8": False} in notes["executed"]
+    assert {"name": "dw", "operator": "correlation", "int8": False} in notes["executed"]
     assert builder.why_not_here() == "no NVIDIA device on this host; no driver; install one"
 
 
@@ -173,3 +173,43 @@ def test_a_driver_that_is_too_old_is_the_builders_own_words(tmp_path: Path, monk
     with_gpu(monkeypatch, compute_capability="99.0")
     with pytest.raises(EngineFailed, match=r"TensorRT gave no engine: .*driver version is insufficient"):
         build(classifier(), tmp_path)
+
+
+class TimedConfig:
+    """TensorRT's configuration as far as timing goes: it takes a cache of its own version, and an empty one."""
+
+    def __init__(self) -> None:
+        self.cache = b"none"
+
+    def create_timing_cache(self, content: bytes) -> bytes:
+        return content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache not in (b"", b"mine"):
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return type("Cache", (), {"serialize": lambda _: self.cache + b" and more"})()
+
+
+@pytest.mark.parametrize(
+    ("known", "kept"), [(None, b" and more"), (b"mine", b"mine and more"), (b"another's", b" and more")]
+)
+def test_what_timing_showed_is_kept_and_another_versions_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bytes | None, kept: bytes
+) -> None:
+    monkeypatch.setattr(tensorrt_builder, "tensorrt_flavour", lambda: ("tensorrt", "11.4"))
+    path = tmp_path / "timing.cache"
+    if known is not None:
+        path.write_bytes(known)
+    cache = tensorrt_builder.TimingCache(TimedConfig(), path)
+    cache.keep()
+    assert path.read_bytes() == kept
+
+
+def test_the_flavour_that_times_nothing_keeps_no_file(tmp_path: Path) -> None:
+    tensorrt_builder.TimingCache(TimedConfig(), tmp_path / "timing.cache").keep()
+    assert list(tmp_path.iterdir()) == []

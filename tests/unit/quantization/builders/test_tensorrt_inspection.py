@@ -21,7 +21,7 @@ Metadata: [ONNX Layer: stem/input_0/quantize][ONNX Layer: stem]
 Name: stem_myl0_2, LayerType: correlation, Inputs: [ { Name: q, Dimensions: [-1,3,8], Datatype: Int8, Format: NHWC}], \
 Constants: [ { Name: w, Dimensions: [8,3,3,3], Datatype: Int8 }, { Name: s, Datatype: Float }], \
 Outputs: [ { Name: a, Dimensions: [-1,8,6,6], Datatype: Float, Format: NHWC }], TacticName: , StreamId: 0, \
-Metadata: [ONNX Layer: stem][ONNX Layer: stem/input_0/dequantize][ONNX Layer: stem/weight/dequantize]
+Metadata: [ONNX Layer: ste][ONNX Layer: stem][ONNX Layer: stem/input_0/dequantize][ONNX Layer: stem/weight/dequantize]
 Name: head_myl0_3, LayerType: gemm, Inputs: [ { Name: h, Dimensions: [-1,8], Datatype: Half, Format: Linear }], \
 Constants: [], Outputs: [ { Name: y, Dimensions: [-1,4], Datatype: Half, Format: Linear }], TacticName: , StreamId: 0, \
 Metadata: [ONNX Layer: head]
