@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         self._host = host_fingerprint()
         self._serving_registry = ServingRegistry(database, self._blobs, self._host, cache(missing_for))
         self._jobs = JobQueue(database, settings.max_queued_jobs)
-        self._revalidation = Revalidation(self._jobs, self._host)
+        self._revalidation = Revalidation(self._jobs, self._host, EngineRegistry(database).never_ran)
         self._reconciler = Reconciler(self._router, self._wanted)
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)

@@ -113,6 +113,10 @@ class RecipeBody(RequestBody):
     ] = []
     batch: BatchBody = BatchBody()
     tuning: TuningBody = TuningBody()
+    around: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        Field(description="The type around INT8 operators; auto is FP16 on TensorRT and FP32 elsewhere."),
+    ] = "auto"
 
     def to_domain(self) -> Recipe:
         return Recipe(
@@ -124,6 +128,7 @@ class RecipeBody(RequestBody):
             tuple(self.keep_float),
             self.batch.to_domain(),
             self.tuning.to_domain(),
+            self.around,
         )
 
 

@@ -30,6 +30,7 @@ def quantize(
     runtime: options.Runtime = None,
     scheme: options.Scheme = None,
     granularity: options.Granularity = None,
+    around: options.Around = None,
     keep_float: options.KeepFloat = None,
     calibration: options.CalibrationSet = None,
     method: options.Method = None,
@@ -50,6 +51,7 @@ def quantize(
     """Build an engine of a model and prove it on the server; --json prints the finished job."""
     recipe: Document = {"precision": precision, "runtime": runtime, "scheme": scheme, "granularity": granularity}
     recipe |= {
+        "around": around,
         "calibration": _given({"method": method, "rows": rows, "percentile": percentile}),
         "keep_float": keep_float,
         "batch": _given({"min": batch_min, "opt": batch_opt, "max": batch_max}),

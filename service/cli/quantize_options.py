@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.domain.recipe import (
+    AROUND,
     DEPLOY_MODES,
     GRANULARITIES,
     METHODS,
@@ -52,6 +53,9 @@ Runtime = Annotated[
 ]
 Scheme = Annotated[str | None, _words(SCHEMES, _told("How INT8 places zero.", _DEFAULTS.scheme))]
 Granularity = Annotated[str | None, _words(GRANULARITIES, _told("Scales of weights.", _DEFAULTS.granularity))]
+Around = Annotated[
+    str | None, _words(AROUND, _told("Type around INT8; auto is FP16 on TensorRT, FP32 elsewhere.", _DEFAULTS.around))
+]
 KeepFloat = Annotated[
     list[str] | None, typer.Option(help="Node-name pattern or op:Type to keep in floating point; repeatable.")
 ]

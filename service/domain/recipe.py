@@ -11,6 +11,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt")
 SCHEMES = ("symmetric", "asymmetric")
 GRANULARITIES = ("per_channel", "per_tensor")
+# The type around INT8 operators; auto is the runtime's own: FP16 on TensorRT, FP32 elsewhere.
+AROUND = ("auto", "fp32", "fp16", "bf16")
 METHODS = ("minmax", "entropy", "percentile", "mse")
 METRICS = ("top1", "top5", "agreement", "mae", "cosine")
 DEPLOY_MODES = ("none", "promote", "canary", "shadow")
@@ -58,7 +60,9 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`keep_float` holds node-name globs and `op:Type` entries that stay in floating point."""
+    """`keep_float` holds node-name globs and `op:Type` entries that stay in floating point; `around` is the type that
+    operators next to INT8 compute in.
+    """
 
     precision: str = "int8"
     runtime: str = "auto"
@@ -68,9 +72,20 @@ class Recipe:
     keep_float: tuple[str, ...] = ()
     batch: BatchProfile = field(default_factory=BatchProfile)
     tuning: Tuning = field(default_factory=Tuning)
+    around: str = "auto"
+
+    def companion(self, runtime: str) -> str:
+        """The type around INT8 on one of the runtimes that the recipe tries: fp32, fp16 or bf16."""
+        if self.around != "auto":
+            return self.around
+        return "fp16" if runtime == "tensorrt" else "fp32"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"keep_float": list(self.keep_float)}
+        """Without what is left to the default since later releases: digests of earlier recipes stay as they were."""
+        value = asdict(self) | {"keep_float": list(self.keep_float)}
+        if self.around == "auto":
+            del value["around"]
+        return value
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Recipe:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from service.domain.deployment import Deployment
-from service.domain.engine import Certificate, EngineArtifact
+from service.domain.engine import Certificate, EngineArtifact, may_answer
 from service.domain.job import Job
 from service.domain.recipe import QuantizeRequest
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, NotFound, StageFailed, Unproven
 from service.registry.blobs import Blobs, content_key
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
@@ -32,9 +32,16 @@ class Publication:
         """`gate` is the gate stage's summary; `folder` holds the engine file and the report.
 
         Gives {"state": "succeeded" or "rejected", "result": the job's result}. A rejected engine leaves its report
-        and certificate, but no artifact that could be deployed.
+        and certificate, but no artifact that could be deployed. Raises StageFailed where the job was to prove an
+        engine on one kind of host, and this worker could not run it.
         """
-        for name in REPORT_FILES:
+        if gate["verdict"] == "unproven" and QuantizeRequest.from_json(job.request).host is not None:
+            raise StageFailed(
+                "this job is to prove an engine on a host that can run it, and came to a worker that cannot: "
+                f"{gate['certificate']['reason']}; run octavo work on hosts like those of octavo serve"
+            )
+        emitted = gate.get("emitted_file")
+        for name in (*REPORT_FILES, *((emitted,) if emitted else ())):
             self.blobs.put_file(f"jobs/{job.id}/{name}", folder / name)
         result = {
             "variant": gate["variant"],
@@ -44,6 +51,9 @@ class Publication:
         if gate["verdict"] == "rejected":
             return {"state": "rejected", "result": result}
         artifact = self._store(job, gate, folder)
+        if gate["verdict"] == "unproven" and may_answer(artifact):
+            # Deploying it is for the caller: what was asked for is the engine of this job.
+            return {"state": "succeeded", "result": result | {"variant": artifact.variant} | _kept(job, artifact)}
         deployed = self._deploy(job, artifact.variant)
         return {"state": "succeeded", "result": result | {"variant": artifact.variant} | deployed}
 
@@ -92,3 +102,14 @@ class Publication:
         if mode == "canary":
             return replace(now, canary=variant, canary_weight=CANARY_WEIGHT_PERCENT)
         return replace(now, shadow=variant)
+
+
+def _kept(job: Job, artifact: EngineArtifact) -> dict[str, Any]:
+    """What a job tells whose engine could not run, where one of the same recipe is proven already."""
+    if QuantizeRequest.from_json(job.request).deploy == "none":
+        return {}
+    words = (
+        f"variant {artifact.variant!r} stays the engine that job {artifact.job} proved; deploy that with "
+        f"PUT /models/{artifact.model}/deployment"
+    )
+    return {"deployment": None, "deployment_error": {"error": words, "code": Unproven.code}}

@@ -1,4 +1,7 @@
-"""Asks for a build again where an engine is deployed on a host that it was never proven on: once a kind of host."""
+"""Asks for a build again where an engine has no proof on this host and could get one: once a kind of host.
+
+That is what is deployed here and was proven elsewhere, and what was built where it could not run, deployed or not.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from service.domain.deployment import ServedModel
-from service.domain.engine import EngineArtifact, Fingerprint
+from service.domain.engine import EngineArtifact, Fingerprint, can_prove
 from service.domain.recipe import QuantizeRequest, digest_of
 from service.errors import OctavoError
 from service.jobs.queue import JobQueue
@@ -22,8 +25,17 @@ _Key = tuple[str, int, str, str]
 class Revalidation:
     """Enqueues the job that built an engine, for this host. Thread-safe where its callers take turns."""
 
-    def __init__(self, jobs: JobQueue, host: Fingerprint, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        jobs: JobQueue,
+        host: Fingerprint,
+        never_ran: Callable[[], Iterable[EngineArtifact]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`never_ran` gives the stored engines that no host has run; it is asked only where this one might."""
         self._jobs = jobs
+        self._here = host
+        self._never_ran = never_ran
         self._host = digest_of(host.to_json() | {"device": ""} if host.driver == "none" else host.to_json())
         self._clock = clock
         self._not_before: dict[_Key, float] = {}
@@ -33,7 +45,11 @@ class Revalidation:
     def follow(self, wanted: Iterable[ServedModel]) -> None:
         """Takes the newest wish; blocks while jobs are written. Raises nothing: a full queue is asked again."""
         self._unproven = [artifact for served in wanted for artifact in served.unproven]
-        for artifact in self._unproven:
+        # A host without a GPU would only build such an engine once more.
+        waiting = self._never_ran() if self._here.gpu is not None else ()
+        for artifact in (*self._unproven, *waiting):
+            if not can_prove(artifact, self._here):
+                continue
             key = (artifact.model, artifact.version, artifact.variant, artifact.sha256)
             if self._clock() >= self._not_before.get(key, 0.0):
                 self._not_before[key] = self._ask(artifact)
@@ -52,7 +68,7 @@ class Revalidation:
             return self._clock() + _RETRY_SECONDS
         reason = artifact.certificate.reason if artifact.certificate else ""
         _log.warning(
-            "an engine is unproven on this host; the FP32 reference answers until its job has passed",
+            "an engine is unproven on this host and is validated here; the FP32 reference answers meanwhile",
             extra=told | {"reason": reason, "job": job.id},
         )
         return float("inf")

@@ -16,8 +16,10 @@ from dbos._error import DBOSMaxStepRetriesExceeded  # not exported elsewhere
 from service.domain.job import STAGES, Job, Stage
 from service.domain.limits import StageLimits
 from service.domain.recipe import QuantizeRequest
+from service.engines.fingerprint import host_fingerprint
 from service.errors import JobCancelled, OctavoError, StageFailed
 from service.jobs.known_calibration import KnownCalibration
+from service.jobs.known_timings import KnownTimings
 from service.jobs.patience import PatientRows, until_answered
 from service.jobs.progress import StageProgress
 from service.jobs.publication import Publication
@@ -95,8 +97,10 @@ class QuantizationWorkflow:
         try:
             files.bring(_files_of(earlier))
             known = self._known_calibration(job, files, earlier) if stage == "calibrate" else None
-            if known is not None:
-                known.bring()
+            timings = KnownTimings(parts.blobs, files, host_fingerprint()) if stage == "build" else None
+            for lent in (known, timings):
+                if lent is not None:
+                    lent.bring()
             summary = run_in_sandbox(
                 _PIPELINE,
                 {"stage": stage, "task": self._task(job, files.folder).to_json()},
@@ -105,8 +109,9 @@ class QuantizationWorkflow:
                 is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
             )
             files.keep(summary.get("files", []))
-            if known is not None:
-                known.keep(summary)
+            for lent in (known, timings):
+                if lent is not None:
+                    lent.keep(summary)
         except Exception as error:
             state = "cancelled" if isinstance(error, JobCancelled) else "failed"
             parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(0.0))

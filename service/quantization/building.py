@@ -1,20 +1,25 @@
-"""The build stage: one engine for each candidate runtime, loaded and run once at every batch size it is built for."""
+"""The build stage: one engine for each candidate runtime, loaded and run once at every batch size it is built for.
+
+An engine for a device that this host lacks is built all the same, and says why it was not run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from service.domain.recipe import BatchProfile
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Engine
 from service.quantization.atomic_files import replacing
-from service.quantization.builders.builder import Builder, builder_for
+from service.quantization.builders.builder import Builder, BuildOptions, ExecutedOperator, builder_for
 from service.quantization.conversion import CONVERTED
 from service.quantization.preparation import judging_rows, reference_inputs
 from service.quantization.recipes import candidate_runtimes
 from service.quantization.rows import Feed
 from service.quantization.task import PipelineTask, Progress
+from service.quantization.timing_cache import TIMING_CACHE
 
 BUILT = "build.json"
 
@@ -29,7 +34,7 @@ def build_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]
         builder = builder_for(runtime)
         name = f"{runtime}/{builder.engine_file}"
         built[runtime] = _build_one(task, builder, name, inputs)
-        files.append(name)
+        files += [name, *(f"{runtime}/{kept}" for kept in (TIMING_CACHE,) if (task.folder / runtime / kept).exists())]
         report_progress((done + 1) / len(runtimes))
     written = task.write(BUILT, {"engines": built, "batch_max": batch_sizes(inputs, task.recipe.batch)[-1]})
     return {"files": [*files, written]}
@@ -37,20 +42,34 @@ def build_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]
 
 def _build_one(task: PipelineTask, builder: Builder, name: str, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     engine_path = task.folder / name
+    sizes = batch_sizes(inputs, task.recipe.batch)
+    profile = BatchProfile(sizes[0], min(task.recipe.batch.opt, sizes[-1]), sizes[-1])
+    options = BuildOptions(task.threads, profile, engine_path.parent / TIMING_CACHE)
     with replacing(engine_path) as partial:
-        builder.build(task.folder / engine_path.parent.name / CONVERTED, partial, task.threads)
-    engine = builder.load(engine_path, task.threads)
-    try:
-        _prove_runs(engine, task, batch_sizes(inputs, task.recipe.batch))
-    finally:
-        engine.close()
-    executed = builder.executed(engine_path, task.threads)
+        notes = builder.build(engine_path.parent / CONVERTED, partial, options)
+    unproven = builder.why_not_here()
+    executed = notes.pop("executed", [])
+    if not unproven:
+        executed = [operator.to_json() for operator in _run_once(task, builder, engine_path, sizes)]
     return {
         "file": name,
         "size_bytes": engine_path.stat().st_size,
-        "int8_operators": sum(operator.int8 for operator in executed),
-        "executed": [operator.to_json() for operator in executed],
+        "int8_operators": sum(operator["int8"] for operator in executed),
+        "executed": executed,
+        "unproven": unproven,
+        "notes": notes,
     }
+
+
+def _run_once(
+    task: PipelineTask, builder: Builder, engine_path: Path, sizes: Sequence[int]
+) -> tuple[ExecutedOperator, ...]:
+    engine = builder.load(engine_path, task.threads)
+    try:
+        _prove_runs(engine, task, sizes)
+    finally:
+        engine.close()
+    return builder.executed(engine_path, task.threads)
 
 
 def batch_sizes(inputs: Sequence[TensorSpec], profile: BatchProfile) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from service.domain.engine import GPU_RUNTIMES
 from service.domain.plan import OperatorPrecision, QuantizationPlan
 from service.quantization.atomic_files import replacing
 from service.quantization.calibrated import Calibrated
@@ -50,7 +51,8 @@ def _part(report_progress: Progress, done: int, count: int) -> Progress:
 def _convert(task: PipelineTask, runtime: str, destination: Path, report_progress: Progress) -> QuantizationPlan:
     keep_float = task.recipe.keep_float
     if task.recipe.precision == "fp32":
-        shutil.copyfile(task.model, destination)
+        # TensorRT names a node that it refuses, which those of an upload need not have.
+        shutil.copyfile(task.folder / PREPARED if runtime in GPU_RUNTIMES else task.model, destination)
         return _float_plan(Graph.load(task.folder / PREPARED), keep_float)
     graph = Graph.load(task.folder / PREPARED)
     if task.recipe.precision in ("fp16", "bf16"):

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.domain.engine import Certificate
+from service.domain.engine import GPU_RUNTIMES, Certificate
 from service.engines.fingerprint import engine_fingerprint
 from service.quantization.atomic_files import replacing, write_text
 from service.quantization.building import BUILT
-from service.quantization.conversion import PLAN
+from service.quantization.conversion import CONVERTED, PLAN
 from service.quantization.decisions import chosen_metric
 from service.quantization.report import ReportParts, build_report
 from service.quantization.report_page import render_page
@@ -31,13 +31,17 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Judgement:
-    """One candidate's verdict; `loss` is None where it cannot be told."""
+    """One candidate's verdict, passed, rejected or unproven; `loss` is None where it cannot be told."""
 
     runtime: str
-    passed: bool
+    verdict: str
     loss: float | None
     reason: str
     seconds_per_row: float
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "passed"
 
 
 def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
@@ -49,8 +53,9 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
     engine_path = task.folder / engine_source.name
     with replacing(engine_path) as partial:
         shutil.copyfile(engine_source, partial)
+    emitted = _emitted_beside(task, winner.runtime)
     report_progress(0.5)
-    certificate = _certificate(task, found, winner)
+    certificate = _certificate(task, found, built, winner)
     report = build_report(ReportParts(task, found, built, certificate, winner.runtime, tuple(map(_shown, judgements))))
     task.write(REPORT, report)
     write_text(task.folder / REPORT_PAGE, render_page(report))
@@ -64,8 +69,18 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
         "sha256": _sha256(engine_path),
         "size_bytes": engine_path.stat().st_size,
         "batch_max": built["batch_max"],
-        "files": [engine_path.name, REPORT, REPORT_PAGE],
+        "emitted_file": emitted,
+        "files": [engine_path.name, REPORT, REPORT_PAGE, *((emitted,) if emitted else ())],
     }
+
+
+def _emitted_beside(task: PipelineTask, runtime: str) -> str | None:
+    """The graph that the engine was compiled from, to build it by hand; None where it is the engine itself."""
+    if runtime not in GPU_RUNTIMES:
+        return None
+    with replacing(task.folder / CONVERTED) as partial:
+        shutil.copyfile(task.folder / runtime / CONVERTED, partial)
+    return CONVERTED
 
 
 def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
@@ -73,10 +88,13 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     candidate = found["candidates"][runtime]
     metric = chosen_metric(task.budget, found["labels"], candidate["scores"] is not None)
     figures = candidate["metrics"].get(metric, {"loss": None})
+    where = f"on {found['rows']} {found['validated_on']} rows"
+    if candidate.get("unproven"):
+        reason = f"{candidate['unproven']}. {_forecast(task, metric, figures, where)}"
+        return Judgement(runtime, "unproven", None, reason, float("inf"))
     timings = candidate["latency"]["engine"]
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
     broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
-    where = f"on {found['rows']} {found['validated_on']} rows"
     unsteady = [check for check in candidate["consistency"] if check["held"] is False]
     loss = figures["loss"]
     passed = loss is not None and not broken and not unsteady and loss <= task.budget.max_loss + _TOLERANCE
@@ -90,7 +108,7 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     else:
         side = "within" if passed else "outside"
         reason = f"{_change(metric, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
-    return Judgement(runtime, passed, loss, reason, 1 / speed)
+    return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
 
 
 def pick(judgements: list[Judgement]) -> Judgement:
@@ -101,6 +119,15 @@ def pick(judgements: list[Judgement]) -> Judgement:
     return min(judgements, key=lambda judgement: float("inf") if judgement.loss is None else judgement.loss)
 
 
+def _forecast(task: PipelineTask, metric: str, figures: dict[str, Any], where: str) -> str:
+    """What the simulated graph says of an engine that could not run."""
+    if figures["loss"] is None:
+        return "No figure of it could be told in simulation"
+    side = "within" if figures["loss"] <= task.budget.max_loss + _TOLERANCE else "outside"
+    change = _change(metric, figures)
+    return f"Simulated without its kernels, {change}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
+
+
 def _change(metric: str, figures: dict[str, Any]) -> str:
     if metric == "mae":
         return f"mae is {figures['engine']:.6g}"
@@ -108,15 +135,16 @@ def _change(metric: str, figures: dict[str, Any]) -> str:
     return f"{change}, a loss of {figures['loss']:.6f}"
 
 
-def _certificate(task: PipelineTask, found: dict[str, Any], winner: Judgement) -> Certificate:
+def _certificate(task: PipelineTask, found: dict[str, Any], built: dict[str, Any], winner: Judgement) -> Certificate:
     candidate = found["candidates"][winner.runtime]
+    built_for = tuple(built["engines"][winner.runtime].get("notes", {}).get("built_for", ()))
     return Certificate(
-        verdict="passed" if winner.passed else "rejected",
+        verdict=winner.verdict,
         metric=chosen_metric(task.budget, found["labels"], candidate["scores"] is not None),
         loss=winner.loss,
         max_loss=task.budget.max_loss,
         reason=winner.reason,
-        fingerprint=engine_fingerprint(winner.runtime),
+        fingerprint=engine_fingerprint(winner.runtime, built_for),
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         model_sha256=_sha256(task.model),
         plan_sha256=_sha256(task.folder / winner.runtime / PLAN),
@@ -126,7 +154,7 @@ def _certificate(task: PipelineTask, found: dict[str, Any], winner: Judgement) -
 def _shown(judgement: Judgement) -> dict[str, Any]:
     return {
         "runtime": judgement.runtime,
-        "verdict": "passed" if judgement.passed else "rejected",
+        "verdict": judgement.verdict,
         "loss": judgement.loss,
         "reason": judgement.reason,
     }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
+from service.domain.engine import GPU_RUNTIMES
 from service.domain.plan import QuantizationPlan
 from service.engines.fingerprint import host_fingerprint
 from service.errors import StageFailed
 from service.quantization.atomic_files import replacing
 from service.quantization.calibrated import Calibrated
 from service.quantization.calibration import CALIBRATION
+from service.quantization.emitters.tensorrt import emit_tensorrt, plan_in_half
 from service.quantization.graph import Graph
 from service.quantization.mixed_precision import Allowance, Choice, choose_float
 from service.quantization.placements.placement import Placement, place_measured
@@ -30,7 +33,9 @@ from service.quantization.tuning.sample import Sample
 from service.quantization.tuning.state import Subject
 from service.quantization.tuning.tuner import Tuned, Tuner
 
+# What tuning did: [{step, enabled, kept, sqnr_db_before, sqnr_db_after, seconds, note}].
 TUNING = "tuning.json"
+# The float graph behind a plan whose channels were scaled: only its inner tensors are those that the plan rounds.
 EQUALIZED = "equalized.onnx"
 _SENSITIVITY_ROWS = 32
 # How far a conversion is when the tuning of all operators has ended.
@@ -47,7 +52,9 @@ def convert_int8(task: PipelineTask, runtime: str, report_progress: Progress) ->
     calibrated = Calibrated.load(task.folder / CALIBRATION)
     feed = Feed.of(Rows.open(task.calibration, "calibration"), reference_inputs(task))
     sample = Sample.of(feed, recipe.calibration.rows)
-    subject = Subject(graph, calibrated, rules, recipe, host_fingerprint().flags, sample, task.threads)
+    # No kernel of a GPU adds pairs of products in 16 bits.
+    flags = None if runtime in GPU_RUNTIMES else host_fingerprint().flags
+    subject = Subject(graph, calibrated, rules, recipe, flags, sample, task.threads)
     # A part that is infinite somewhere, as a mask is, has no range.
     parts = (name for name in joined_parts(graph) if not calibrated.histogram(name).not_finite)
     spread = spread_reasons(graph, calibrated.ranges(parts, recipe.calibration, False))
@@ -55,7 +62,7 @@ def convert_int8(task: PipelineTask, runtime: str, report_progress: Progress) ->
     upload = onnx.load_model(task.model, load_external_data=False)
     if is_quantized(upload):
         task.write(f"{runtime}/{TUNING}", [])
-        return _as_trained(subject, placement, read_quantized(upload))
+        return _as_trained(subject, recipe.companion(runtime), placement, read_quantized(upload))
     tuner = Tuner(subject, lambda share: report_progress(share * _TUNED))
     tuned = tuner.tune(placement)
     if recipe.tuning.mixed_precision:
@@ -66,10 +73,24 @@ def convert_int8(task: PipelineTask, runtime: str, report_progress: Progress) ->
             tuned = tuner.retune(tuned, mixed, f"{len(measured)} operators kept in floating point by measurement")
     task.write(f"{runtime}/{TUNING}", [entry.to_json() for entry in tuned.ledger])
     _write_equalized(task.folder / runtime / EQUALIZED, None if tuned.reference is graph else tuned.reference)
-    return rules.emit(tuned.graph.model, tuned.plan), tuned.plan
+    # Scaled channels have other ranges than were measured: without any, operators are judged by what they do.
+    ranges = calibrated.measured() if tuned.reference is graph else {}
+    return _emitted(subject, recipe.companion(runtime), tuned.graph, tuned.plan, ranges)
 
 
-def _as_trained(subject: Subject, placement: Placement, upload: QuantizedUpload) -> tuple[ModelProto, QuantizationPlan]:
+def _emitted(
+    subject: Subject, around: str, graph: Graph, plan: QuantizationPlan, ranges: Mapping[str, tuple[float, float]]
+) -> tuple[ModelProto, QuantizationPlan]:
+    """The plan in the graph, with `around` for what is not INT8, and the plan as it then is."""
+    if around == "fp32":
+        return subject.rules.emit(graph.model, plan), plan
+    halved = plan_in_half(plan, graph, subject.recipe.keep_float, around, ranges)
+    return emit_tensorrt(graph.model, halved, around), halved
+
+
+def _as_trained(
+    subject: Subject, around: str, placement: Placement, upload: QuantizedUpload
+) -> tuple[ModelProto, QuantizationPlan]:
     """The grids of the upload where it has them, untuned: training has fitted the weights to these. Operators whose
     integers this CPU's kernels could not add keep the plan's own.
     """
@@ -83,7 +104,7 @@ def _as_trained(subject: Subject, placement: Placement, upload: QuantizedUpload)
     grids = {grid.tensor: grid for grid in plan.activations}
     reduced = weight_limits(Products(graph, placement, grids, ranges), flags) if flags is not None else {}
     plan = as_trained(plan, graph, upload, reduced)
-    return rules.emit(graph.model, plan), plan
+    return _emitted(subject, around, graph, plan, subject.calibrated.measured())
 
 
 def _write_equalized(path: Path, reference: Graph | None) -> None:

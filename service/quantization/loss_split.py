@@ -29,11 +29,13 @@ LEGS = ("float_graph", "plan", "engine")
 _Batches = list[dict[str, Array]]
 
 
-def split_loss(task: PipelineTask, runtime: str, engines: tuple[Engine, Engine], feed: Feed) -> dict[str, Any] | None:
+def split_loss(
+    task: PipelineTask, runtime: str, engines: tuple[Engine, Engine | None], feed: Feed
+) -> dict[str, Any] | None:
     """Rows, metric and legs [{leg, loss, sqnr_db, cosine, value}], or None for an engine that no plan was made for.
 
-    `engines` is (reference, engine). Where the emitted graph cannot be simulated, `note` says so and the plan's leg is
-    left out: the engine's then holds both.
+    `engines` is (reference, engine); an engine that cannot run here has no leg. Where the emitted graph cannot be
+    simulated, `note` says so and the plan's leg is left out: the engine's then holds both.
     """
     if task.recipe.precision == "fp32":
         return None
@@ -51,7 +53,8 @@ def split_loss(task: PipelineTask, runtime: str, engines: tuple[Engine, Engine],
         )
     except (OctavoError, ValueError) as error:
         note = f"the emitted graph cannot be simulated on this host: {error}"
-    answers["engine"] = _answers(lambda: engine, feed, outputs, limit)
+    if engine is not None:
+        answers["engine"] = _answers(lambda: engine, feed, outputs, limit)
     legs = _Legs(task, feed, limit, outputs, before)
     return {"rows": min(limit, len(feed.rows)), "note": note, **legs.to_json(answers)}
 

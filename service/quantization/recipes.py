@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
+from service.domain.engine import GPU_RUNTIMES
 from service.domain.model import Dataset
 from service.domain.recipe import (
+    AROUND,
     GRANULARITIES,
     METHODS,
     METRICS,
@@ -23,6 +25,7 @@ from service.domain.recipe import (
     Recipe,
 )
 from service.domain.tensor import TensorSpec
+from service.engines.cuda_device import find_device
 from service.engines.fingerprint import host_fingerprint
 from service.engines.loader import install_hint
 from service.errors import InvalidDataset, InvalidRecipe
@@ -33,10 +36,12 @@ MAX_KEEP_FLOAT = 256
 MAX_KEEP_FLOAT_CHARACTERS = 256
 LOWEST_PERCENTILE = 50.0
 _LABEL_METRICS = ("top1", "top5")
-# Runtimes that have a builder here, each with the module that must be installed and the precisions it builds.
-_BUILDABLE: dict[str, tuple[str, tuple[str, ...]]] = {
-    "onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8")),
-    "openvino": ("openvino", ("fp32", "fp16", "bf16", "int8")),
+_ALL = ("fp32", "fp16", "bf16", "int8")
+# Runtimes that have a builder here, each with the modules of which one must be installed and the precisions it builds.
+_BUILDABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "onnxruntime": (("onnxruntime",), ("fp32", "fp16", "int8")),
+    "openvino": (("openvino",), _ALL),
+    "tensorrt": (("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), _ALL),
 }
 # Without one of these a CPU computes BF16 in FP32, piece by piece: slower than FP32, and no more exact than BF16.
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -44,19 +49,26 @@ _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 def available_runtimes() -> tuple[str, ...]:
     """The runtimes that this host can build engines for, in order of preference."""
-    return tuple(name for name, (module, _) in _BUILDABLE.items() if find_spec(module) is not None)
+    return tuple(name for name, (modules, _) in _BUILDABLE.items() if any(map(find_spec, modules)))
 
 
 def candidate_runtimes(recipe: Recipe) -> tuple[str, ...]:
-    """The runtimes that a build of `recipe` tries: the named one, or for `auto` all that can build its precision."""
-    named = available_runtimes() if recipe.runtime == "auto" else (recipe.runtime,)
+    """The runtimes that a build of `recipe` tries: the named one, or for `auto` all that can build its precision and
+    run it here.
+    """
+    named = _runnable_runtimes() if recipe.runtime == "auto" else (recipe.runtime,)
     return tuple(name for name in named if name in _BUILDABLE and recipe.precision in _precisions(name))
+
+
+def _runnable_runtimes() -> tuple[str, ...]:
+    """What `auto` may pick: an engine that cannot run here can be neither measured nor served here."""
+    return tuple(name for name in available_runtimes() if name not in GPU_RUNTIMES or find_device() is not None)
 
 
 def _precisions(runtime: str) -> tuple[str, ...]:
     """What the runtime builds on this host."""
     built = _BUILDABLE[runtime][1]
-    return built if _computes_bf16() else tuple(word for word in built if word != "bf16")
+    return built if runtime in GPU_RUNTIMES or _computes_bf16() else tuple(word for word in built if word != "bf16")
 
 
 def _computes_bf16() -> bool:
@@ -67,6 +79,7 @@ def check_recipe(recipe: Recipe, budget: Budget, calibration: Dataset | None, va
     """Raises InvalidRecipe, naming the field, its value and the next step, where the build could never succeed."""
     _check_words(recipe, budget)
     _check_runtime(recipe)
+    _check_around(recipe)
     _check_calibration(recipe.calibration)
     _check_keep_float(recipe.keep_float)
     _check_batch(recipe.batch)
@@ -118,6 +131,7 @@ def _check_words(recipe: Recipe, budget: Budget) -> None:
         ("runtime", recipe.runtime, RUNTIMES),
         ("scheme", recipe.scheme, SCHEMES),
         ("granularity", recipe.granularity, GRANULARITIES),
+        ("around", recipe.around, AROUND),
         ("calibration.method", recipe.calibration.method, METHODS),
         ("budget.metric", budget.metric, (None, *METRICS)),
     )
@@ -134,7 +148,8 @@ def _check_runtime(recipe: Recipe) -> None:
     available = available_runtimes()
     if recipe.runtime in _BUILDABLE and recipe.runtime not in available:
         raise InvalidRecipe(
-            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or {install_hint(recipe.runtime)}"
+            f"runtime is {recipe.runtime!r}, which is not installed here; send auto, or "
+            f"{_how_to_install(recipe.runtime)}"
         )
     if recipe.runtime not in ("auto", *available):
         raise InvalidRecipe(
@@ -142,11 +157,31 @@ def _check_runtime(recipe: Recipe) -> None:
             f"{' or '.join(available) or 'install onnxruntime'}"
         )
     if not candidate_runtimes(recipe):
-        named = available if recipe.runtime == "auto" else (recipe.runtime,)
+        named = _runnable_runtimes() if recipe.runtime == "auto" else (recipe.runtime,)
         offered = sorted({word for name in named for word in _precisions(name)})
         raise InvalidRecipe(
             f"precision is {recipe.precision!r}, which runtime {recipe.runtime!r} does not build on this host"
             f"{_why_no_bf16(recipe)}; send one of {', '.join(offered)}"
+        )
+
+
+def _how_to_install(runtime: str) -> str:
+    if runtime == "tensorrt":
+        return "install it with: pip install 'octavo[rtx]', which builds without a GPU, or octavo[gpu] beside one"
+    return install_hint(runtime)
+
+
+def _check_around(recipe: Recipe) -> None:
+    if recipe.around == "auto":
+        return
+    if recipe.precision != "int8":
+        raise InvalidRecipe(
+            f"around is {recipe.around!r}, the type around INT8, but precision is {recipe.precision!r}; leave it out"
+        )
+    if recipe.around != "fp32" and recipe.runtime != "tensorrt":
+        raise InvalidRecipe(
+            f"around is {recipe.around!r}, but INT8 of runtime {recipe.runtime!r} has FP32 around it; leave it out, or "
+            "send runtime tensorrt"
         )
 
 
@@ -157,7 +192,7 @@ def _why_no_bf16(recipe: Recipe) -> str:
         return ": its CPU provider has no BF16 kernels"
     if not _computes_bf16():
         return f": this CPU has none of {', '.join(_BF16_FLAGS)}"
-    return ": only runtime openvino does"
+    return ": only runtimes openvino and tensorrt do"
 
 
 def _check_calibration(calibration: Calibration) -> None:

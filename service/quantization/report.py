@@ -10,11 +10,11 @@ from service.domain.engine import REFERENCE_VARIANT, Certificate
 from service.quantization.conversion import CONVERTED, PLAN
 from service.quantization.fusion_table import fusion_table, mismatch_warnings, unfused
 from service.quantization.graph import Graph
+from service.quantization.int8_conversion import TUNING
 from service.quantization.macs import multiply_accumulates
 from service.quantization.preparation import INSPECTED, PREPARED
 from service.quantization.residency import HOW
 from service.quantization.task import PipelineTask
-from service.quantization.validation import TUNING
 
 _ACCURACY = ("top1", "top5", "f1")
 # What each stage may leave for the reader, beside its own files.
@@ -45,6 +45,8 @@ def build_report(parts: ReportParts) -> dict[str, Any]:
     speed = speed_of(measured["latency"], task.recipe.batch.opt)
     return {
         "variant": f"{task.recipe.precision}-{parts.runtime}",
+        "unproven": measured.get("unproven", ""),
+        "build": engine.get("notes", {}),
         "verdict": certificate.verdict,
         "headline": _headline(certificate, speed, measured["size"]),
         "certificate": certificate.to_json(),
@@ -71,7 +73,12 @@ def build_report(parts: ReportParts) -> dict[str, Any]:
 
 
 def speed_of(latency: dict[str, list[dict[str, Any]]], batch: int) -> dict[str, Any]:
-    """How many times faster than the reference (p50), at the batch size nearest to `batch` and at every other."""
+    """How many times faster than the reference (p50), at the batch size nearest to `batch` and at every other.
+
+    Nothing is known of an engine that did not run.
+    """
+    if not latency["engine"]:
+        return {"batch": batch, "speedup": None, "faster": None, "by_batch": []}
     ratios = {
         before["batch"]: before["p50_seconds"] / after["p50_seconds"]
         for before, after in zip(latency["reference"], latency["engine"], strict=True)
@@ -155,13 +162,22 @@ def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict
             f"{len(kept)} operators that keep_float names run on INT8 kernels, for they stand between INT8 neighbours, "
             f"for example {kept[0]!r}; name the neighbours too"
         )
-    if parts.task.recipe.precision != "fp32":
+    if measured.get("unproven"):
+        warnings.insert(0, _unproven_warning(measured))
+    elif parts.task.recipe.precision != "fp32":
         warnings += _speed_warnings(measured["latency"], parts.task.recipe.batch.opt)
     return warnings + [
         f"{key.replace('_', ' ')}: {measured[key]['note']}"
         for key in ("loss_split", "waterfall")
         if measured[key] is not None and measured[key]["note"]
     ]
+
+
+def _unproven_warning(measured: dict[str, Any]) -> str:
+    figures = "every figure of it is simulated on the CPU, without its kernels"
+    if not measured["simulated"]:
+        figures = "the CPU cannot simulate its types either, so there are no figures of it"
+    return f"this engine was built and has not run, for {measured['unproven']}: {figures}"
 
 
 def _speed_warnings(latency: dict[str, list[dict[str, Any]]], batch: int) -> list[str]:

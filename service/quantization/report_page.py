@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from service.quantization import report_sections as sections
+from service.quantization.build_sections import build_card, build_details
 from service.quantization.plots import grouped_bars, histogram_plot
 from service.quantization.report_tables import card, details, mebibytes, number, table
 
@@ -40,7 +41,7 @@ def render_page(report: dict[str, Any]) -> str:
     cards = (
         sections.loss_split(report["loss_split"]),
         sections.top_contributors(report["waterfall"]),
-        card("FP32 beside this engine", _comparison(report)),
+        card(f"FP32 beside this engine{', simulated' if report['unproven'] else ''}", _comparison(report)),
         card("Latency p50, milliseconds (grey: reference)", _latency_plot(report)),
         *(
             card(f"Error of {output['name']!r}: reference - engine", _error_plot(output))
@@ -50,6 +51,7 @@ def render_page(report: dict[str, Any]) -> str:
         sections.consistency(report["consistency"]),
         sections.tuning_table(report["tuning"]),
         card("Errors by output", _outputs(report["outputs"])),
+        build_card(report["build"]),
     )
     tables = (
         _operators(report),
@@ -57,6 +59,7 @@ def render_page(report: dict[str, Any]) -> str:
         sections.lint_table(report["lint"]),
         _classes(report["classes"]),
         _candidates(report["candidates"]),
+        *build_details(report["build"]),
     )
     title = f"{report['variant']}: {report['verdict']}"
     return (
@@ -71,10 +74,11 @@ def _heading(report: dict[str, Any]) -> str:
     """Verdict, three numbers, the reason in a sentence, and what to beware of."""
     host, verdict = report["host"], report["verdict"]
     libraries = ", ".join(f"{name} {version}" for name, version in host["libraries"].items())
+    proven = "Built, and not proven," if report["unproven"] else "Proven"
     return (
         f'<h1><span class="verdict {escape(verdict)}">{escape(verdict)}</span> {escape(report["variant"])}</h1>'
         f"{_numbers(report)}<p>{escape(report['certificate']['reason'])}</p>"
-        f'<p class="soft">Proven on {escape(host["device"])} ({escape(libraries)}), '
+        f'<p class="soft">{proven} on {escape(host["device"])} ({escape(libraries)}), '
         f"{escape(report['certificate']['created_at'])}</p>{_warnings(report['warnings'])}"
     )
 
@@ -83,10 +87,11 @@ def _numbers(report: dict[str, Any]) -> str:
     shown = report["headline"]
     loss = "unknown" if shown["loss"] is None else f"{shown['loss']:.4f}"
     metric = "mean absolute error" if shown["metric"] == "mae" else f"loss of {shown['metric']}"
-    slower = "" if report["speed"]["faster"] else " rejected"
+    slower = "" if report["speed"]["faster"] is not False else " rejected"
+    speedup = "unknown" if shown["speedup"] is None else f"{shown['speedup']:.2f}x"
     figures = (
         (loss, f"{metric}, budget {shown['max_loss']:.4g}", f" {report['verdict']}"),
-        (f"{shown['speedup']:.2f}x", f"the speed of FP32 at batch {shown['batch']}", slower),
+        (speedup, f"the speed of FP32 at batch {shown['batch']}", slower),
         (f"{shown['times_smaller']:.2f}x", "smaller on disk", ""),
     )
     return (
@@ -115,7 +120,7 @@ def _comparison(report: dict[str, Any]) -> str:
     for key, unit in (("disk_bytes", "on disk"), ("resident_bytes", "resident")):
         ratio = f"{engine[key] / reference[key]:.2f}x" if reference[key] and engine[key] is not None else ""
         rows.append((f"MiB {unit}", mebibytes(reference[key]), mebibytes(engine[key]), ratio))
-    for before, after in zip(reference["latency"], engine["latency"], strict=True):
+    for before, after in zip(reference["latency"], engine["latency"], strict=not report["unproven"]):
         size = after["batch"]
         for key in ("p50", "p99"):
             pair = before[f"{key}_seconds"], after[f"{key}_seconds"]
@@ -135,9 +140,11 @@ def _loss(figures: dict[str, Any]) -> str:
 
 
 def _latency_plot(report: dict[str, Any]) -> str:
-    groups = [f"batch {taken['batch']}" for taken in report["engine"]["latency"]]
+    groups = [f"batch {taken['batch']}" for taken in report["reference"]["latency"]]
     series = [
-        (side, [taken["p50_seconds"] * 1000 for taken in report[side]["latency"]]) for side in ("reference", "engine")
+        (side, [taken["p50_seconds"] * 1000 for taken in report[side]["latency"]])
+        for side in ("reference", "engine")
+        if report[side]["latency"]
     ]
     return grouped_bars(groups, series, "Milliseconds")
 
@@ -150,19 +157,28 @@ def _error_plot(output: dict[str, Any]) -> str:
 def _outputs(outputs: Sequence[dict[str, Any]]) -> str:
     keys = ("mean_error", "mean_absolute_error", "p50", "p90", "p99", "max", "sqnr_db", "cosine")
     names = ("E[e]", "E|e|", "p50 |e|", "p90 |e|", "p99 |e|", "max |e|", "SQNR dB", "cosine")
+    if not outputs:
+        return ""
     rows = [(name, *(number(output[key], 6) for output in outputs)) for key, name in zip(keys, names, strict=True)]
     return table(("", *(output["name"] for output in outputs)), rows)
 
 
 def _operators(report: dict[str, Any]) -> str:
     rows = [
-        (entry["name"], entry["operator"], entry["precision"], entry["runs_as"] or "(fused)", entry["reason"])
+        (
+            entry["name"],
+            entry["operator"],
+            entry["precision"],
+            entry["runs_as"] or "(fused)",
+            entry["reason"],
+        )
         for entry in report["operators"]
     ]
     planned = sum(entry["precision"] == "INT8" for entry in report["operators"])
     share = report["int8_mac_share"]
     macs = "" if share is None or not planned else f", {share:.1%} of the multiply-accumulates"
-    title = f"{len(rows)} operators: {planned} planned in INT8, {report['int8_operators']} kernels run in INT8{macs}"
+    ran = f"{report['int8_operators']} kernels {'compiled' if report['unproven'] else 'run'} in INT8"
+    title = f"{len(rows)} operators: {planned} planned in INT8, {ran}{macs}"
     return details(title, table(("operator", "type", "precision", "runs as", "because"), rows))
 
 

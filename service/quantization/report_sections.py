@@ -65,6 +65,8 @@ def waterfall_table(waterfall: dict[str, Any] | None) -> str:
 
 
 def consistency(checks: Sequence[dict[str, Any]]) -> str:
+    if not checks:
+        return ""
     rows = [(_PROMISES.get(check["name"], check["name"]), _HELD[check["held"]]) for check in checks]
     notes = [check["detail"] for check in checks if not check["held"]]
     return card("The engine agrees with itself", table(("", ""), rows) + "".join(map(soft, notes)))

@@ -11,29 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from service.engines.engine import Engine
-from service.engines.fingerprint import host_fingerprint
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.errors import OctavoError, StageFailed
-from service.quantization.atomic_files import read_json
 from service.quantization.builders.builder import builder_for
 from service.quantization.building import BUILT, batch_sizes
+from service.quantization.candidate_waterfall import waterfall_of
 from service.quantization.comparison import compare
 from service.quantization.consistency import check_consistency
-from service.quantization.conversion import CONVERTED
 from service.quantization.latency import measure_in_turn
 from service.quantization.loss_split import split_loss
-from service.quantization.preparation import PREPARED, judging_rows
+from service.quantization.preparation import judging_rows
 from service.quantization.residency import loaded_with_growth
 from service.quantization.rows import Feed, Rows
-from service.quantization.saturation import saturates
+from service.quantization.simulated_figures import Simulation
 from service.quantization.task import PipelineTask, Progress
-from service.quantization.waterfall import explain, kernels_differ
+from service.quantization.waterfall import kernels_differ
 
 VALIDATED = "validate.json"
-# The float graph behind a plan whose channels were scaled: only its inner tensors are those that the plan rounds.
-EQUALIZED = "equalized.onnx"
-# What tuning did: [{step, enabled, kept, sqnr_db_before, sqnr_db_after, seconds, note}].
-TUNING = "tuning.json"
 _ACCURACY_SHARE = 0.5
 _LATENCY_SHARE = 0.2
 
@@ -73,7 +66,11 @@ class _Validator:
         self._builder = builder_for(runtime)
 
     def run(self, report_progress: Progress) -> dict[str, Any]:
-        task = self._task
+        task, unproven = self._task, self._builder.why_not_here()
+        if unproven:
+            return Simulation(task, self._rows, self._runtime, self._path).figures(report_progress) | {
+                "unproven": unproven
+            }
         feed = Feed.of(self._rows, self._load_reference().inputs)
         sizes = batch_sizes(feed.inputs, task.recipe.batch)
         reference, reference_bytes = loaded_with_growth(self._load_reference, lambda e: e.infer(feed.filled(sizes[0])))
@@ -89,7 +86,8 @@ class _Validator:
             "reference": {"disk_bytes": task.model.stat().st_size, "resident_bytes": reference_bytes},
             "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": engine_bytes},
         }
-        return {**comparison, "latency": latency, "size": sizes_of} | self._explained((reference, engine), feed, sizes)
+        explained = self._explained((reference, engine), feed, sizes)
+        return {**comparison, "latency": latency, "size": sizes_of, "unproven": ""} | explained
 
     def _explained(self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int]) -> dict[str, Any]:
         """Whether the engine agrees with itself, and where its loss comes from."""
@@ -97,30 +95,12 @@ class _Validator:
         form = (self._task.recipe.precision, sizes)
         checks = check_consistency(engine, reference, feed, form)
         split = split_loss(self._task, self._runtime, engines, feed)
+        kernel = self._runtime == "onnxruntime" and kernels_differ(split)
         return {
             "consistency": [check.to_json() for check in checks],
             "loss_split": split,
-            "waterfall": self._waterfall(feed, split) if self._task.recipe.precision == "int8" else None,
+            "waterfall": waterfall_of(self._task, self._runtime, feed, kernel),
         }
-
-    def _waterfall(self, feed: Feed, split: dict[str, Any] | None) -> dict[str, Any]:
-        """Every operator's part, or a note that says why none can be told."""
-        form = (self._runtime == "onnxruntime" and kernels_differ(split), saturates(host_fingerprint().flags))
-        try:
-            graphs = self._float_graph(), self._task.folder / self._runtime / CONVERTED
-            return explain(graphs, feed, form, self._task.threads) | {"note": None}
-        except (OctavoError, ValueError) as error:
-            return {"rows": 0, "operators": [], "top": [], "note": f"no operator's part can be told: {error}"}
-
-    def _float_graph(self) -> Path:
-        """The float graph whose inner tensors the plan rounds. Raises StageFailed where tuning scaled them unseen."""
-        folder = self._task.folder / self._runtime
-        if (folder / EQUALIZED).exists():
-            return folder / EQUALIZED
-        ledger = read_json(folder / TUNING) if (folder / TUNING).exists() else []
-        if any(step["kept"] and str(step["step"]).endswith("equalization") for step in ledger):
-            raise StageFailed("channels were equalized, so its inner tensors are not those of the float graph")
-        return self._task.folder / PREPARED
 
     def _load_reference(self) -> Engine:
         return OnnxRuntimeEngine.load(self._task.model, self._task.threads)

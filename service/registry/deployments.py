@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.domain.deployment import Deployment
-from service.domain.engine import REFERENCE_VARIANT, Fingerprint, may_answer, on_host
+from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint, may_answer, never_ran, on_host
 from service.errors import Conflict, NotFound, Unproven
 from service.registry.database import Database
 from service.registry.engines import find_artifact
@@ -40,7 +40,8 @@ class DeploymentRegistry:
         """Makes `wanted` the deployment; its revision is set here. An equal one changes nothing.
 
         Raises NotFound for an unknown model, version or variant, Unproven for a stable or canary that no
-        validation passed, and Conflict for a canary or shadow that is the stable variant itself.
+        validation passed and for any role of an engine that never ran, and Conflict for a canary or shadow that is the
+        stable variant itself.
         """
         with self._database.write(f"model:{wanted.model}") as connection:
             _check(connection, wanted, self._host)
@@ -128,6 +129,8 @@ def _check(connection: sa.Connection, wanted: Deployment, host: Fingerprint | No
         if variant is None:
             continue
         stored = find_artifact(connection, wanted.model, wanted.version, variant)
+        if never_ran(stored):
+            raise Unproven(_never_ran(stored, role))
         artifact = on_host(stored, host)
         if role == "shadow" or may_answer(artifact) or artifact.certificate is None:
             continue
@@ -139,6 +142,14 @@ def _check(connection: sa.Connection, wanted: Deployment, host: Fingerprint | No
             f"variant {variant!r} is {artifact.certificate.verdict}, and {role} needs a passed validation; make it the "
             "shadow, or quantize again with another recipe or budget"
         )
+
+
+def _never_ran(artifact: EngineArtifact, role: str) -> str:
+    reason = artifact.certificate.reason if artifact.certificate is not None else ""
+    return (
+        f"variant {artifact.variant!r} is unproven and cannot be {role}: it was built and has not run ({reason}); "
+        "start octavo serve and octavo work on a host that can run it, which validates it by itself, and try again"
+    )
 
 
 def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.domain.engine import Certificate, EngineArtifact, Fingerprint
+from service.domain.engine import GPU_RUNTIMES, Certificate, EngineArtifact, Fingerprint, may_answer, never_ran
 from service.errors import NotFound
 from service.registry.database import Database
 from service.registry.tables import ENGINES
@@ -32,12 +32,22 @@ class EngineRegistry:
         with self._database.read() as connection:
             return find_artifact(connection, model, version, variant)
 
+    def never_ran(self) -> tuple[EngineArtifact, ...]:
+        """Every engine that was built where it could not run, and that no host has validated since."""
+        query = sa.select(ENGINES).where(ENGINES.c.runtime.in_(GPU_RUNTIMES))
+        with self._database.read() as connection:
+            stored = [artifact_of_row(row) for row in connection.execute(query)]
+        return tuple(artifact for artifact in stored if never_ran(artifact))
+
     def publish(self, artifact: EngineArtifact) -> EngineArtifact:
         """Stores the artifact and gives back what was stored: where another recipe of the same version holds the
-        variant's name, the name gets the recipe's digest behind it. The same recipe again replaces its artifact.
+        variant's name, the name gets the recipe's digest behind it. The same recipe again replaces its artifact, but
+        for an engine that never ran: it does not take the place of a proven one.
         """
         with self._database.write(f"model:{artifact.model}") as connection:
             named = replace(artifact, variant=_free_name(connection, artifact))
+            if never_ran(named) and (proven := _proven(connection, named)) is not None:
+                return proven
             key = (
                 ENGINES.c.model == named.model,
                 ENGINES.c.version == named.version,
@@ -58,6 +68,18 @@ def find_artifact(connection: sa.Connection, model: str, version: int, variant: 
             f"version {version} of model {model!r} lacks variant {variant!r}, has: {known}; POST /quantize builds one"
         )
     return artifact_of_row(rows[variant])
+
+
+def _proven(connection: sa.Connection, artifact: EngineArtifact) -> EngineArtifact | None:
+    """The stored engine of the artifact's name, where a validation passed it."""
+    query = sa.select(ENGINES).where(
+        ENGINES.c.model == artifact.model,
+        ENGINES.c.version == artifact.version,
+        ENGINES.c.variant == artifact.variant,
+    )
+    row = connection.execute(query).one_or_none()
+    found = None if row is None else artifact_of_row(row)
+    return found if found is not None and may_answer(found) else None
 
 
 def _free_name(connection: sa.Connection, artifact: EngineArtifact) -> str:

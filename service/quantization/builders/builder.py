@@ -7,12 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.domain.recipe import BatchProfile
 from service.engines.engine import Engine
 from service.errors import InvalidRecipe
 
 _BUILDERS = {
     "onnxruntime": "service.quantization.builders.onnxruntime_builder:OnnxRuntimeBuilder",
     "openvino": "service.quantization.builders.openvino_builder:OpenVinoBuilder",
+    "tensorrt": "service.quantization.builders.tensorrt_builder:TensorRtBuilder",
 }
 
 
@@ -28,6 +30,15 @@ class ExecutedOperator:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build: threads of the CPU, rows in a batch, and the file that keeps what timing kernels has shown."""
+
+    threads: int
+    batch: BatchProfile
+    timing_cache: Path | None = None
+
+
 class Builder(Protocol):
     """Makes one runtime's engine file from a converted graph, and reads it back."""
 
@@ -36,8 +47,16 @@ class Builder(Protocol):
         """The engine's file name."""
         ...
 
-    def build(self, converted: Path, engine: Path, threads: int) -> None:
-        """Writes the engine. Raises EngineFailed with the runtime's own words."""
+    def build(self, converted: Path, engine: Path, options: BuildOptions) -> dict[str, Any]:
+        """Writes the engine; gives what a report should tell of the build, as JSON: `executed` where the builder knows
+        the operators that it compiled without running the engine.
+
+        Raises EngineFailed with the runtime's own words, InvalidModel for a graph that the runtime refuses.
+        """
+        ...
+
+    def why_not_here(self) -> str:
+        """Why this host can build engines of the runtime but not run them; "" where it can."""
         ...
 
     def load(self, engine: Path, threads: int) -> Engine:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -15,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.errors import EngineFailed
-from service.quantization.builders.builder import ExecutedOperator
+from service.quantization.builders.builder import BuildOptions, ExecutedOperator
 
 _INT8_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "QAttention", "DynamicQuantize")
 _INT8_TYPES = (TensorProto.INT8, TensorProto.UINT8)
@@ -31,9 +32,13 @@ class OnnxRuntimeBuilder:
 
     engine_file = "engine.onnx"
 
-    def build(self, converted: Path, engine: Path, threads: int) -> None:
-        OnnxRuntimeEngine.load(converted, threads).close()
+    def build(self, converted: Path, engine: Path, options: BuildOptions) -> dict[str, Any]:
+        OnnxRuntimeEngine.load(converted, options.threads).close()
         shutil.copyfile(converted, engine)
+        return {}
+
+    def why_not_here(self) -> str:
+        return ""
 
     def load(self, engine: Path, threads: int) -> OnnxRuntimeEngine:
         return OnnxRuntimeEngine.load(engine, threads)

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from service.engines.openvino_engine import OpenVinoEngine, compile_model
-from service.quantization.builders.builder import ExecutedOperator
+from service.quantization.builders.builder import BuildOptions, ExecutedOperator
 
 _INT8 = {"i8", "u8"}
 # Layers that compute nothing: what feeds and what reads the graph.
@@ -29,9 +29,13 @@ class OpenVinoBuilder:
 
     engine_file = "engine.onnx"
 
-    def build(self, converted: Path, engine: Path, threads: int) -> None:
-        OpenVinoEngine.load(converted, threads).close()
+    def build(self, converted: Path, engine: Path, options: BuildOptions) -> dict[str, Any]:
+        OpenVinoEngine.load(converted, options.threads).close()
         shutil.copyfile(converted, engine)
+        return {}
+
+    def why_not_here(self) -> str:
+        return ""
 
     def load(self, engine: Path, threads: int) -> OpenVinoEngine:
         return OpenVinoEngine.load(engine, threads)

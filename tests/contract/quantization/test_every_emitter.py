@@ -31,11 +31,13 @@ from tests.contract.quantization.plain_plan import PlainPlan
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.random_graphs import random_network, random_rows
 from tests.unit.quantization.small_models import Array, saved
+from tests.unit.quantization.tensorrt_engine import build_engine
 from tests.unit.quantization.transformer_block import tokens, transformer_block
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits"
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
-ENGINES = tuple(runtime for runtime in RUNTIMES if runtime in available_runtimes())
+BUILT = tuple(runtime for runtime in RUNTIMES if runtime in available_runtimes())
+ENGINES = tuple(runtime for runtime in BUILT if not builder_for(runtime).why_not_here())
 MINMAX = Recipe(calibration=Calibration(method="minmax"))
 ONE_STEP = 1.001
 MULTIPLYING = ("Conv", "Gemm", "MatMul")
@@ -131,6 +133,18 @@ def test_every_operator_runs_as_the_lint_said(runtime: str, network: Network) ->
     told = [entry for entry in ran if entry.name in predicted and predicted[entry.name].operator in compared]
     assert told
     assert [(entry, predicted[entry.name].rule) for entry in told if entry.int8 != predicted[entry.name].int8] == []
+
+
+@pytest.mark.skipif("tensorrt" not in BUILT, reason="TensorRT-RTX is not installed")
+@on_every_network(("tensorrt",))
+def test_tensorrt_compiles_kernels_as_the_lint_said(runtime: str, network: Network) -> None:
+    made = emitted(runtime, network)
+    predicted = {entry.name: entry for entry in predict(runtime, made.model)}
+    # What follows a multiplication is compiled into a kernel of several operators, for which no type can be told.
+    compared = {entry["name"]: entry["int8"] for entry in build_engine(made.model)["executed"]}
+    told = {name: int8 for name, int8 in compared.items() if name in predicted}
+    assert {predicted[name].operator for name in told} & set(MULTIPLYING)
+    assert [(predicted[name], int8) for name, int8 in told.items() if predicted[name].int8 != int8] == []
 
 
 @on_every_network()

@@ -32,7 +32,7 @@ def test_only_what_was_given_is_sent(octavo: Octavo, server: ScriptedServer, job
 def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
     server.answer("POST", "/quantize", job("queued"), status=202)
     options = (
-        "--version 2 --precision int8 --runtime onnxruntime --scheme asymmetric --granularity per_tensor "
+        "--version 2 --precision int8 --runtime onnxruntime --scheme asymmetric --granularity per_tensor --around fp32 "
         "--method percentile --rows 64 --percentile 99.9 --keep-float /head/* --keep-float op:Softmax "
         "--batch-min 2 --batch-opt 4 --batch-max 16 --calibration c --validation v --metric top5 --max-loss 0 "
         "--deploy canary --no-wait --idempotency-key k1"
@@ -48,6 +48,7 @@ def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: S
             "runtime": "onnxruntime",
             "scheme": "asymmetric",
             "granularity": "per_tensor",
+            "around": "fp32",
             "calibration": {"method": "percentile", "rows": 64, "percentile": 99.9},
             "keep_float": ["/head/*", "op:Softmax"],
             "batch": {"min": 2, "opt": 4, "max": 16},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import pytest
+
 from service.domain.recipe import Recipe, Tuning
 
 
@@ -20,3 +22,18 @@ def test_a_recipe_from_before_there_was_tuning_has_all_of_it() -> None:
 
 def test_no_tuning_is_every_step_switched_off() -> None:
     assert set(asdict(Tuning.none()).values()) == {False}
+
+
+def test_the_type_around_int8_survives_and_its_default_leaves_digests_as_they_were() -> None:
+    recipe = Recipe(runtime="tensorrt", around="bf16")
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert "around" not in Recipe().to_json()
+    assert Recipe.from_json(Recipe().to_json()) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("around", "runtime", "companion"),
+    [("auto", "tensorrt", "fp16"), ("auto", "openvino", "fp32"), ("fp32", "tensorrt", "fp32")],
+)
+def test_auto_is_the_runtimes_own_type_around_int8(around: str, runtime: str, companion: str) -> None:
+    assert Recipe(around=around).companion(runtime) == companion

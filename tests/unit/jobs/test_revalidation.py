@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.deployment import Deployment, ServedModel
-from service.domain.engine import Fingerprint
+from service.domain.engine import EngineArtifact, Fingerprint, Gpu
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
 from service.metrics import REGISTRY
@@ -20,6 +20,7 @@ from service.registry.models import ModelRegistry
 from service.registry.serving import ServingRegistry
 from tests.samples import artifact, new_model, quantize_request
 
+GPU = Gpu("RTX A", "8.6", "13.0")
 HERE = Fingerprint("cpu", ("avx512_vnni",), "none", {"onnxruntime": "1"})
 
 
@@ -67,7 +68,7 @@ def test_another_server_of_the_same_kind_finds_that_job(database: Database, want
 
 def test_a_full_queue_is_asked_again_later(database: Database, wanted: list[ServedModel]) -> None:
     clock, full = Clock(), JobQueue(database, 1)
-    revalidation = Revalidation(full, HERE, clock)
+    revalidation = Revalidation(full, HERE, clock=clock)
     revalidation.follow(wanted)
     assert len(full.list()) == 1
     full.cancel(full.list()[0].id)
@@ -91,3 +92,38 @@ def test_what_is_proven_again_is_counted_no_more(database: Database, wanted: lis
     revalidation.follow(wanted)
     revalidation.follow([replace(served, unproven=()) for served in wanted])
     assert unproven() is None
+
+
+def never_ran(database: Database) -> EngineArtifact:
+    """An engine that a job on record built on a host that could not run it; nothing of it is deployed."""
+    job, _ = JobQueue(database, 10).submit(quantize_request("fp16", deploy="promote"))
+    waiting = artifact("fp16-tensorrt", "r3", "unproven")
+    return EngineRegistry(database).publish(replace(waiting, runtime="tensorrt", job=job.id))
+
+
+def test_a_host_with_a_gpu_validates_what_was_built_without_one(database: Database, wanted: list[ServedModel]) -> None:
+    waiting, queue = never_ran(database), JobQueue(database, 10)
+    with_gpu = replace(HERE, gpu=GPU)
+    for _ in range(2):
+        Revalidation(queue, with_gpu, EngineRegistry(database).never_ran).follow([])
+    asked = [job for job in queue.list() if job.request.get("host")]
+    assert len(asked) == 1
+    assert waiting.job is not None
+    assert asked[0].request == queue.find(waiting.job).request | {"deploy": "none", "host": asked[0].request["host"]}
+
+
+def test_a_host_without_a_gpu_leaves_it_alone(database: Database, wanted: list[ServedModel]) -> None:
+    never_ran(database)
+    queue = JobQueue(database, 10)
+    Revalidation(queue, HERE, EngineRegistry(database).never_ran).follow([])
+    assert not [job for job in queue.list() if job.request.get("host")]
+
+
+def test_a_host_without_a_gpu_does_not_ask_for_what_only_a_gpu_can_prove(
+    database: Database, wanted: list[ServedModel]
+) -> None:
+    queue = JobQueue(database, 10)
+    on_gpu = [replace(served, unproven=(replace(served.unproven[0], runtime="tensorrt"),)) for served in wanted]
+    Revalidation(queue, HERE).follow(on_gpu)
+    assert not [job for job in queue.list() if job.request.get("host")]
+    assert unproven() == 1

@@ -75,7 +75,7 @@ def test_speed_is_judged_at_the_optimal_batch() -> None:
 
 
 def test_the_fastest_inside_the_budget_wins_else_the_one_that_loses_least() -> None:
-    slow, fast = Judgement("a", True, 0.0, "", 2.0), Judgement("b", True, 0.005, "", 1.0)
-    bad, worse = Judgement("c", False, 0.02, "", 0.1), Judgement("d", False, None, "", 0.05)
+    slow, fast = Judgement("a", "passed", 0.0, "", 2.0), Judgement("b", "passed", 0.005, "", 1.0)
+    bad, worse = Judgement("c", "rejected", 0.02, "", 0.1), Judgement("d", "rejected", None, "", 0.05)
     assert pick([slow, bad, fast, worse]) is fast
     assert pick([worse, bad]) is bad

@@ -21,6 +21,7 @@ def figures() -> dict[str, Any]:
     metric = {"reference": 0.99, "engine": 0.98, "loss": 0.0101, "interval": [0.0, 0.02]}
     return {
         "variant": "int8-onnxruntime", "verdict": "rejected", "warnings": [f"beware {EVIL}"],
+        "unproven": "", "build": {},
         "host": {"device": EVIL, "libraries": {"onnxruntime": "1"}, "flags": [], "driver": "none"},
         "headline": {"metric": "top1", "loss": 0.0101, "max_loss": 0.01, "speedup": 2.0, "batch": 1,
                      "times_smaller": 1.875},
@@ -162,3 +163,54 @@ def test_empty_plots_are_drawn_without_bars() -> None:
     assert "<rect" not in histogram_plot(0, 0, [0, 0])
     assert "<rect" not in grouped_bars([], [], "ms")
     assert "<rect" not in ranked_bars([], "share")
+
+
+BUILD = {
+    "flavour": "tensorrt_rtx",
+    "version": "1.7",
+    "built_for": ["8.0", "8.6"],
+    "portable": True,
+    "batch": {"min": 1, "opt": 2, "max": 4},
+    "workspace_bytes": 2**30,
+    "memory": {"weights_bytes": 2**20},
+    "seconds": 1.5,
+    "log": {
+        "lines": {"verbose": 12, "warning": 1},
+        "warnings": ["<b>bold</b>"],
+        "layers": [
+            {"name": "<i>conv</i>", "kind": "correlation", "reads": ["Int8"], "makes": ["Half"], "origins": ["stem"]}
+        ],
+    },
+    "network": [{"name": "stem", "kind": "CONVOLUTION", "type": "INT8"}],
+    "reproduce": "import <module>",
+}
+
+
+def test_a_build_is_told_and_none_of_it_becomes_markup() -> None:
+    page = render_page(figures() | {"build": BUILD})
+    for told in (
+        "tensorrt_rtx 1.7",
+        "8.0, 8.6",
+        "runs on every GPU of these",
+        "1 INT8",
+        "&lt;b&gt;bold",
+        "&lt;i&gt;conv",
+    ):
+        assert told in page, told
+    assert "import &lt;module&gt;" in page
+    assert "Build it by hand" not in render_page(figures())
+
+
+def test_an_engine_that_did_not_run_has_no_speed_and_says_so() -> None:
+    shown = figures()
+    shown |= {
+        "unproven": "no device",
+        "headline": shown["headline"] | {"speedup": None, "loss": None},
+        "engine": shown["engine"] | {"latency": []},
+        "consistency": [],
+        "speed": {"batch": 8, "speedup": None, "faster": None, "by_batch": []},
+    }
+    page = render_page(shown)
+    for told in ("Built, and not proven, on", "FP32 beside this engine, simulated", "unknown"):
+        assert told in page, told
+    assert "agrees with itself" not in page

@@ -69,13 +69,34 @@ def test_what_does_not_exist_cannot_be_deployed(
         deployments.put(wanted)
 
 
-def test_an_unproven_variant_may_shadow_but_not_answer(deployments: DeploymentRegistry, database: Database) -> None:
+@pytest.mark.parametrize(
+    ("role", "wanted"),
+    [
+        ("stable", Deployment("digits", 1, "int8-tensorrt")),
+        ("canary", Deployment("digits", 1, INT8, "int8-tensorrt", 5)),
+        ("shadow", Deployment("digits", 1, INT8, shadow="int8-tensorrt")),
+    ],
+)
+def test_an_engine_that_never_ran_takes_no_role(
+    deployments: DeploymentRegistry, database: Database, role: str, wanted: Deployment
+) -> None:
     EngineRegistry(database).publish(artifact("int8-tensorrt", "r2", "unproven"))
-    with pytest.raises(Unproven, match="stable needs a passed validation"):
-        deployments.put(Deployment("digits", 1, "int8-tensorrt"))
-    with pytest.raises(Unproven, match="canary needs a passed validation"):
-        deployments.put(Deployment("digits", 1, INT8, "int8-tensorrt", 5))
-    assert deployments.put(Deployment("digits", 1, INT8, shadow="int8-tensorrt")).shadow == "int8-tensorrt"
+    words = f"is unproven and cannot be {role}: it was built and has not run .*; start octavo serve and octavo work on"
+    with pytest.raises(Unproven, match=words):
+        deployments.put(wanted)
+
+
+def test_an_engine_that_never_ran_does_not_replace_a_proven_one_of_its_recipe(
+    deployments: DeploymentRegistry, database: Database
+) -> None:
+    engines = EngineRegistry(database)
+    never_ran = replace(artifact("int8-tensorrt", "r2", "unproven"), runtime="tensorrt", sha256="1" * 64)
+    engines.publish(never_ran)
+    assert [found.sha256 for found in engines.never_ran()] == ["1" * 64]
+    proven = engines.publish(replace(artifact("int8-tensorrt", "r2"), runtime="tensorrt", sha256="2" * 64))
+    assert engines.never_ran() == ()
+    assert engines.publish(never_ran) == proven
+    assert engines.find("digits", 1, "int8-tensorrt").sha256 == "2" * 64
 
 
 def test_a_canary_that_is_the_stable_variant_is_a_conflict(deployments: DeploymentRegistry) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.domain.recipe import BatchProfile
 from service.errors import EngineFailed, InvalidRecipe
-from service.quantization.builders.builder import builder_for
+from service.quantization.builders.builder import BuildOptions, builder_for
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.small_models import classifier, images, saved
@@ -20,7 +21,7 @@ ROWS = {"x": images(16)}
 def test_the_engine_is_the_converted_graph_and_answers(tmp_path: Path) -> None:
     converted = saved(classifier(), tmp_path / "converted.onnx")
     builder = OnnxRuntimeBuilder()
-    builder.build(converted, tmp_path / "engine.onnx", 1)
+    builder.build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
     assert (tmp_path / "engine.onnx").read_bytes() == converted.read_bytes()
     assert builder.load(tmp_path / "engine.onnx", 1).infer(ROWS)["scores"].shape == (16, 4)
 
@@ -28,7 +29,9 @@ def test_the_engine_is_the_converted_graph_and_answers(tmp_path: Path) -> None:
 def test_a_graph_that_does_not_load_makes_no_engine(tmp_path: Path) -> None:
     (tmp_path / "converted.onnx").write_bytes(b"no model")
     with pytest.raises(EngineFailed, match="ONNX Runtime cannot load"):
-        OnnxRuntimeBuilder().build(tmp_path / "converted.onnx", tmp_path / "engine.onnx", 1)
+        OnnxRuntimeBuilder().build(
+            tmp_path / "converted.onnx", tmp_path / "engine.onnx", BuildOptions(1, BatchProfile())
+        )
     assert os.listdir(tmp_path) == ["converted.onnx"]
 
 

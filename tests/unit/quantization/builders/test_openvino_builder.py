@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.domain.recipe import BatchProfile
 from service.errors import EngineFailed
-from service.quantization.builders.builder import ExecutedOperator, builder_for
+from service.quantization.builders.builder import BuildOptions, ExecutedOperator, builder_for
 from service.quantization.builders.openvino_builder import OpenVinoBuilder
 from service.quantization.emitters.half import emit_half
 from tests.unit.quantization.bodies import body_model, body_rows
@@ -27,7 +28,7 @@ def test_the_engine_is_the_converted_graph_and_answers(tmp_path: Path) -> None:
     converted = saved(classifier(), tmp_path / "converted.onnx")
     builder = builder_for("openvino")
     assert isinstance(builder, OpenVinoBuilder)
-    builder.build(converted, tmp_path / "engine.onnx", 1)
+    builder.build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
     assert (tmp_path / "engine.onnx").read_bytes() == converted.read_bytes()
     assert builder.load(tmp_path / "engine.onnx", 1).infer(ROWS)["scores"].shape == (16, 4)
 
@@ -35,7 +36,7 @@ def test_the_engine_is_the_converted_graph_and_answers(tmp_path: Path) -> None:
 def test_a_graph_that_does_not_load_makes_no_engine(tmp_path: Path) -> None:
     (tmp_path / "converted.onnx").write_bytes(b"no model")
     with pytest.raises(EngineFailed, match="OpenVINO cannot load"):
-        OpenVinoBuilder().build(tmp_path / "converted.onnx", tmp_path / "engine.onnx", 1)
+        OpenVinoBuilder().build(tmp_path / "converted.onnx", tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
     assert os.listdir(tmp_path) == ["converted.onnx"]
 
 

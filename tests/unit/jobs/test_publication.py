@@ -1,0 +1,88 @@
+"""What a job leaves whose engine could not run: an artifact without a role, and never in a proven one's place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.domain.job import Job
+from service.domain.recipe import QuantizeRequest
+from service.errors import StageFailed
+from service.jobs.publication import Publication
+from service.jobs.queue import JobQueue
+from service.registry.blobs import Blobs
+from service.registry.database import Database
+from service.registry.deployments import DeploymentRegistry
+from service.registry.engines import EngineRegistry
+from service.registry.models import ModelRegistry
+from tests.samples import certificate, new_model, quantize_request
+
+UNPROVEN = replace(certificate("unproven"), loss=None, reason="no NVIDIA device on this host; install a driver")
+
+
+@pytest.fixture
+def publication(database: Database, tmp_path: Path) -> Publication:
+    ModelRegistry(database).add(new_model())
+    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    return Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "job"
+    made.mkdir()
+    for name in ("engine.plan", "report.json", "report.html", "converted.onnx"):
+        (made / name).write_text(name)
+    return made
+
+
+def gate(verdict: str = "unproven", sha256: str = "e" * 64) -> dict[str, Any]:
+    proof = UNPROVEN if verdict == "unproven" else certificate(verdict)
+    return {
+        "verdict": verdict, "variant": "int8-tensorrt", "certificate": proof.to_json(), "runtime": "tensorrt",
+        "precision": "int8", "sha256": sha256, "size_bytes": 11, "batch_max": 4, "engine_file": "engine.plan",
+        "emitted_file": "converted.onnx",
+    }  # fmt: skip
+
+
+def job_of(database: Database, request: QuantizeRequest) -> Job:
+    return JobQueue(database, 10).submit(request)[0]
+
+
+def test_an_unproven_engine_is_stored_and_deployed_nowhere(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    job = job_of(database, quantize_request(deploy="promote"))
+    outcome = publication.publish(job, gate(), folder)
+    assert outcome["state"] == "succeeded"
+    assert outcome["result"]["deployment"] is None
+    assert "cannot be stable: it was built and has not run" in outcome["result"]["deployment_error"]["error"]
+    assert [found.variant for found in publication.engines.never_ran()] == ["int8-tensorrt"]
+    assert publication.deployments.find("digits").stable == "fp32-onnxruntime"
+    assert publication.blobs.read_bytes(f"jobs/{job.id}/converted.onnx") == b"converted.onnx"
+
+
+def test_a_proven_engine_of_the_recipe_stays_and_the_job_says_so(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    publication.publish(job_of(database, quantize_request()), gate("passed", "f" * 64), folder)
+    again = job_of(database, quantize_request(deploy="promote"))
+    outcome = publication.publish(again, gate(), folder)
+    assert outcome["state"] == "succeeded"
+    assert outcome["result"]["deployment"] is None
+    assert "stays the engine that job" in outcome["result"]["deployment_error"]["error"]
+    assert publication.engines.find("digits", 1, "int8-tensorrt").sha256 == "f" * 64
+
+
+def test_a_job_that_is_to_prove_an_engine_fails_where_it_cannot_run(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    job = job_of(database, replace(quantize_request(), host="h" * 64))
+    with pytest.raises(
+        StageFailed, match=r"came to a worker that cannot: no NVIDIA device.*; run octavo work on hosts"
+    ):
+        publication.publish(job, gate(), folder)
+    assert publication.engines.never_ran() == ()
