@@ -38,11 +38,11 @@ proto: $(VENV)/.dev
 	rm $(PROTO)/generated/inference_pb2.py.bak
 	touch $(PROTO)/generated/__init__.py
 
-# Both say what is missing, and exit with 2, where there is no NVIDIA GPU.
-test-gpu: $(VENV)/.gpu
+# Both say what is missing, and exit with 2, where there is no NVIDIA GPU; its packages are installed only where one is.
+test-gpu: $(VENV)/$(if $(shell command -v nvidia-smi),.gpu,.dev)
 	$(BIN)/python -m tests.gpu
 
-bench-gpu: $(VENV)/.gpu
+bench-gpu: $(VENV)/$(if $(shell command -v nvidia-smi),.gpu,.dev)
 	$(BIN)/python -m benchmarks --gpu
 
 requirements:
@@ -60,10 +60,11 @@ $(VENV)/.cpu: requirements/cpu.txt requirements/build.txt pyproject.toml | $(VEN
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# With a GPU its packages take the place of the CPU's ONNX Runtime; without one the targets only have to say so.
+# Its packages take the place of the CPU's ONNX Runtime.
 $(VENV)/.gpu: requirements/gpu.txt $(VENV)/.dev
-	if command -v nvidia-smi > /dev/null; then \
-	  $(BIN)/python -m pip uninstall --quiet --yes onnxruntime && $(INSTALL_PINNED) requirements/gpu.txt && touch $@; fi
+	$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
+	$(INSTALL_PINNED) requirements/gpu.txt
+	touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.cpu
 	$(INSTALL_PINNED) requirements/dev.txt
