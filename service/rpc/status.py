@@ -36,6 +36,7 @@ STATUSES: dict[type[OctavoError], StatusCode] = {
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.NotReady: StatusCode.UNAVAILABLE,
     errors.Stopping: StatusCode.UNAVAILABLE,
+    errors.DeviceFailed: StatusCode.UNAVAILABLE,
     errors.StoreUnavailable: StatusCode.UNAVAILABLE,
     errors.StorageFull: StatusCode.RESOURCE_EXHAUSTED,
     errors.EngineFailed: StatusCode.INTERNAL,

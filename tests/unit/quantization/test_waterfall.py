@@ -91,8 +91,8 @@ def test_operators_that_only_move_values_on_the_same_grid_have_no_part(tmp_path:
 
 def test_rounding_of_weights_is_named(tmp_path: Path) -> None:
     # Inputs on the grid and no grid behind: only weights can err.
-    rows = np.random.default_rng(1).integers(-127, 128, (16, 64)).astype(np.float32)
-    rows[0, :2] = -127, 127
+    rows = np.random.default_rng(1).integers(-128, 128, (16, 64)).astype(np.float32)
+    rows[0, :2] = -128, 127
     found = explained(one_layer(normal(64, 8)), rows, tmp_path)
     assert (found["layer"]["cause"], found["x"]["cause"]) == ("weight_rounding", "none")
     assert found["layer"]["share"] == pytest.approx(1)
