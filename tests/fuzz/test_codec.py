@@ -45,3 +45,10 @@ def test_a_body_that_takes_too_long_is_found(monkeypatch: pytest.MonkeyPatch) ->
     lines: list[str] = []
     assert codec.run(10, 1, lines.append) > 0
     assert "TimeoutError" in lines[0]
+
+
+def test_an_array_of_no_elements_and_billions_of_rows_is_compared_at_once() -> None:
+    head = b'{"name":"x","shape":[2147483648,3,0],"datatype":"BYTES","parameters":{"binary_data_size":0}}'
+    body = b'{"inputs":[' + head + b'],"outputs":[{"name":"x","parameters":{"binary_data":true}}]}'
+    outcome = codec.outcome_of(body, str(len(body)).encode(), HeadReader(), random.Random(1))
+    assert outcome == "answered"
