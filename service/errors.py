@@ -11,8 +11,8 @@ OctavoError
 │   ├── InUse  AlreadyExists  Unproven
 ├── Unsupported             known to the protocol, not offered here
 ├── Unavailable             try again later
-│   ├── QueueFull  DeadlineExceeded  NotReady  Stopping  StoreUnavailable
-│   └── StorageFull
+│   ├── QueueFull  DeadlineUnreachable  DeadlineExceeded  NotReady  Stopping
+│   └── StoreUnavailable  StorageFull
 ├── EngineFailed            a loaded engine could not answer
 │   └── DeviceFailed        nor will it: its device is lost to this process
 └── StageFailed             a job's stage could not finish
@@ -30,6 +30,8 @@ class OctavoError(Exception):
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    # When trying again may help; who raises it may know better.
+    retry_after_seconds: int = 1
 
 
 class InvalidInput(OctavoError):
@@ -107,6 +109,10 @@ class Unavailable(OctavoError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class DeadlineUnreachable(Unavailable):
+    code = "deadline_unreachable"
 
 
 class DeadlineExceeded(Unavailable):

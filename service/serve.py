@@ -127,7 +127,7 @@ class Server(uvicorn.Server):
 
         settings = self._settings
         is_ready = self._reconciler.first_pass.is_set
-        queries = Queries(self._router, is_ready, settings.infer_limits, self._loading, self._tracer)
+        queries = Queries(self._router, is_ready, self._loading, self._tracer)
         server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes)
         bound = server.bind(settings.host, port)
         _log.info("gRPC is listened for", extra={"host": settings.host, "port": bound})
@@ -186,7 +186,6 @@ class Server(uvicorn.Server):
                     self._loading,
                     self._tracer,
                     self._reconciler.first_pass.is_set,
-                    limits,
                 ),
                 *predict_routes(self._predictor, limits),
             ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import datasets, deployments, jobs, models, operations, quantize
+from service.api import batching, datasets, deployments, jobs, models, operations, quantize
 from service.api.dependencies import Services
 from service.api.error_responses import install_error_handlers
 from service.api.uploads import prepare_spool
@@ -21,6 +21,6 @@ def create_app(services: Services) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(operations.CountRequests)
     app.router.routes.extend(services.routes)
-    for part in (models, datasets, quantize, jobs, deployments, operations):
+    for part in (models, datasets, quantize, jobs, deployments, batching, operations):
         app.include_router(part.router)
     return app

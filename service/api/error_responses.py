@@ -19,7 +19,6 @@ from service.errors import OctavoError
 
 _log = logging.getLogger(__name__)
 
-RETRY_AFTER_SECONDS = 1
 STATUSES: dict[type[OctavoError], int] = {
     errors.InvalidInput: 400,
     errors.InvalidName: 422,
@@ -40,6 +39,7 @@ STATUSES: dict[type[OctavoError], int] = {
     errors.Unsupported: 501,
     errors.Unavailable: 503,
     errors.QueueFull: 429,
+    errors.DeadlineUnreachable: 429,
     errors.DeadlineExceeded: 503,
     errors.NotReady: 503,
     errors.Stopping: 503,
@@ -75,7 +75,7 @@ def error_body(message: str, code: str) -> bytes:
 
 def error_headers(error: OctavoError) -> dict[str, str]:
     """Retry-After where trying again can help."""
-    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.retryable else {}
+    return {"Retry-After": str(error.retry_after_seconds)} if error.retryable else {}
 
 
 def error_response(error: OctavoError) -> Response:

@@ -70,7 +70,8 @@ def decode_request(head: RequestHead, body: bytes | memoryview, start: int, mode
 
 def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:
     """What the router is asked: the arrays by input, and what the head says of them."""
-    return InferRequest(arrays, head.datatypes, head.output_names, head.variant, head.timeout_seconds, head.admitted)
+    timeout, priority = head.timeout_seconds, head.priority
+    return InferRequest(arrays, head.datatypes, head.output_names, head.variant, timeout, head.admitted, priority)
 
 
 def decode_raw(head: RequestHead, body: bytes | memoryview, model: str) -> InferRequest:

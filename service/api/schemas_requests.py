@@ -46,7 +46,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(_whole)
 PathVersion = Annotated[int, Path(ge=1, le=MAX_VERSION)]
 QueryVersion = Annotated[int | None, Query(ge=1, le=MAX_VERSION)]
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,64}$")]
@@ -60,7 +60,7 @@ class RequestBody(BaseModel):
 
 class CalibrationBody(RequestBody):
     method: Literal["minmax", "entropy", "percentile", "mse"] = "entropy"
-    rows: Annotated[int, Field(ge=1, le=MAX_CALIBRATION_ROWS), _WHOLE] = 256
+    rows: Annotated[int, Field(ge=1, le=MAX_CALIBRATION_ROWS), WHOLE] = 256
     percentile: Annotated[float, Field(gt=LOWEST_PERCENTILE, le=100)] = 99.99
 
     def to_domain(self) -> Calibration:
@@ -70,9 +70,9 @@ class CalibrationBody(RequestBody):
 class BatchBody(RequestBody):
     """Batch sizes in rows, min <= opt <= max."""
 
-    min: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), _WHOLE] = 1
-    opt: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), _WHOLE] = 8
-    max: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), _WHOLE] = 32
+    min: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), WHOLE] = 1
+    opt: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), WHOLE] = 8
+    max: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS), WHOLE] = 32
 
     @model_validator(mode="after")
     def _in_order(self) -> BatchBody:
@@ -146,7 +146,7 @@ class QuantizeBody(RequestBody):
     """A build asked for. The version defaults to the newest, and every other field but `model` has a default."""
 
     model: ModelName
-    version: Annotated[int, Field(ge=1, le=MAX_VERSION), _WHOLE] | None = None
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION), WHOLE] | None = None
     recipe: RecipeBody = RecipeBody()
     calibration: DatasetName | None = None
     validation: DatasetName | None = None
@@ -162,13 +162,13 @@ class CanaryBody(RequestBody):
     """`weight` is the canary's share of requests in percent."""
 
     variant: VariantName
-    weight: Annotated[int, Field(ge=0, le=100), _WHOLE]
+    weight: Annotated[int, Field(ge=0, le=100), WHOLE]
 
 
 class DeploymentBody(RequestBody):
     """Which variants answer, if it is loaded. Answers carry the same fields, so one can be sent back as it is."""
 
-    version: Annotated[int, Field(ge=1, le=MAX_VERSION), _WHOLE]
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION), WHOLE]
     stable: RouteBody
     canary: CanaryBody | None = None
     shadow: RouteBody | None = None

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 
 from service import __version__
 from service.api.schemas import errors
+from service.domain.batching import QueuePolicy
 from service.domain.engine import GPU_RUNTIMES
-from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidInput, NotFound, Stopping
 from service.router.replica import Replica
@@ -38,7 +38,7 @@ _PLATFORMS = {
 }
 
 
-def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimits) -> APIRouter:
+def metadata_router(router: Router, ready: Callable[[], bool]) -> APIRouter:
     """`ready` is whether the deployments were read and every model's first load has ended."""
     routes = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -68,7 +68,7 @@ def metadata_router(router: Router, ready: Callable[[], bool], limits: InferLimi
         return JSONResponse({"name": model, "ready": True, "reason": reason}) if reason else Response()
 
     async def read_config(model: str, version: str | None = None) -> dict[str, Any]:
-        return model_config(router.routes(model, version_number(model, version)), limits)
+        return model_config(router.routes(model, version_number(model, version)))
 
     for path in ("/models/{model}", "/models/{model}/versions/{version}"):
         add = routes.add_api_route
@@ -106,7 +106,7 @@ def platform(runtime: str) -> str:
     return _PLATFORMS.get(runtime, runtime)
 
 
-def model_config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
+def model_config(routes: ModelRoutes) -> dict[str, Any]:
     """The model configuration of the stable route, as Triton's clients and tools read it."""
     replica = routes.stable.replica
     rows = replica.max_rows
@@ -122,9 +122,23 @@ def model_config(routes: ModelRoutes, limits: InferLimits) -> dict[str, Any]:
         "model_transaction_policy": {"decoupled": False},
     }
     if rows:
-        delay = int(limits.max_delay_seconds * 1e6)
-        config["dynamic_batching"] = {"preferred_batch_size": [], "max_queue_delay_microseconds": delay}
+        config["dynamic_batching"] = _dynamic_batching(replica.policy)
     return config
+
+
+def _dynamic_batching(policy: QueuePolicy) -> dict[str, Any]:
+    return {
+        "preferred_batch_size": list(policy.preferred_rows),
+        "max_queue_delay_microseconds": int(policy.delay_seconds * 1e6),
+        "priority_levels": policy.priority_levels,
+        "default_priority_level": policy.default_priority,
+        "default_queue_policy": {
+            "timeout_action": "REJECT",
+            "default_timeout_microseconds": int((policy.timeout_seconds or 0) * 1e6),
+            "allow_timeout_override": True,
+            "max_queue_size": policy.queue_rows,
+        },
+    }
 
 
 def _instance_group(variant: str, replica: Replica) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from service.api.tracing import Tracer
 from service.api.v2_metadata import metadata_router
 from service.api.v2_refused import refused_router
 from service.api.v2_statistics import statistics_router
-from service.domain.limits import InferLimits
 from service.errors import NotFound
 from service.router.router import Router
 
@@ -31,7 +30,6 @@ def v2_routes(
     loading: ModelLoading,
     tracer: Tracer,
     ready: Callable[[], bool],
-    limits: InferLimits,
 ) -> list[BaseRoute]:
     """`ready` is whether the deployments were read and every model's first load has ended.
 
@@ -39,7 +37,7 @@ def v2_routes(
     """
     parts = (
         statistics_router(router),
-        metadata_router(router, ready, limits),
+        metadata_router(router, ready),
         repository_router(loading),
         trace_router(tracer, router),
         log_settings_router(),

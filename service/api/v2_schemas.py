@@ -60,6 +60,7 @@ class RequestHead:
     binary_default: bool
     inputs: tuple[TensorHead, ...]
     outputs: tuple[OutputHead, ...] | None
+    priority: int = 0
     datatypes: dict[str, str] = field(init=False)
     output_names: tuple[str, ...] | None = field(init=False)
     admitted: dict[Hashable, tuple[int, object]] = field(init=False, default_factory=dict)
@@ -83,8 +84,9 @@ def read_head(value: Any) -> RequestHead:
     identity = value.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InvalidInput(f"'id' is {_shown(identity)}; send a string, or none")
-    variant, timeout, binary = _options(parameters) if parameters else (None, None, False)
-    return RequestHead(identity or None, variant, timeout, binary, heads, _outputs(value.get("outputs")))
+    variant, timeout, binary, priority = _options(parameters) if parameters else (None, None, False, 0)
+    outputs = _outputs(value.get("outputs"))
+    return RequestHead(identity or None, variant, timeout, binary, heads, outputs, priority)
 
 
 def _tensor(item: Any) -> TensorHead:
@@ -147,27 +149,24 @@ def _output(item: Any) -> OutputHead:
     return OutputHead(name, _flag(parameters, "binary_data"), classes)
 
 
-def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, bool]:
-    """Variant, timeout in seconds, and whether unlisted outputs are binary. What is unknown passes unread."""
+def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, bool, int]:
+    """Variant, timeout in seconds, whether unlisted outputs are binary, and priority. The unknown passes unread."""
     for key in parameters:
         if key.startswith("triton_"):
             raise InvalidInput(f"parameter {key[:80]!r} is reserved; choose a name that does not begin with 'triton_'")
     for key in ("sequence_id", "sequence_start", "sequence_end"):
         if parameters.get(key):
             raise Unsupported(f"{key!r} asks for a stateful model, and models here are stateless; leave it out")
-    _check_priority(parameters.get("priority", 0))
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or not 0 <= priority < _MAX_UNSIGNED:
+        raise InvalidInput(f"parameter 'priority' is {_shown(priority)}; send an integer from 0, which is the default")
     variant = parameters.get("variant")
     if variant is not None and not isinstance(variant, str):
         raise InvalidInput(f"parameter 'variant' is {_shown(variant)}; send a string")
     timeout = parameters.get("timeout")
     if timeout is not None and (type(timeout) is not int or not 0 <= timeout < _MAX_UNSIGNED):
         raise InvalidInput(f"parameter 'timeout' is {_shown(timeout)}; send a count of microseconds")
-    return variant, timeout / 1e6 if timeout else None, _flag(parameters, "binary_data_output")
-
-
-def _check_priority(value: Any) -> None:
-    if type(value) is not int or not 0 <= value < _MAX_UNSIGNED:
-        raise InvalidInput(f"parameter 'priority' is {_shown(value)}; send an integer from 0, which is the default")
+    return variant, timeout / 1e6 if timeout else None, _flag(parameters, "binary_data_output"), priority
 
 
 def _flag(parameters: Mapping[str, Any], name: str) -> bool:

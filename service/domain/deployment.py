@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from service.domain.batching import Batching
 from service.domain.engine import REFERENCE_VARIANT, EngineArtifact
 from service.domain.fallback import unproven_because
 from service.domain.model import ModelVersion
@@ -16,7 +17,7 @@ class Deployment:
     """A model's routes: the stable variant, perhaps a canary with a weight in percent, perhaps a shadow.
 
     `revision` grows by one with every change, so a router sees at a glance whether it is up to date. What is not
-    `loaded` stays deployed and answers nothing until it is loaded again.
+    `loaded` stays deployed and answers nothing until it is loaded again. `batching` outlives a change of the routes.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Deployment:
     shadow: str | None = None
     revision: int = 1
     loaded: bool = True
+    batching: Batching = field(default_factory=Batching)
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ Array = npt.NDArray[Any]
 class InferRequest(NamedTuple):
     """Decoded input arrays by name, each with the datatype its sender declared (none: the array's own).
 
-    `outputs` None means all. `timeout_seconds` counts from the moment the request is queued. `admitted` is shared by
-    requests that differ in their values only: whoever checked one of them notes rows and batch key for the others.
+    `outputs` None means all. `timeout_seconds` counts from the moment the request is queued. `priority` 1 goes first, 0
+    is the model's default. `admitted` is shared by requests that differ in their values only: whoever checked one of
+    them notes rows and batch key for the others.
     """
 
     inputs: Mapping[str, Array]
@@ -23,6 +24,7 @@ class InferRequest(NamedTuple):
     variant: str | None = None
     timeout_seconds: float | None = None
     admitted: dict[Hashable, tuple[int, object]] | None = None
+    priority: int = 0
 
 
 class InferResult(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from service.domain.batching import Batching
 from service.domain.deployment import Deployment
 from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint, may_answer, never_ran, on_host
 from service.errors import Conflict, NotFound, Unproven
@@ -98,6 +99,19 @@ class DeploymentRegistry:
                 raise NotFound(f"failed to unload {model[:80]!r}, it is not deployed; GET /models lists what there is")
             return _set_loaded(connection, row, False)
 
+    def set_batching(self, model: str, batching: Batching) -> Deployment:
+        """How the model's requests wait and share batches from now on, whichever variants answer. Raises NotFound."""
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is None:
+                raise _not_deployed(model)
+            now = deployment_of_row(row)
+            if now.batching == batching:
+                return now
+            values = {"batching": batching.to_json(), "revision": row.revision + 1, "updated_at": datetime.now(UTC)}
+            connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model).values(values))
+            return replace(now, batching=batching, revision=row.revision + 1)
+
     def withdraw(self, model: str) -> None:
         """Ends the model's serving. Raises NotFound where it is not deployed."""
         with self._database.write(f"model:{model}") as connection:
@@ -166,7 +180,7 @@ def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
     values = fields | {"loaded": wanted.loaded, "previous": previous}
     values |= {"revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == wanted.model).values(values))
-    return replace(wanted, revision=row.revision + 1)
+    return replace(wanted, revision=row.revision + 1, batching=now.batching)
 
 
 def _set_loaded(connection: sa.Connection, row: sa.Row[Any], loaded: bool) -> Deployment:
@@ -200,4 +214,5 @@ def deployment_of_row(row: sa.Row[Any]) -> Deployment:
         shadow=row.shadow,
         revision=row.revision,
         loaded=row.loaded,
+        batching=Batching.from_json(row.batching or {}),
     )

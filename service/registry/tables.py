@@ -101,6 +101,7 @@ DEPLOYMENTS = sa.Table(
     sa.Column("shadow", sa.String(63)),
     _json("previous", nullable=True),
     sa.Column("loaded", sa.Boolean, nullable=False, server_default=sa.true()),
+    _json("batching", nullable=True),
     _time("updated_at"),
 )
 

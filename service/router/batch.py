@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,11 @@ Outputs = dict[str, Array]
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """One admitted request: `key` tells which others it may share a batch with."""
+    """One admitted request: `key` tells which others it may share a batch with.
+
+    `deadline` is when its answer is of no use any more, on the runner's clock; `level` 0 goes first. `cut` takes from
+    its outputs what answers its padding.
+    """
 
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...] | None
@@ -28,17 +33,22 @@ class Pending:
     route: Route
     future: Future[InferResult]
     queued_at: float = 0.0
+    deadline: float = inf
+    priority: int = 0
+    level: int = 0
+    cut: Callable[[Outputs], Outputs] | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The members, and after the run one outcome for each: its outputs, or why it failed."""
+    """The members, and after the run one outcome for each: its outputs, or why it failed; `whole` where none did."""
 
     members: Sequence[Pending]
     rows: int
     started_at: float = 0.0
     seconds: float = 0.0
     outcomes: Sequence[Outputs | OctavoError] = ()
+    whole: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +69,7 @@ class BatchRunner:
         batch.started_at = self.clock()
         try:
             batch.outcomes = self._run_together(members, batch.rows)
+            batch.whole = True
         except DeviceFailed as error:
             batch.outcomes = [error] * len(members)
         except OctavoError as error:

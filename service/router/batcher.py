@@ -1,20 +1,24 @@
 """The queue before one engine: joins waiting requests into batches, and runs them on the event loop or on threads.
 
-Refuses requests over the queue's limit and after closing. A caller that left is skipped and never stalls its batch.
+Refuses requests over the queue's limit, those it could not answer in time, and all after closing. A caller that left is
+skipped and never stalls its batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from service.domain.limits import InferLimits
-from service.errors import QueueFull, Stopping
+from service.domain.batching import QueuePolicy
+from service.router.backlog import Backlog
 from service.router.batch import Batch, BatchRunner, Pending
+from service.router.execution_times import ExecutionTimes
+from service.router.permit import check_deadline, displaced_by_priority, make_room, refuse, stopping, too_late
+from service.router.waiting import WaitingRequests
 from service.router.warmup import INLINE_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -23,6 +27,9 @@ _OVERRUN = 4.0
 _OVERRUNS = 8
 # How long such an engine stays off the loop before it is tried there again: a busy host makes every engine slow.
 _REST_SECONDS = 10.0
+# A batch that waits for company starts this long before its first deadline asks for it: timers come late.
+_HASTE = 1.5
+_HASTE_SECONDS = 0.002
 
 
 class Batcher:
@@ -33,27 +40,31 @@ class Batcher:
     """
 
     def __init__(
-        self, runners: Sequence[BatchRunner], limits: InferLimits, inline_rows: int, deliver: Callable[[Batch], None]
+        self,
+        runners: Sequence[BatchRunner],
+        policy: QueuePolicy,
+        times: ExecutionTimes,
+        inline_rows: int,
+        deliver: Callable[[Batch], None],
     ) -> None:
         self._runners = runners
         first = runners[0]
         # The loop runs batches while threads do: in their buffers it would overwrite the rows that they compute on.
-        self._runner = runner = BatchRunner(first.engine, first.max_rows, first.clock)
-        self._limits = limits
+        self._runner = BatchRunner(first.engine, first.max_rows, first.clock)
+        self._policy = policy
+        self._times = times
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
-        self._max_rows = runner.max_rows
         self._inline_rows = self._learned_inline_rows = inline_rows
         self._inline_allowed = True
         self._overruns = 0
-        self._delay = limits.max_delay_seconds if runner.max_rows else 0.0
-        self._queue: deque[Pending] = deque()
-        self._queued_rows = 0
+        self._waiting = WaitingRequests(policy.levels)
+        self._backlog = Backlog(len(runners), times)
         self._lock = Lock()
         # Asleep: neither inside the engine nor on the way to look at the queue. A request must wake one of these.
         self._asleep = len(runners)
-        self._running = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._delay_over = False
         self._turns: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[Thread] = []
         self._closing = False
@@ -62,46 +73,73 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        return self._queued_rows
+        return self._waiting.rows
 
     @property
     def runs_inline(self) -> bool:
         """Whether an answer comes within one turn of the loop, too soon to watch for the caller leaving."""
-        return self._inline_rows >= max(1, self._max_rows)
+        return self._inline_rows >= max(1, self._policy.max_rows)
 
     def allow_inline(self, allowed: bool) -> None:
         """A shadow, whose work must delay no one, keeps off the event loop."""
         self._inline_allowed = allowed
         self._inline_rows = self._learned_inline_rows if allowed else 0
 
+    def follow(self, policy: QueuePolicy) -> None:
+        """Goes by `policy` from now on; what waits already is sorted anew and stays."""
+        if policy == self._policy:
+            return
+        with self._lock:
+            self._policy = policy
+            before, self._waiting = self._waiting, WaitingRequests(policy.levels)
+            for pending in sorted(before, key=lambda pending: pending.queued_at):
+                pending.level = policy.level_of(pending.priority)
+                self._waiting.append(pending)
+        self._end_delay()
+
     def submit(self, pending: Pending) -> None:
-        """Queues one request; its future is resolved on the loop. Raises QueueFull or Stopping."""
+        """Queues one request; its future is resolved on the loop. Raises QueueFull, DeadlineUnreachable or Stopping."""
         if self._closing:
             raise stopping()
-        if self._queued_rows + pending.rows > self._limits.max_queue_rows and self._queue:
-            raise QueueFull(
-                f"Exceeds maximum queue size: {self._queued_rows} of {self._limits.max_queue_rows} rows wait; "
-                "try again after the seconds in Retry-After"
-            )
         pending.queued_at = self._runner.clock()
         with self._lock:
-            self._queue.append(pending)
-            self._queued_rows += pending.rows
+            pending.level = self._policy.level_of(pending.priority)
+            if pending.deadline < inf:
+                check_deadline(pending, self._backlog, self._waiting, self._policy)
+            displaced = make_room(pending, self._backlog, self._waiting, self._policy)
+            self._waiting.append(pending)
             wake = self._asleep > 0 and self._timer is None
             self._asleep -= wake
+        refuse(displaced, displaced_by_priority)
         if wake:
             self._wake()
-        elif self._queued_rows >= self._max_rows:
+        elif self._timer is not None and (pending.deadline < inf or self._waiting.rows >= self._policy.full_rows):
             self._end_delay()
 
     def _wake(self) -> None:
-        if self._delay and self._queued_rows < self._max_rows:
-            self._timer = self._loop.call_later(self._delay, self._start)
+        """Has an instance, which is not counted asleep any more, look at the queue once a batch is due."""
+        wait = self._due_at() - self._runner.clock() if self._policy.delay_seconds else 0.0
+        if wait > 0:
+            self._timer = self._loop.call_later(wait, self._end_wait)
         else:
             # One turn later, so that requests read from the sockets in the same turn share the batch.
             self._loop.call_soon(self._start)
 
+    def _due_at(self) -> float:
+        """When the waiting requests start at the latest, company or not."""
+        waiting, policy = self._waiting, self._policy
+        if self._closing or waiting.rows >= policy.full_rows:
+            return -inf
+        haste = _HASTE * self._times.bound(max(1, waiting.rows)) + _HASTE_SECONDS
+        return min(waiting.oldest_at() + policy.delay_seconds, waiting.first_deadline() - haste)
+
+    def _end_wait(self) -> None:
+        # Said and not computed again: a timer may fire a little early.
+        self._delay_over = True
+        self._start()
+
     def _end_delay(self) -> None:
+        """The wait for company is looked at anew."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -119,21 +157,31 @@ class Batcher:
         if batch is not None:
             self._runner.run(batch)
             self._watch_overruns(batch.seconds)
-            self._deliver(batch)
-        if self._queue:
+            self._finish(batch)
+        if batch is None:
+            self._wait_on()
+        elif self._waiting:
             self._loop.call_soon(self._start)
-            return
+        else:
+            with self._lock:
+                self._fall_asleep()
+
+    def _wait_on(self) -> None:
+        """An instance found nothing due: what waits has a timer, and where nothing does the instance sleeps."""
         with self._lock:
-            self._fall_asleep()
+            if self._timer is not None or not self._waiting:
+                self._fall_asleep()
+                return
+        self._wake()
 
     def _fall_asleep(self) -> None:
-        """Called with the lock held, and nothing waiting."""
+        """Called with the lock held, and nothing due."""
         self._asleep += 1
         if self._closing and self._asleep == len(self._runners):
             self._loop.call_soon_threadsafe(self._drained.set)
 
     def _fits_inline(self) -> bool:
-        return self.runs_inline or self._queued_rows <= self._inline_rows
+        return self.runs_inline or self._waiting.rows <= self._inline_rows
 
     def _watch_overruns(self, seconds: float) -> None:
         if seconds <= INLINE_SECONDS * _OVERRUN:
@@ -159,52 +207,53 @@ class Batcher:
         self._turns.put(True)
 
     def _serve(self, runner: BatchRunner) -> None:
-        """An instance's thread: each turn runs batches until nothing waits."""
+        """An instance's thread: each turn runs batches until nothing is due."""
         while self._turns.get():
-            while (batch := self._next()) is not None:
+            while (batch := self._next(runner)) is not None:
                 runner.run(batch)
                 with self._lock:
-                    self._running -= 1
-                self._loop.call_soon_threadsafe(self._deliver, batch)
+                    self._backlog.end(runner)
+                self._loop.call_soon_threadsafe(self._finish, batch)
 
-    def _next(self) -> Batch | None:
+    def _next(self, runner: BatchRunner) -> Batch | None:
         with self._lock:
-            # What waits is shared out among the instances that could run it now.
-            share = -(-self._queued_rows // (len(self._runners) - self._running))
-            batch = self._take(min(self._max_rows, share))
-            if batch is None:
-                self._fall_asleep()
-            else:
-                self._running += 1
+            batch = self._take(self._share())
+            if batch is not None:
+                self._backlog.begin(runner, batch.rows, self._runner.clock())
                 # After a batch delay only one was woken; the shares that it leaves are for those that sleep.
-                if self._queue and self._asleep:
+                if self._waiting and self._asleep:
                     self._asleep -= 1
                     self._turns.put(True)
+            elif self._waiting:
+                self._loop.call_soon_threadsafe(self._wait_on)
+            else:
+                self._fall_asleep()
         return batch
 
-    def _take(self, max_rows: int) -> Batch | None:
-        """The longest waiting request and those that may join it, up to `max_rows` rows; None where nobody waits.
+    def _share(self) -> int:
+        """What waits is shared out among the instances that could run it now, in preferred sizes where they are set."""
+        policy, rows = self._policy, self._waiting.rows
+        share = -(-rows // (len(self._runners) - self._backlog.running))
+        return min(policy.max_rows, max(share, policy.cut(rows)) if policy.preferred_rows else share)
 
-        Called with the lock held.
-        """
-        members: list[Pending] = []
-        others: list[Pending] = []
-        rows, queue = 0, self._queue
-        while queue:
-            pending = queue[0]
-            if members and (not self._max_rows or rows + pending.rows > max_rows):
-                break
-            queue.popleft()
-            if pending.future.done():
-                self._queued_rows -= pending.rows
-            elif members and pending.key != members[0].key:
-                others.append(pending)
-            else:
-                members.append(pending)
-                rows += pending.rows
-        queue.extendleft(reversed(others))
-        self._queued_rows -= rows
-        return Batch(members, rows) if members else None
+    def _take(self, max_rows: int) -> Batch | None:
+        """The next batch of up to `max_rows` rows; None where none is due. Called with the lock held."""
+        policy, waiting, now = self._policy, self._waiting, self._runner.clock()
+        if policy.delay_seconds and not self._delay_over and now < self._due_at():
+            return None
+        self._delay_over = False
+        limit = policy.cut(min(max_rows, waiting.rows)) if policy.preferred_rows else max_rows
+        taken = waiting.take(limit, self._times, now)
+        if taken.late:
+            self._loop.call_soon_threadsafe(refuse, taken.late, too_late)
+        return Batch(taken.members, taken.rows) if taken.members else None
+
+    def _finish(self, batch: Batch) -> None:
+        if batch.whole:
+            # As callers feel it: with the way from the thread to here.
+            with self._lock:
+                self._times.observe(batch.rows, self._runner.clock() - batch.started_at)
+        self._deliver(batch)
 
     async def drain(self, seconds: float) -> bool:
         """Refuses newcomers and waits for those inside; whether all were answered within `seconds`."""
@@ -222,24 +271,12 @@ class Batcher:
     async def close(self, seconds: float) -> bool:
         """Refuses what still waits and ends the threads; whether they ended, a hung engine's do not."""
         self._closing = self._closed = True
-        self._refuse_waiting()
+        with self._lock:
+            waiting = self._waiting.clear()
+        refuse(waiting, lambda _: stopping())
         for _ in self._threads:
             self._turns.put(False)
         deadline = self._loop.time() + seconds
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - self._loop.time()))
         return not any(thread.is_alive() for thread in self._threads)
-
-    def _refuse_waiting(self) -> None:
-        with self._lock:
-            waiting, self._queued_rows = list(self._queue), 0
-            self._queue.clear()
-        for pending in waiting:
-            if not pending.future.done():
-                pending.future.set_exception(stopping())
-
-
-def stopping() -> Stopping:
-    return Stopping(
-        "Server is stopping, scheduler for model has stopped accepting new inference requests; go elsewhere"
-    )

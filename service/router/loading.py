@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from service.domain.batching import Batching
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
@@ -50,7 +51,10 @@ class ReplicaLoader:
         for variant in served.deployment.variants:
             artifact = served.artifacts[variant]
             try:
-                replicas[variant] = _same(loaded.get(variant), artifact) or await self._load_one(artifact)
+                replica = _same(loaded.get(variant), artifact) or await self._load_one(artifact)
+                # Closed by its owner where the proof fails.
+                replicas[variant] = replica
+                await self._prove(replica, served.deployment.batching)
             except OctavoError as error:
                 failure = failure or error
                 if variant == served.deployment.stable:
@@ -70,6 +74,10 @@ class ReplicaLoader:
                 continue
             return served.with_fallback(fallback, reason), {fallback.variant: replica}
         return None
+
+    async def _prove(self, replica: Replica, batching: Batching) -> None:
+        if batching.padding is not None:
+            await asyncio.get_running_loop().run_in_executor(self._threads, replica.prove, batching)
 
     async def _load_one(self, artifact: EngineArtifact) -> Replica:
         loop = asyncio.get_running_loop()

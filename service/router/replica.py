@@ -9,14 +9,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from service.domain.batching import Batching, policy_of
 from service.domain.engine import GPU_RUNTIMES, EngineArtifact
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
-from service.errors import DeadlineExceeded, DeviceFailed, OctavoError
+from service.errors import DeviceFailed, OctavoError
 from service.router.admission import Signature
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.batcher import Batcher
+from service.router.execution_times import ExecutionTimes
+from service.router.padding import Padder, proven_padder
+from service.router.permit import expired
 from service.router.route import Route
 from service.router.warmup import WarmEngine
 
@@ -44,14 +48,25 @@ class Replica:
         self.inputs: tuple[TensorSpec, ...] = warm.engine.inputs
         self.outputs: tuple[TensorSpec, ...] = warm.engine.outputs
         self.output_datatypes = {spec.name: spec.datatype for spec in self.outputs}
-        self.max_rows = warm.max_rows
+        self._engine_rows = warm.max_rows
         self._engine = warm.engine
-        self._signature = Signature(artifact.model, self.inputs, self.outputs, warm.max_rows)
+        self._limits = limits
+        self._clock = clock
+        self.policy = policy_of(Batching(), limits, warm.max_rows)
+        self._signature = self._signature_for(self.policy.max_rows)
+        self._padder: Padder | None = None
+        self._proven: Padder | None = None
         self._loop = asyncio.get_running_loop()
         # One batch is copied to and from a GPU while it computes another.
         self.instances = max(limits.instances, _GPU_INSTANCES if artifact.runtime in GPU_RUNTIMES else 1)
         runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(self.instances)]
-        self._batcher = Batcher(runners, limits, warm.inline_rows, self._deliver)
+        times = ExecutionTimes(warm.seconds)
+        self._batcher = Batcher(runners, self.policy, times, warm.inline_rows, self._deliver)
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of a request and of a batch; 0 where requests are never joined."""
+        return self.policy.max_rows
 
     @property
     def queued_rows(self) -> int:
@@ -64,18 +79,47 @@ class Replica:
     def allow_inline(self, allowed: bool) -> None:
         self._batcher.allow_inline(allowed)
 
+    def prove(self, batching: Batching) -> None:
+        """Proves on the engine what `follow` needs proven. Blocks. Raises InvalidInput where padding changes answers.
+
+        Call it in a thread; an engine runs beside its batches.
+        """
+        padding = batching.padding
+        if padding is not None and (self._proven is None or self._proven.padding != padding):
+            self._proven = proven_padder(self._engine, padding)
+
+    def follow(self, batching: Batching) -> None:
+        """Goes by `batching` from the next request on; padding only as it was proven."""
+        self.policy = policy = policy_of(batching, self._limits, self._engine_rows)
+        proven = self._proven
+        self._padder = proven if proven is not None and proven.padding == batching.padding else None
+        # A new one: what was admitted under the one before is checked again.
+        self._signature = self._signature_for(policy.max_rows)
+        self._batcher.follow(policy)
+
+    def _signature_for(self, max_rows: int) -> Signature:
+        return Signature(self.artifact.model, self.inputs, self.outputs, max_rows)
+
     def submit(self, request: InferRequest, route: Route) -> asyncio.Future[InferResult]:
-        """Admits and queues one request. Raises InvalidTensor, QueueFull or Stopping; the future, EngineFailed too.
+        """Admits and queues one request. Raises what admission and the queue raise; the future, EngineFailed too.
 
         A lost replica raises DeviceFailed.
         """
         if self.lost is not None:
             raise DeviceFailed(str(self.lost))
+        cut = None
+        if self._padder is not None:
+            request, cut = self._padder.pad(request)
         rows, key = self._signature.admit(request)
         future: asyncio.Future[InferResult] = self._loop.create_future()
-        self._batcher.submit(Pending(request.inputs, request.outputs, rows, key, route, future))
-        if request.timeout_seconds is not None:
-            self._limit(future, request.timeout_seconds)
+        pending = Pending(request.inputs, request.outputs, rows, key, route, future)
+        pending.priority, pending.cut = request.priority, cut
+        seconds = _shorter(self.policy.timeout_seconds, request.timeout_seconds)
+        if seconds is not None:
+            pending.deadline = self._clock() + seconds
+        self._batcher.submit(pending)
+        if seconds is not None:
+            self._limit(future, seconds)
         return future
 
     def _limit(self, future: asyncio.Future[InferResult], seconds: float) -> None:
@@ -98,6 +142,8 @@ class Replica:
             if isinstance(outcome, OctavoError):
                 future.set_exception(outcome)
             else:
+                if pending.cut is not None:
+                    outcome = pending.cut(outcome)
                 computed = route.metrics.computed
                 computed.runs += 1
                 computed.seconds += batch.seconds
@@ -115,10 +161,10 @@ class Replica:
             _log.error("engine hangs; its memory stays taken", extra={"variant": self.artifact.variant})
 
 
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
 def _expire(future: asyncio.Future[InferResult], seconds: float) -> None:
     if not future.done():
-        future.set_exception(
-            DeadlineExceeded(
-                f"Request timeout expired after {int(seconds * 1e6)} microseconds; allow more, or retry later"
-            )
-        )
+        future.set_exception(expired(seconds))

@@ -19,9 +19,9 @@ from service.domain.limits import InferLimits
 from service.engines.engine import Engine
 from service.errors import DeviceFailed, NotFound, OctavoError
 from service.metrics import ENGINE_FALLBACKS, ENGINES_READY, QUEUED_ROWS
-from service.router.batcher import stopping
 from service.router.loading import ReplicaLoader
 from service.router.model_state import ModelState, VersionStatus
+from service.router.permit import stopping
 from service.router.replica import Replica
 from service.router.route import Route
 from service.router.routes import ModelRoutes, RoutedReplica

@@ -35,6 +35,7 @@ class ModelRoutes:
         self._by_variant = {routed.route.variant: routed for routed in reversed(self.all)}
         for routed in self._by_variant.values():
             routed.replica.allow_inline(routed is not self.shadow)
+            routed.replica.follow(wanted.batching)
 
     @property
     def all(self) -> list[RoutedReplica]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,25 +30,28 @@ class WarmEngine:
     """An engine that has run, and what was learned: the rows it takes at once, and the rows it may run inline.
 
     `max_rows` 0 means that requests are never joined; `inline_rows` 0 that every batch goes to the engine's thread.
+    `seconds` are the shortest runs by rows.
     """
 
     engine: Engine
     max_rows: int
     inline_rows: int
+    seconds: Mapping[int, float] = field(default_factory=dict)
 
 
 def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
     """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run."""
     joined = max_rows >= 1 and _joins_rows(engine)
     inline_rows = 0
+    seconds: dict[int, float] = {}
     began = clock()
     for rows in _sizes(max_rows) if joined else [1]:
-        seconds = _best_seconds(engine, rows, clock)
-        if seconds <= INLINE_SECONDS:
+        seconds[rows] = _best_seconds(engine, rows, clock)
+        if seconds[rows] <= INLINE_SECONDS:
             inline_rows = rows
         if clock() - began > WARM_UP_SECONDS:
             break
-    return WarmEngine(engine, max_rows if joined else 0, inline_rows)
+    return WarmEngine(engine, max_rows if joined else 0, inline_rows, seconds)
 
 
 def _sizes(max_rows: int) -> list[int]:

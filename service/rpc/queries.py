@@ -16,7 +16,6 @@ from service.api.trace_routes import check_known
 from service.api.tracing import Tracer
 from service.api.v2_metadata import model_config, model_metadata, server_metadata, version_number
 from service.api.v2_statistics import model_statistics
-from service.domain.limits import InferLimits
 from service.errors import OctavoError
 from service.logs import LEVELS
 from service.router.router import Router
@@ -36,7 +35,6 @@ class Queries:
 
     router: Router
     is_ready: Callable[[], bool]
-    limits: InferLimits
     loading: ModelLoading
     tracer: Tracer
 
@@ -62,7 +60,7 @@ class Queries:
         return _message(model_metadata(routes), messages.ModelMetadataResponse())
 
     async def model_config(self, request: messages.ModelConfigRequest) -> messages.ModelConfigResponse:
-        config = model_config(self._routes(request.name, request.version), self.limits)
+        config = model_config(self._routes(request.name, request.version))
         return _message({"config": config}, messages.ModelConfigResponse())
 
     async def model_statistics(self, request: messages.ModelStatisticsRequest) -> messages.ModelStatisticsResponse:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from grpc import StatusCode
 
 from service import errors
-from service.api.error_responses import INTERNAL, RETRY_AFTER_SECONDS
+from service.api.error_responses import INTERNAL
 from service.errors import OctavoError
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ STATUSES: dict[type[OctavoError], StatusCode] = {
     errors.Unsupported: StatusCode.UNIMPLEMENTED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.QueueFull: StatusCode.UNAVAILABLE,
+    errors.DeadlineUnreachable: StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.NotReady: StatusCode.UNAVAILABLE,
     errors.Stopping: StatusCode.UNAVAILABLE,
@@ -75,7 +76,7 @@ def refusal_of(error: Exception, method: str) -> Refusal:
         _log.error("call failed", extra={"method": method, "error": str(error)})
     metadata = [("error-code", error.code)]
     if error.retryable:
-        metadata.append(("grpc-retry-pushback-ms", str(RETRY_AFTER_SECONDS * 1000)))
+        metadata.append(("grpc-retry-pushback-ms", str(error.retry_after_seconds * 1000)))
     # A lone surrogate of a caller's name has no bytes in UTF-8.
     message = str(error).encode("utf-8", "backslashreplace").decode()[:_MAX_MESSAGE]
     return Refusal(status, message, error.code, tuple(metadata))

@@ -99,9 +99,7 @@ class Serving:
         install_error_handlers(app)
         registries = DeploymentRegistry(self._database), ModelRegistry(self._database)
         self.loading = ModelLoading(self.router, Reconciler(self.router, dict), *registries)
-        app.router.routes.extend(
-            v2_routes(self.router, self.endpoint, self.loading, self.tracer, lambda: self.ready, LIMITS)
-        )
+        app.router.routes.extend(v2_routes(self.router, self.endpoint, self.loading, self.tracer, lambda: self.ready))
         app.router.routes.extend(predict_routes(self._predictor, LIMITS))
         return InferenceGate(app, self.endpoint)
 

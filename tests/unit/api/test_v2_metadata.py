@@ -32,7 +32,7 @@ def test_it_names_platform_device_and_the_batches_that_run_at_once(
         wish = served(deployment())
         artifacts = {variant: replace(one, runtime=runtime) for variant, one in wish.artifacts.items()}
         await router.deploy(replace(wish, artifacts=artifacts))
-        config = model_config(router.routes("m"), InferLimits())
+        config = model_config(router.routes("m"))
         assert config["platform"] == platform
         assert config["instance_group"] == [{"name": wish.deployment.stable} | group]
         await router.close(5)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from dataclasses import replace
 
 import pytest
 
 from service.domain.inference import InferRequest
 from service.domain.limits import InferLimits
-from service.router.batch import Pending
+from service.router.execution_times import ExecutionTimes
 from service.router.replica import Replica
+from service.router.waiting import Taken, WaitingRequests
 from service.router.warmup import WarmEngine
 from tests.async_waiting import until
 from tests.fake_engine import FakeEngine, row, rows
@@ -91,12 +91,12 @@ def test_the_loop_takes_requests_under_the_lock_that_the_threads_take_them_under
     async def scenario(bench: Bench) -> None:
         lock, unlocked = bench.replica._batcher._lock, []
 
-        class Queue(deque[Pending]):
-            def popleft(self) -> Pending:
-                unlocked.extend([] if lock.locked() else [self[0]])
-                return super().popleft()
+        class Waiting(WaitingRequests):
+            def take(self, max_rows: int, times: ExecutionTimes, now: float) -> Taken:
+                unlocked.extend([] if lock.locked() else [now])
+                return super().take(max_rows, times, now)
 
-        bench.replica._batcher._queue = Queue()
+        bench.replica._batcher._waiting = Waiting()
         assert await values(bench.send(1), bench.send(2)) == [1, 2]
         assert not unlocked
 

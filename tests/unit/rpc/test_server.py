@@ -43,7 +43,7 @@ def made(folder: Path) -> tuple[GrpcServer, Router]:
     registries = DeploymentRegistry(database), ModelRegistry(database)
     loading = ModelLoading(router, Reconciler(router, dict), *registries)
     tracer = Tracer(TraceFile(folder / "traces.json"), lambda _: None)
-    queries = Queries(router, lambda: True, limits, loading, tracer)
+    queries = Queries(router, lambda: True, loading, tracer)
     return GrpcServer(Inference(router), queries, limits.max_body_bytes), router
 
 

@@ -1,0 +1,78 @@
+"""How long an engine takes for each batch size, learned from its runs. Knows no deadline; it answers what to expect."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+
+# Jacobson's estimator as RFC 6298 has it: mean and mean deviation, and four deviations for what is rarely exceeded.
+_MEAN_GAIN = 1 / 8
+_DEVIATION_GAIN = 1 / 4
+_DEVIATIONS = 4
+# Sizes up to this are told apart; above, eight steps an octave are.
+_EXACT_ROWS = 16
+_FIRST_DEVIATION = 0.25
+_FORGIVEN = 0.9
+
+
+class ExecutionTimes:
+    """Seconds from handing a batch over to its answers, by rows. Not thread-safe: its owner holds a lock."""
+
+    __slots__ = ("_deviations", "_means", "_sizes")
+
+    def __init__(self, measured: Mapping[int, float]) -> None:
+        """`measured` are first seconds by rows, as warming up took; with none of them nothing is expected to last."""
+        self._means = {_step(rows): seconds for rows, seconds in measured.items()}
+        self._deviations = {rows: seconds * _FIRST_DEVIATION for rows, seconds in self._means.items()}
+        self._sizes = sorted(self._means)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """One run. The first of a size that warming up left out is taken as it is."""
+        size = _step(rows)
+        mean = self._means.get(size)
+        if mean is None:
+            self._means[size], self._deviations[size] = seconds, seconds * _FIRST_DEVIATION
+            self._sizes = sorted(self._means)
+            return
+        error = seconds - mean
+        self._means[size] = mean + _MEAN_GAIN * error
+        self._deviations[size] += _DEVIATION_GAIN * (abs(error) - self._deviations[size])
+
+    def expected(self, rows: int) -> float:
+        """Seconds that a batch of `rows` rows takes on average."""
+        return self._between(self._means, rows)
+
+    def margin(self, rows: int) -> float:
+        """Seconds on top of `expected` that a batch of `rows` rows rarely exceeds."""
+        return _DEVIATIONS * self._between(self._deviations, rows)
+
+    def bound(self, rows: int) -> float:
+        """Seconds that a batch of `rows` rows rarely exceeds."""
+        return self.expected(rows) + self.margin(rows)
+
+    def forgive(self) -> None:
+        """Takes all times for a little shorter: what is refused because of them runs no more to correct them."""
+        for size in self._sizes:
+            self._means[size] *= _FORGIVEN
+            self._deviations[size] *= _FORGIVEN
+
+    def _between(self, values: Mapping[int, float], rows: int) -> float:
+        sizes = self._sizes
+        if not sizes:
+            return 0.0
+        place = bisect_left(sizes, rows)
+        if place == len(sizes):
+            return values[sizes[-1]] * rows / sizes[-1]
+        above = sizes[place]
+        if above == rows or place == 0:
+            return values[above]
+        below = sizes[place - 1]
+        share = (rows - below) / (above - below)
+        return values[below] + share * (values[above] - values[below])
+
+
+def _step(rows: int) -> int:
+    if rows <= _EXACT_ROWS:
+        return rows
+    step = 1 << (rows.bit_length() - 4)
+    return -(-rows // step) * step

@@ -1,0 +1,154 @@
+"""The requests that wait before one engine, by priority and then by age. Refuses nothing; not thread-safe."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from math import inf
+from typing import NamedTuple
+
+from service.router.batch import Pending
+from service.router.execution_times import ExecutionTimes
+
+
+class Taken(NamedTuple):
+    """The members of a batch and their rows, and those that could not have been answered in time any more."""
+
+    members: list[Pending]
+    rows: int
+    late: list[Pending]
+
+
+class WaitingRequests:
+    """`rows` counts those of callers that have left too, until `sweep` or a batch passes them over."""
+
+    __slots__ = ("_levels", "deadlines", "rows")
+
+    def __init__(self, levels: int = 1) -> None:
+        self._levels: tuple[deque[Pending], ...] = tuple(deque() for _ in range(levels))
+        self.rows = 0
+        # How many of them must be answered by some time.
+        self.deadlines = 0
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
+
+    def __iter__(self) -> Iterator[Pending]:
+        return (pending for level in self._levels for pending in level)
+
+    def append(self, pending: Pending) -> None:
+        self._levels[pending.level].append(pending)
+        self.rows += pending.rows
+        self.deadlines += pending.deadline < inf
+
+    def rows_before(self, level: int) -> int:
+        """Rows that go before a newcomer of this level."""
+        if len(self._levels) == 1:
+            return self.rows
+        return sum(pending.rows for queue in self._levels[: level + 1] for pending in queue)
+
+    def oldest_at(self) -> float:
+        """When the longest waiting one came; infinity where none waits."""
+        return min((level[0].queued_at for level in self._levels if level), default=inf)
+
+    def first_deadline(self) -> float:
+        return min((pending.deadline for pending in self), default=inf) if self.deadlines else inf
+
+    def sweep(self) -> None:
+        """Gives the places of callers that left back."""
+        for level in self._levels:
+            stayed = [pending for pending in level if not pending.future.done()]
+            if len(stayed) < len(level):
+                level.clear()
+                level.extend(stayed)
+        self._count()
+
+    def displace(self, rows: int, level: int) -> list[Pending]:
+        """Takes the newest of the lowest levels out until `rows` rows are; none where those below `level` are fewer."""
+        lower = [pending for queue in reversed(self._levels[level + 1 :]) for pending in reversed(queue)]
+        displaced: list[Pending] = []
+        freed = 0
+        for pending in lower:
+            if freed >= rows:
+                break
+            displaced.append(pending)
+            freed += pending.rows
+        if freed < rows:
+            return []
+        for pending in displaced:
+            self._levels[pending.level].pop()
+        self._count()
+        return displaced
+
+    def clear(self) -> list[Pending]:
+        """All that waited, best level first."""
+        waiting = list(self)
+        for level in self._levels:
+            level.clear()
+        self._count()
+        return waiting
+
+    def take(self, max_rows: int, times: ExecutionTimes, now: float) -> Taken:
+        """The first request and those that may join it, up to `max_rows` rows; 0 joins nothing.
+
+        A request joins where the grown batch would still answer every member in time. One that no batch can is late.
+        """
+        batch = _Gathering(max_rows, times, now)
+        for level in self._levels:
+            others: list[Pending] = []
+            while level and batch.has_place_for(level[0]):
+                pending = level.popleft()
+                if batch.members and pending.key != batch.members[0].key:
+                    others.append(pending)
+                else:
+                    self._remove(pending)
+                    batch.offer(pending)
+            level.extendleft(reversed(others))
+        return Taken(batch.members, batch.rows, batch.late)
+
+    def _remove(self, pending: Pending) -> None:
+        self.rows -= pending.rows
+        self.deadlines -= pending.deadline < inf
+
+    def _count(self) -> None:
+        self.rows = sum(pending.rows for pending in self)
+        self.deadlines = sum(pending.deadline < inf for pending in self)
+
+
+class _Gathering:
+    """A batch in the making. `left` is how long it may take for the most urgent of its members."""
+
+    __slots__ = ("_max_rows", "_now", "_times", "late", "left", "members", "rows")
+
+    def __init__(self, max_rows: int, times: ExecutionTimes, now: float) -> None:
+        self._max_rows = max_rows
+        self._times = times
+        self._now = now
+        self.members: list[Pending] = []
+        self.late: list[Pending] = []
+        self.rows = 0
+        self.left = inf
+
+    def has_place_for(self, pending: Pending) -> bool:
+        """Whether the next in a queue may come out of it; what shares no batch with the members passes by."""
+        members, rows = self.members, self.rows + pending.rows
+        if not members:
+            return True
+        if self.rows >= self._max_rows:
+            return False
+        if pending.future.done() or pending.key != members[0].key:
+            return True
+        left = min(self.left, pending.deadline - self._now)
+        return rows <= self._max_rows and (left == inf or self._times.bound(rows) <= left)
+
+    def offer(self, pending: Pending) -> None:
+        """Makes it a member, unless its caller left or no batch would answer it in time any more."""
+        if pending.future.done():
+            return
+        left = pending.deadline - self._now
+        if left < inf and self._times.expected(pending.rows) > left:
+            self.late.append(pending)
+            return
+        self.members.append(pending)
+        self.rows += pending.rows
+        self.left = min(self.left, left)
