@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from service.domain.inference import InferRequest, InferResult
@@ -22,12 +23,21 @@ Answer = asyncio.Future[InferResult]
 class Bench:
     """A replica of a fake engine on the running loop."""
 
-    def __init__(self, limits: InferLimits, max_rows: int, inline_rows: int, takes: TensorSpec) -> None:
+    def __init__(
+        self,
+        limits: InferLimits,
+        max_rows: int,
+        inline_rows: int,
+        takes: TensorSpec,
+        seconds: Mapping[int, float] = MappingProxyType({}),
+    ) -> None:
+        """`seconds` are what the engine is thought to take at first, by rows."""
         self.engine = FakeEngine(inputs=(takes,))
-        self.replica = Replica(artifact(), WarmEngine(self.engine, max_rows, inline_rows), limits, _clock())
+        warm = WarmEngine(self.engine, max_rows, inline_rows, seconds)
+        self.replica = Replica(artifact(), warm, limits, _clock())
 
-    def send(self, value: float, timeout: float | None = None) -> Answer:
-        return self.replica.submit(InferRequest(row(value), timeout_seconds=timeout), ROUTE)
+    def send(self, value: float, timeout: float | None = None, priority: int = 0) -> Answer:
+        return self.replica.submit(InferRequest(row(value), timeout_seconds=timeout, priority=priority), ROUTE)
 
     async def busy(self) -> Answer:
         """A request inside the engine, which stays there until the gate opens."""
@@ -46,10 +56,11 @@ def run(
     max_rows: int = 8,
     inline_rows: int = 0,
     takes: TensorSpec = ROW,
+    seconds: Mapping[int, float] = MappingProxyType({}),
     **limits: Any,
 ) -> None:
     async def main() -> None:
-        bench = Bench(InferLimits(**limits), max_rows, inline_rows, takes)
+        bench = Bench(InferLimits(**limits), max_rows, inline_rows, takes, seconds)
         try:
             async with asyncio.timeout(10):
                 await scenario(bench)

@@ -1,0 +1,51 @@
+"""What is learned of an engine's run times, and what is expected of sizes that never ran."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.router.execution_times import ExecutionTimes
+
+
+def test_sizes_between_known_ones_lie_between_them_and_larger_ones_in_proportion() -> None:
+    times = ExecutionTimes({1: 1.0, 4: 4.0, 8: 10.0})
+    assert [times.expected(rows) for rows in (1, 2, 4, 6, 8, 16)] == [1, 2, 4, 7, 10, 20]
+
+
+def test_with_nothing_known_nothing_is_expected_to_last() -> None:
+    assert ExecutionTimes({}).bound(8) == 0
+
+
+def test_the_first_run_of_a_size_is_taken_as_it_is_and_later_ones_move_the_mean_slowly() -> None:
+    times = ExecutionTimes({1: 1.0})
+    times.observe(4, 8.0)
+    assert times.expected(4) == 8.0
+    times.observe(4, 16.0)
+    assert times.expected(4) == 9.0
+
+
+def test_steady_runs_end_with_a_narrow_bound_and_restless_ones_with_a_wide_one() -> None:
+    steady, restless = ExecutionTimes({1: 1.0}), ExecutionTimes({1: 1.0})
+    for run in range(200):
+        steady.observe(1, 2.0)
+        restless.observe(1, 1.0 if run % 2 else 3.0)
+    assert steady.bound(1) == pytest.approx(2.0, rel=0.01)
+    assert restless.bound(1) > 4.0
+
+
+def test_forgiving_makes_every_size_a_little_quicker() -> None:
+    times = ExecutionTimes({1: 1.0, 8: 4.0})
+    before = [times.bound(rows) for rows in (1, 4, 8, 20)]
+    times.forgive()
+    assert all(0 < times.bound(rows) < was for rows, was in zip((1, 4, 8, 20), before, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.floats(1e-6, 1e3)), min_size=1, max_size=300))
+def test_any_history_keeps_few_sizes_and_finite_expectations(runs: list[tuple[int, float]]) -> None:
+    times = ExecutionTimes({})
+    for rows, seconds in runs:
+        times.observe(rows, seconds)
+        assert 0 < times.expected(rows) <= times.bound(rows) < float("inf")
+    assert len(times._sizes) <= 16 + 8 * 10

@@ -1,0 +1,142 @@
+"""Requests of different lengths share a batch by padding that is proven to leave answers alone, and get theirs back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from service.domain.batching import Batching, Padding
+from service.domain.inference import Array, InferRequest
+from service.domain.tensor import TensorSpec
+from service.errors import InvalidInput, InvalidTensor
+from service.router.padding import proven_padder
+from tests.unit.router.bench import ROUTE, Bench, run, values
+
+SEQUENCE = TensorSpec("x", "FP32", (-1, -1))
+PADDED = Batching(padding=Padding((4, 8)))
+
+
+def of_length(length: int) -> InferRequest:
+    return InferRequest({"x": np.full((1, length), 1, np.float32)})
+
+
+def test_lengths_of_one_bucket_share_a_batch_and_others_do_not() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.prove(PADDED)
+        bench.replica.follow(PADDED)
+        first = await bench.busy()
+        bench.engine.batches.clear()
+        sent = [bench.replica.submit(of_length(length), ROUTE) for length in (2, 3, 4, 5, 9)]
+        bench.engine.gate.set()
+        assert await values(first, *sent) == [0, 2, 3, 4, 5, 9]
+        assert bench.engine.batches == [[0], [1, 1, 1], [1], [1]]
+
+    run(scenario, takes=SEQUENCE)
+
+
+def test_what_was_not_proven_is_not_padded() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(PADDED)
+        assert await values(*[bench.replica.submit(of_length(length), ROUTE) for length in (2, 3)]) == [2, 3]
+        assert bench.engine.batches == [[1], [1]]
+
+    run(scenario, takes=SEQUENCE)
+
+
+def test_a_request_that_is_not_as_it_should_be_is_refused_as_without_padding() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.prove(PADDED)
+        bench.replica.follow(PADDED)
+        for inputs in (
+            {},
+            {"z": np.zeros((1, 2), np.float32)},
+            {"x": np.zeros(2, np.float32)},
+            {"x": np.zeros((1, 2))},
+        ):
+            with pytest.raises(InvalidTensor):
+                bench.replica.submit(InferRequest(inputs), ROUTE)
+
+    run(scenario, takes=SEQUENCE)
+
+
+class Formula:
+    """An engine that answers what a function says."""
+
+    def __init__(self, takes: Sequence[TensorSpec], answer: Callable[[Mapping[str, Array]], dict[str, Array]]) -> None:
+        self.inputs = tuple(takes)
+        self.outputs = (TensorSpec("y", "FP32", (-1, -1)),)
+        self._answer = answer
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        return self._answer(inputs)
+
+    def close(self) -> None: ...
+
+
+MASK = TensorSpec("mask", "INT64", (-1, -1))
+
+
+def test_outputs_that_follow_the_length_are_cut_and_the_values_of_inputs_are_appended() -> None:
+    seen: list[Array] = []
+
+    def masked(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        seen.append(inputs["x"])
+        weight = inputs["mask"].astype(np.float32)
+        return {
+            "y": inputs["x"] * 2,
+            "mean": (inputs["x"] * weight).sum(1, keepdims=True) / weight.sum(1, keepdims=True),
+        }
+
+    padder = proven_padder(Formula((SEQUENCE, MASK), masked), Padding((4, 8), (("x", 7.0),)))
+    x, mask = np.array([[1, 2, 3]], np.float32), np.ones((1, 3), np.int64)
+    padded, cut = padder.pad(InferRequest({"x": x, "mask": mask}))
+    assert padded.inputs["x"].tolist() == [[1, 2, 3, 7]]
+    assert padded.inputs["mask"].tolist() == [[1, 1, 1, 0]]
+    assert cut is not None
+    answer = cut(masked(padded.inputs))
+    assert answer["y"].tolist() == [[2, 4, 6]]
+    assert answer["mean"].tolist() == [[2]]
+
+
+def test_a_request_whose_variable_dimensions_differ_passes_as_it_is() -> None:
+    engine = Formula((SEQUENCE, MASK), lambda inputs: {"y": inputs["x"][:, :1]})
+    padder = proven_padder(engine, Padding((4,)))
+    request = InferRequest({"x": np.ones((1, 2), np.float32), "mask": np.ones((1, 3), np.int64)})
+    assert padder.pad(request) == (request, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda inputs: {"y": inputs["x"].mean(1, keepdims=True)}, "padding changes the answers: output 'y'"),
+        (lambda inputs: {"y": inputs["x"][:, : inputs["x"].shape[1] // 2]}, "cannot be told from the answer"),
+        (lambda inputs: {"y": np.cumsum(inputs["x"][:, ::-1], 1)}, "padding changes the answers"),
+    ],
+)
+def test_padding_that_reaches_the_answers_is_refused(
+    answer: Callable[[Mapping[str, Array]], dict[str, Array]], why: str
+) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        proven_padder(Formula((SEQUENCE,), answer), Padding((4, 8)))
+
+
+def test_padding_for_what_the_model_does_not_have_is_refused_by_name() -> None:
+    def same(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {"y": inputs["x"]}
+
+    with pytest.raises(InvalidInput, match="'nothing', which is no input of a variable dimension"):
+        proven_padder(Formula((SEQUENCE,), same), Padding((4,), (("nothing", 1.0),)))
+    with pytest.raises(InvalidInput, match="no input with a variable dimension"):
+        proven_padder(Formula((TensorSpec("x", "FP32", (-1, 2)),), same), Padding((4,)))
+
+
+def test_a_length_that_the_engine_refuses_refuses_the_padding_in_its_words() -> None:
+    def narrow(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if inputs["x"].shape[1] > 2:
+            raise InvalidTensor("the profile takes lengths up to 2")
+        return {"y": inputs["x"]}
+
+    with pytest.raises(InvalidInput, match=r"length 4, so padding cannot be proven: the profile takes lengths up to 2"):
+        proven_padder(Formula((SEQUENCE,), narrow), Padding((4,)))
