@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import demo, deploy, infer, jobs, quantize, report, upload
+from service.cli import batching, demo, deploy, infer, jobs, quantize, report, upload
 from service.cli.exit_codes import epilog
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(epilog=quantize.QUANTIZE_EPILOG)(quantize.quantize)
 app.command(epilog=jobs.JOBS_EPILOG)(jobs.jobs)
 app.command(epilog=report.REPORT_EPILOG)(report.report)
 app.command(epilog=deploy.DEPLOY_EPILOG)(deploy.deploy)
+app.command(epilog=batching.BATCHING_EPILOG)(batching.batching)
 app.command(epilog=infer.INFER_EPILOG)(infer.infer)
 app.command(epilog=infer.PREDICT_EPILOG)(infer.predict)
 app.command(hidden=True, epilog=demo.DEMO_EPILOG)(demo.demo)

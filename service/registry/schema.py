@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from service.registry.database import Database
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 def migrate(database: Database) -> None:

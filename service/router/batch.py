@@ -22,8 +22,8 @@ Outputs = dict[str, Array]
 class Pending:
     """One admitted request: `key` tells which others it may share a batch with.
 
-    `deadline` is when its answer is of no use any more, on the runner's clock; `level` 0 goes first. `cut` takes from
-    its outputs what answers its padding.
+    From `deadline` on, `timeout` seconds after it was queued, its answer is of no use; `level` 0 goes first. `cut` takes
+    from its outputs what answers its padding.
     """
 
     inputs: Mapping[str, Array]
@@ -33,6 +33,7 @@ class Pending:
     route: Route
     future: Future[InferResult]
     queued_at: float = 0.0
+    timeout: float = inf
     deadline: float = inf
     priority: int = 0
     level: int = 0

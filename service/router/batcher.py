@@ -102,6 +102,7 @@ class Batcher:
         if self._closing:
             raise stopping()
         pending.queued_at = self._runner.clock()
+        pending.deadline = pending.queued_at + pending.timeout
         with self._lock:
             pending.level = self._policy.level_of(pending.priority)
             if pending.deadline < inf:

@@ -14,7 +14,7 @@ from service.router.waiting import WaitingRequests
 
 def check_deadline(pending: Pending, backlog: Backlog, waiting: WaitingRequests, policy: QueuePolicy) -> None:
     """Raises DeadlineUnreachable where what waits and runs leaves too little time to answer before the deadline."""
-    left = pending.deadline - pending.queued_at
+    left = pending.timeout
     if backlog.seconds_until_answered(waiting, policy, pending) <= left:
         return
     waiting.sweep()
@@ -68,7 +68,7 @@ def displaced_by_priority(_: Pending) -> OctavoError:
 
 
 def too_late(pending: Pending) -> OctavoError:
-    return expired(pending.deadline - pending.queued_at)
+    return expired(pending.timeout)
 
 
 def expired(seconds: float) -> DeadlineExceeded:

@@ -51,7 +51,6 @@ class Replica:
         self._engine_rows = warm.max_rows
         self._engine = warm.engine
         self._limits = limits
-        self._clock = clock
         self.policy = policy_of(Batching(), limits, warm.max_rows)
         self._signature = self._signature_for(self.policy.max_rows)
         self._padder: Padder | None = None
@@ -116,7 +115,7 @@ class Replica:
         pending.priority, pending.cut = request.priority, cut
         seconds = _shorter(self.policy.timeout_seconds, request.timeout_seconds)
         if seconds is not None:
-            pending.deadline = self._clock() + seconds
+            pending.timeout = seconds
         self._batcher.submit(pending)
         if seconds is not None:
             self._limit(future, seconds)

@@ -7,7 +7,7 @@ import pytest
 from service.cli.exit_codes import ExitCode
 from tests.unit.cli.conftest import Octavo
 
-COMMANDS = ("upload", "dataset", "quantize", "jobs", "report", "deploy", "infer", "predict", "demo")
+COMMANDS = ("upload", "dataset", "quantize", "jobs", "report", "deploy", "batching", "infer", "predict", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

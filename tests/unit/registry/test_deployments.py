@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.batching import Batching, Padding
 from service.domain.deployment import Deployment
 from service.domain.engine import REFERENCE_VARIANT, Fingerprint
 from service.errors import Conflict, NotFound, Unproven
@@ -180,3 +181,21 @@ def test_loading_what_was_withdrawn_deploys_the_reference_of_its_newest_version(
     assert (loaded.version, loaded.stable, loaded.loaded) == (2, REFERENCE_VARIANT, True)
     with pytest.raises(NotFound, match="failed to load 'nope', there is no such model; upload it"):
         deployments.load("nope")
+
+
+def test_batching_is_kept_over_every_change_of_the_routes_and_raises_the_revision(
+    deployments: DeploymentRegistry,
+) -> None:
+    wished = Batching(preferred_batch_rows=(4, 8), padding=Padding((16, 32), (("ids", 1.0),)))
+    before = deployments.find("digits").revision
+    assert deployments.set_batching("digits", wished).revision == before + 1
+    assert deployments.set_batching("digits", wished).revision == before + 1, "an equal one changes nothing"
+    assert deployments.put(Deployment("digits", 1, INT8)).batching == wished
+    assert deployments.rollback("digits").batching == wished
+    assert deployments.unload("digits").batching == wished
+    assert deployments.find("digits").batching == wished
+
+
+def test_batching_of_what_is_not_deployed_is_not_found(deployments: DeploymentRegistry) -> None:
+    with pytest.raises(NotFound, match="'none' is not deployed"):
+        deployments.set_batching("none", Batching())
