@@ -22,8 +22,8 @@ Outputs = dict[str, Array]
 class Pending:
     """One admitted request: `key` tells which others it may share a batch with.
 
-    From `deadline` on, `timeout` seconds after it was queued, its answer is of no use; `level` 0 goes first. `cut` takes
-    from its outputs what answers its padding.
+    From `deadline` on, `timeout` seconds after it was queued, its answer is of no use. `level` 0 goes first. `cut`
+    takes from its outputs what answers its padding.
     """
 
     inputs: Mapping[str, Array]
