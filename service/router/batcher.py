@@ -27,9 +27,8 @@ _OVERRUN = 4.0
 _OVERRUNS = 8
 # How long such an engine stays off the loop before it is tried there again: a busy host makes every engine slow.
 _REST_SECONDS = 10.0
-# A batch that waits for company starts this long before its first deadline asks for it: timers come late.
+# A batch that waits for company starts when so many times its run are left: timers come late.
 _HASTE = 1.5
-_HASTE_SECONDS = 0.002
 
 
 class Batcher:
@@ -131,8 +130,8 @@ class Batcher:
         waiting, policy = self._waiting, self._policy
         if self._closing or waiting.rows >= policy.full_rows:
             return -inf
-        haste = _HASTE * self._times.bound(max(1, waiting.rows)) + _HASTE_SECONDS
-        return min(waiting.oldest_at() + policy.delay_seconds, waiting.first_deadline() - haste)
+        run = _HASTE * self._times.bound(max(1, waiting.rows))
+        return min(waiting.oldest_at() + policy.delay_seconds, waiting.latest_start(run))
 
     def _end_wait(self) -> None:
         # Said and not computed again: a timer may fire a little early.

@@ -11,6 +11,9 @@ from service.router.batch import Pending
 from service.router.execution_times import ExecutionTimes
 
 
+_RESERVE = 0.2
+
+
 class Taken(NamedTuple):
     """The members of a batch and their rows, and those that could not have been answered in time any more."""
 
@@ -51,8 +54,16 @@ class WaitingRequests:
         """When the longest waiting one came; infinity where none waits."""
         return min((level[0].queued_at for level in self._levels if level), default=inf)
 
-    def first_deadline(self) -> float:
-        return min((pending.deadline for pending in self), default=inf) if self.deadlines else inf
+    def latest_start(self, seconds: float) -> float:
+        """When a run of `seconds` must start for every deadline; infinity where there is none.
+
+        A fifth of what a request allows is left over: a busy host is late for its timers.
+        """
+        if not self.deadlines:
+            return inf
+        return min(
+            pending.deadline - max(seconds, _RESERVE * pending.timeout) for pending in self if pending.deadline < inf
+        )
 
     def sweep(self) -> None:
         """Gives the places of callers that left back."""

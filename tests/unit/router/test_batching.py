@@ -211,7 +211,7 @@ def test_times_that_refuse_every_request_are_forgotten_step_by_step() -> None:
 
 def test_a_deadline_ends_the_wait_for_company() -> None:
     async def scenario(bench: Bench) -> None:
-        patient, hasty = bench.send(1), bench.send(2, timeout=0.5)
+        patient, hasty = bench.send(1), bench.send(2, timeout=1.0)
         assert await values(patient, hasty) == [1, 2]
 
     run(scenario, max_delay_seconds=9.0)
