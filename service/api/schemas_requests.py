@@ -103,7 +103,7 @@ class TuningBody(RequestBody):
 
 class RecipeBody(RequestBody):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
-    runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
+    runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"] = "auto"
     scheme: Literal["symmetric", "asymmetric"] = "asymmetric"
     granularity: Literal["per_channel", "per_tensor"] = "per_channel"
     calibration: CalibrationBody = CalibrationBody()
@@ -115,7 +115,7 @@ class RecipeBody(RequestBody):
     tuning: TuningBody = TuningBody()
     around: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
-        Field(description="The type around INT8 operators; auto is FP16 on TensorRT and FP32 elsewhere."),
+        Field(description="The type around INT8 operators; auto is FP16 on a GPU and FP32 elsewhere."),
     ] = "auto"
 
     def to_domain(self) -> Recipe:

@@ -54,7 +54,7 @@ Runtime = Annotated[
 Scheme = Annotated[str | None, _words(SCHEMES, _told("How INT8 places zero.", _DEFAULTS.scheme))]
 Granularity = Annotated[str | None, _words(GRANULARITIES, _told("Scales of weights.", _DEFAULTS.granularity))]
 Around = Annotated[
-    str | None, _words(AROUND, _told("Type around INT8; auto is FP16 on TensorRT, FP32 elsewhere.", _DEFAULTS.around))
+    str | None, _words(AROUND, _told("Type around INT8; auto is FP16 on a GPU, FP32 elsewhere.", _DEFAULTS.around))
 ]
 KeepFloat = Annotated[
     list[str] | None, typer.Option(help="Node-name pattern or op:Type to keep in floating point; repeatable.")

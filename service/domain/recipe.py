@@ -7,11 +7,13 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from service.domain.engine import GPU_RUNTIMES
+
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
 SCHEMES = ("symmetric", "asymmetric")
 GRANULARITIES = ("per_channel", "per_tensor")
-# The type around INT8 operators; auto is the runtime's own: FP16 on TensorRT, FP32 elsewhere.
+# The type around INT8 operators; auto is the runtime's own: FP16 on a GPU, FP32 elsewhere.
 AROUND = ("auto", "fp32", "fp16", "bf16")
 METHODS = ("minmax", "entropy", "percentile", "mse")
 METRICS = ("top1", "top5", "agreement", "mae", "cosine")
@@ -78,7 +80,7 @@ class Recipe:
         """The type around INT8 on one of the runtimes that the recipe tries: fp32, fp16 or bf16."""
         if self.around != "auto":
             return self.around
-        return "fp16" if runtime == "tensorrt" else "fp32"
+        return "fp16" if runtime in GPU_RUNTIMES else "fp32"
 
     def to_json(self) -> dict[str, Any]:
         """Without what is left to the default since later releases: digests of earlier recipes stay as they were."""

@@ -42,7 +42,12 @@ _BUILDABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnxruntime": (("onnxruntime",), ("fp32", "fp16", "int8")),
     "openvino": (("openvino",), _ALL),
     "tensorrt": (("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), _ALL),
+    "onnxruntime-cuda": (("onnxruntime",), ("fp32", "fp16", "int8")),
+    "onnxruntime-tensorrt": (("onnxruntime",), ("fp32", "fp16", "int8")),
 }
+# TensorRT itself is the faster of two ways to the same GPU, and a provider whose libraries are missing would fail a
+# build that others would have won.
+_BY_NAME_ALONE = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 # Without one of these a CPU computes BF16 in FP32, piece by piece: slower than FP32, and no more exact than BF16.
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -62,7 +67,8 @@ def candidate_runtimes(recipe: Recipe) -> tuple[str, ...]:
 
 def _runnable_runtimes() -> tuple[str, ...]:
     """What `auto` may pick: an engine that cannot run here can be neither measured nor served here."""
-    return tuple(name for name in available_runtimes() if name not in GPU_RUNTIMES or find_device() is not None)
+    named = tuple(name for name in available_runtimes() if name not in _BY_NAME_ALONE)
+    return tuple(name for name in named if name not in GPU_RUNTIMES or find_device() is not None)
 
 
 def _precisions(runtime: str) -> tuple[str, ...]:
@@ -178,7 +184,12 @@ def _check_around(recipe: Recipe) -> None:
         raise InvalidRecipe(
             f"around is {recipe.around!r}, the type around INT8, but precision is {recipe.precision!r}; leave it out"
         )
-    if recipe.around != "fp32" and recipe.runtime != "tensorrt":
+    if recipe.around == "bf16" and recipe.runtime in _BY_NAME_ALONE:
+        raise InvalidRecipe(
+            f"around is 'bf16', for which runtime {recipe.runtime!r} has no Q/DQ kernels; send fp16 or fp32, or "
+            "runtime tensorrt"
+        )
+    if recipe.around != "fp32" and recipe.runtime not in GPU_RUNTIMES:
         raise InvalidRecipe(
             f"around is {recipe.around!r}, but INT8 of runtime {recipe.runtime!r} has FP32 around it; leave it out, or "
             "send runtime tensorrt"
@@ -190,7 +201,7 @@ def _why_no_bf16(recipe: Recipe) -> str:
         return ""
     if recipe.runtime == "onnxruntime":
         return ": its CPU provider has no BF16 kernels"
-    if not _computes_bf16():
+    if recipe.runtime not in GPU_RUNTIMES and not _computes_bf16():
         return f": this CPU has none of {', '.join(_BF16_FLAGS)}"
     return ": only runtimes openvino and tensorrt do"
 

@@ -14,6 +14,8 @@ from service.errors import InvalidRecipe
 _BUILDERS = {
     "onnxruntime": "service.quantization.builders.onnxruntime_builder:OnnxRuntimeBuilder",
     "openvino": "service.quantization.builders.openvino_builder:OpenVinoBuilder",
+    "onnxruntime-cuda": "service.quantization.builders.onnxruntime_gpu_builder:OnnxRuntimeCudaBuilder",
+    "onnxruntime-tensorrt": "service.quantization.builders.onnxruntime_gpu_builder:OnnxRuntimeTensorRtBuilder",
     "tensorrt": "service.quantization.builders.tensorrt_builder:TensorRtBuilder",
 }
 

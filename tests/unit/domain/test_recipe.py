@@ -33,7 +33,12 @@ def test_the_type_around_int8_survives_and_its_default_leaves_digests_as_they_we
 
 @pytest.mark.parametrize(
     ("around", "runtime", "companion"),
-    [("auto", "tensorrt", "fp16"), ("auto", "openvino", "fp32"), ("fp32", "tensorrt", "fp32")],
+    [
+        ("auto", "tensorrt", "fp16"),
+        ("auto", "openvino", "fp32"),
+        ("auto", "onnxruntime-cuda", "fp16"),
+        ("fp32", "tensorrt", "fp32"),
+    ],
 )
 def test_auto_is_the_runtimes_own_type_around_int8(around: str, runtime: str, companion: str) -> None:
     assert Recipe(around=around).companion(runtime) == companion
