@@ -1,4 +1,5 @@
-"""TensorRT, and TensorRT-RTX, on the host's first GPU: opens a serialized plan (`engine.plan`).
+"""TensorRT, and TensorRT-RTX, on the host's first GPU: opens a serialized plan (`engine.plan`), with its weights or
+with the graph that has them.
 
 Refuses text and tensors that TensorRT reads on the host; a batch outside of every optimization profile is the caller's.
 """
@@ -14,7 +15,8 @@ from queue import LifoQueue
 from service.engines.cuda_graph import cuda_graphs
 from service.engines.cuda_memory import CudaContext, cuda_context
 from service.engines.engine import Array
-from service.engines.tensorrt_bindings import Profile, deserialized, engine_profiles, engine_specs, outside
+from service.engines.stripped_plan import read_plan
+from service.engines.tensorrt_bindings import Profile, deserialized, engine_profiles, engine_specs, outside, refit
 from service.engines.tensorrt_import import tensorrt_module
 from service.engines.tensorrt_lane import Lane, LoadedEngine
 from service.errors import DeviceFailed, EngineFailed, InvalidTensor
@@ -46,14 +48,18 @@ class TensorRtEngine:
         One more may be run by the event loop itself. Raises EngineFailed with TensorRT's own words, InvalidModel for a
         tensor that it has no array for, Unsupported where TensorRT or pycuda is missing.
         """
-        return cls.from_plan(path.read_bytes(), path.name, cuda_context(), max(_LANES, instances) + 1)
+        plan, weights = read_plan(path)
+        return cls.from_plan((plan, weights), path.name, cuda_context(), max(_LANES, instances) + 1)
 
     @classmethod
-    def from_plan(cls, plan: bytes, name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:
-        """As `load`, from the file's content."""
+    def from_plan(cls, content: tuple[bytes, bytes | None], name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:
+        """As `load`, from the plan and, where it was stripped of them, the ONNX graph that has its weights."""
         trt = tensorrt_module()
+        plan, weights = content
         with cuda.active():
             engine = deserialized(trt, plan, name)
+            if weights is not None:
+                refit(trt, engine, weights, name)
         inputs, outputs = engine_specs(trt, engine)
         loaded = LoadedEngine(trt, engine, inputs, outputs, cuda, cuda_graphs())
         return cls(loaded, engine_profiles(engine, inputs), lanes)

@@ -19,13 +19,15 @@ from service.domain.recipe import (
     PRECISIONS,
     RUNTIMES,
     SCHEMES,
+    SPARSITIES,
+    WEIGHTS,
     BatchProfile,
     Budget,
     Calibration,
     Recipe,
 )
 from service.domain.tensor import TensorSpec
-from service.engines.cuda_device import find_device
+from service.engines.cuda_device import find_device, why_no_device
 from service.engines.fingerprint import host_fingerprint
 from service.engines.loader import install_hint
 from service.errors import InvalidDataset, InvalidRecipe
@@ -86,6 +88,7 @@ def check_recipe(recipe: Recipe, budget: Budget, calibration: Dataset | None, va
     _check_words(recipe, budget)
     _check_runtime(recipe)
     _check_around(recipe)
+    _check_weights(recipe)
     _check_calibration(recipe.calibration)
     _check_keep_float(recipe.keep_float)
     _check_batch(recipe.batch)
@@ -138,6 +141,8 @@ def _check_words(recipe: Recipe, budget: Budget) -> None:
         ("scheme", recipe.scheme, SCHEMES),
         ("granularity", recipe.granularity, GRANULARITIES),
         ("around", recipe.around, AROUND),
+        ("weights", recipe.weights, WEIGHTS),
+        ("sparsity", recipe.sparsity, SPARSITIES),
         ("calibration.method", recipe.calibration.method, METHODS),
         ("budget.metric", budget.metric, (None, *METRICS)),
     )
@@ -193,6 +198,20 @@ def _check_around(recipe: Recipe) -> None:
         raise InvalidRecipe(
             f"around is {recipe.around!r}, but INT8 of runtime {recipe.runtime!r} has FP32 around it; leave it out, or "
             "send runtime tensorrt"
+        )
+
+
+def _check_weights(recipe: Recipe) -> None:
+    for name, value, default in (("weights", recipe.weights, "fixed"), ("sparsity", recipe.sparsity, "none")):
+        if value != default and recipe.runtime != "tensorrt":
+            raise InvalidRecipe(
+                f"{name} is {value!r}, which runtime {recipe.runtime!r} does not have; leave it out, or send runtime "
+                "tensorrt"
+            )
+    if recipe.weights != "fixed" and find_device() is None:
+        raise InvalidRecipe(
+            f"weights is {recipe.weights!r}, which TensorRT builds on the GPU that the engine is for, and here is "
+            f"none: {why_no_device()}; leave it out, or send this to a host with one"
         )
 
 

@@ -34,11 +34,14 @@ class ExecutedOperator:
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build: threads of the CPU, rows in a batch, and the file that keeps what timing kernels has shown."""
+    """How to build: threads of the CPU, rows in a batch, the file that keeps what timing kernels has shown, and where
+    a plan has its weights.
+    """
 
     threads: int
     batch: BatchProfile
     timing_cache: Path | None = None
+    weights: str = "fixed"
 
 
 class Builder(Protocol):

@@ -6,14 +6,18 @@ These prove the buffer logic alone; that TensorRT answers right is for tests/gpu
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 
 from service.domain.tensor import TensorSpec
+from service.engines import tensorrt_engine
+from service.engines.stripped_plan import write_stripped
+from service.engines.tensorrt_engine import TensorRtEngine
 from service.errors import DeviceFailed, EngineFailed, InvalidTensor
-from tests.fake_tensorrt import ACTIVATION_BYTES, plan
+from tests.fake_tensorrt import ACTIVATION_BYTES, graph_of, plan
 from tests.unit.engines.fake_gpu import FakeGpu, gpu, rows
 
 __all__ = ["gpu"]
@@ -243,6 +247,56 @@ def test_a_thousand_loads_leave_nothing_behind(gpu: FakeGpu) -> None:
             engine.infer({"x": rows(1 + turn % 8)})
         engine.close()
     assert gpu.held == NOTHING
+
+
+STRIPPED = plan(stripped=("a.w", "b.w"))
+
+
+def test_a_stripped_engine_is_given_its_weights_when_it_is_loaded(gpu: FakeGpu) -> None:
+    engine = gpu.load(STRIPPED, weights=graph_of("a.w", "b.w", "more"))
+    assert np.array_equal(engine.infer({"x": rows(3)})["y"], 2 * rows(3))
+    engine.close()
+    assert gpu.held == NOTHING
+
+
+def test_without_them_it_would_answer_nothing(gpu: FakeGpu) -> None:
+    with pytest.raises(EngineFailed, match="makes no execution context"):
+        gpu.load(STRIPPED).infer({"x": rows(3)})
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (graph_of("b.w"), r"its graph lacks 1 weights, for example 'a\.w'"),
+        (b"no graph", "its graph is refused: Failed to parse ONNX model from byte array."),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_refused_with_the_next_step(gpu: FakeGpu, weights: bytes, words: str) -> None:
+    with pytest.raises(EngineFailed, match=rf"engine\.plan cannot be given its weights: {words}; quantize again"):
+        gpu.load(STRIPPED, weights=weights)
+    assert gpu.held == NOTHING
+
+
+def test_weights_that_the_engine_refuses_are_told_as_such(gpu: FakeGpu) -> None:
+    gpu.trt.refits = False
+    with pytest.raises(EngineFailed, match="they are refused: it gave no reason; quantize again"):
+        gpu.load(STRIPPED, weights=graph_of("a.w", "b.w"))
+
+
+def test_a_device_that_fails_while_weights_are_put_in_is_lost(gpu: FakeGpu) -> None:
+    gpu.driver.failing = {"refit"}
+    with pytest.raises(DeviceFailed, match="illegal memory access"):
+        gpu.load(STRIPPED, weights=graph_of("a.w", "b.w"))
+
+
+def test_the_loader_reads_plan_and_weights_from_one_file(
+    gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_engine, "cuda_context", lambda: gpu.cuda)
+    (tmp_path / "weights.onnx").write_bytes(graph_of("a.w", "b.w"))
+    write_stripped(tmp_path / "engine.plan", STRIPPED, tmp_path / "weights.onnx")
+    engine = TensorRtEngine.load(tmp_path / "engine.plan")
+    assert np.array_equal(engine.infer({"x": rows(2)})["y"], 2 * rows(2))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an engine"])
