@@ -115,6 +115,21 @@ def test_a_host_with_a_gpu_validates_what_was_built_without_one(
     assert asked[0].request == queue.find(waiting.job).request | {"deploy": "none", "host": asked[0].request["host"]}
 
 
+def test_the_log_names_what_answers_meanwhile(
+    database: Database, wanted: list[ServedModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    never_ran(database)
+    other = [replace(served, deployment=replace(served.deployment, stable="fp16-openvino")) for served in wanted]
+    follow = Revalidation(JobQueue(database, 10), replace(HERE, gpu=GPU), EngineRegistry(database).never_ran).follow
+    follow(other)
+    said = {record.variant: record.message for record in caplog.records if "validated here" in record.message}  # type: ignore[attr-defined]
+    assert said["int8-onnxruntime"].endswith("is validated here; variant 'fp16-openvino' answers meanwhile")
+    assert said["fp16-tensorrt"].endswith("is validated here; it is not deployed")
+    caplog.clear()
+    Revalidation(JobQueue(database, 1), HERE).follow(wanted)
+    assert "cannot be validated here; the FP32 reference answers" in caplog.text
+
+
 def test_a_host_without_a_gpu_leaves_it_alone(database: Database, wanted: list[ServedModel]) -> None:
     never_ran(database)
     queue = JobQueue(database, 10)
