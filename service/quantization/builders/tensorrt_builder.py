@@ -6,7 +6,7 @@ Precision lies in the graph: the network is strongly typed, TF32 stays off, and 
 from __future__ import annotations
 
 import time
-from importlib import import_module
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from google.protobuf.message import DecodeError
 
 from service.domain.recipe import BatchProfile
 from service.engines.cuda_device import find_device, why_no_device
+from service.engines.cuda_memory import free_device_bytes
 from service.engines.engine import Engine
 from service.engines.stripped_plan import write_stripped
+from service.engines.tensorrt_engine import TensorRtEngine
 from service.engines.tensorrt_import import tensorrt_flavour, tensorrt_module
 from service.errors import EngineFailed, InvalidModel
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
@@ -34,13 +36,15 @@ _MIB = 1024 * 1024
 
 
 class TensorRtBuilder:
-    """Builds with one optimization profile from the recipe's batch sizes."""
+    """Builds with one optimization profile, from one row over the recipe's usual batch size to its largest."""
 
     engine_file = "engine.plan"
 
     def build(self, converted: Path, engine: Path, options: BuildOptions) -> dict[str, Any]:
         """Tells of flavour, version, targets, memory, seconds, log and layers, and how to build by hand."""
         _check_can_build(options.weights)
+        # Whatever sizes the recipe measures, requests come with any number of rows.
+        batch = replace(options.batch, min=1)
         trt, log = tensorrt_module(), BuildLog(tensorrt_module())
         started = time.monotonic()
         try:
@@ -50,7 +54,7 @@ class TensorRtBuilder:
         builder = trt.Builder(log.logger)
         builder.max_threads = max(1, options.threads)
         network = parsed_network(trt, builder, log.logger, model)
-        config = _config(trt, builder, network, options.batch)
+        config = _config(trt, builder, network, batch)
         sparse = sparse_operators(model)
         flags = flags_of(trt, options.weights, bool(sparse))
         set_flags(trt, config, flags)
@@ -71,14 +75,14 @@ class TensorRtBuilder:
             "weights": options.weights,
             "sparse_operators": sparse,
             "plan_bytes": len(memoryview(plan)),
-            "batch": {"min": options.batch.min, "opt": options.batch.opt, "max": options.batch.max},
+            "batch": asdict(batch),
             "workspace_bytes": _workspace_bytes(),
             "memory": log.memory,
             "seconds": time.monotonic() - started,
             "log": log.to_json(),
             "network": network_layers(network),
             "executed": [operator.to_json() for operator in compiled_operators(log.layers)],
-            "reproduce": reproduce_script(flavour, options.batch, (targets, flags), _workspace_bytes()),
+            "reproduce": reproduce_script(flavour, batch, (targets, flags), _workspace_bytes()),
         }
 
     def why_not_here(self) -> str:
@@ -87,9 +91,7 @@ class TensorRtBuilder:
         return f"no NVIDIA device on this host; {why_no_device()}"
 
     def load(self, engine: Path, threads: int) -> Engine:
-        # The engine's module wants a GPU's driver: a host that only builds never imports it.
-        loaded: Engine = import_module("service.engines.tensorrt_engine").TensorRtEngine.load(engine)
-        return loaded
+        return TensorRtEngine.load(engine)
 
     def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
         return operators_of(engine)
@@ -150,14 +152,20 @@ def _check_memory(needed: dict[str, int]) -> None:
     if device is not None and total > device.memory_bytes:
         raise EngineFailed(
             f"the engine needs {total / _MIB:.0f} MiB of GPU memory and {device.name} has "
-            f"{device.memory_bytes / _MIB:.0f}; lower batch.max, or build in fp16 or int8"
+            f"{device.memory_bytes / _MIB:.0f}{_of_the_gpu_free()}; lower batch.max, or build in fp16 or int8"
         )
+
+
+def _of_the_gpu_free() -> str:
+    free = free_device_bytes()
+    return "" if free is None else f", {free / _MIB:.1f} MiB of it free"
 
 
 def _why_not_built(log: BuildLog) -> str:
     step = "lower batch.max, keep what it names in floating point, or build for runtime onnxruntime"
     if "workspace limit" in log.reason or "out of memory" in log.reason.lower():
-        step = f"its kernels may take {_workspace_bytes() / _MIB:.0f} MiB on this host: lower batch.max"
+        scratch = f"{_workspace_bytes() / _MIB:.0f} MiB on this host{_of_the_gpu_free()}"
+        step = f"its kernels may take {scratch}: lower batch.max"
     return f"TensorRT gave no engine: {log.reason}; {step}"
 
 
