@@ -1,7 +1,7 @@
 """What ONNX Runtime's CUDA provider does with an emitted Q/DQ graph: nothing of it runs on integer kernels.
 
 Its fusions of Q/DQ pairs are made for the CPU provider; on CUDA a pair rounds values, and operators compute in the type
-of its scales. So the graph is right, its weights are smaller on disk, and it is not faster than FP16.
+of its scales. What such a graph gains is the size of its weights.
 """
 
 from __future__ import annotations

@@ -6,18 +6,14 @@ These prove the buffer logic alone; that TensorRT answers right is for tests/gpu
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 
 from service.domain.tensor import TensorSpec
-from service.engines import tensorrt_engine
-from service.engines.stripped_plan import write_stripped
-from service.engines.tensorrt_engine import TensorRtEngine
 from service.errors import DeviceFailed, EngineFailed, InvalidTensor
-from tests.fake_tensorrt import ACTIVATION_BYTES, graph_of, plan
+from tests.fake_tensorrt import ACTIVATION_BYTES, plan
 from tests.unit.engines.fake_gpu import FakeGpu, gpu, rows
 
 __all__ = ["gpu"]
@@ -77,62 +73,6 @@ def test_a_third_batch_waits_for_a_lane(gpu: FakeGpu) -> None:
     third.join(10)
     assert not third.is_alive()
     assert len(gpu.driver.streams) == 1
-
-
-def test_warming_runs_every_lane_until_it_is_captured_and_no_caller_meets_a_first_run(gpu: FakeGpu) -> None:
-    engine = gpu.load(lanes=3)
-    engine.warm_lanes({"x": rows(4)})
-    assert (len(gpu.driver.streams), len(gpu.library.launchable)) == (3, 3)
-    made, allocated = gpu.trt.contexts, gpu.driver.allocations
-    with engine.lane() as first, engine.lane() as second, engine.lane() as third:
-        for lane in (first, second, third):
-            assert np.array_equal(lane.run({"x": rows(4, 7)}, 0, ["y"])["y"], 2 * rows(4, 7))
-    assert (gpu.trt.contexts, gpu.driver.allocations, gpu.library.launches) == (made, allocated, 3)
-
-
-def test_a_lane_without_room_is_left_for_later_and_the_others_serve(
-    gpu: FakeGpu, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = gpu.load(lanes=3)
-    engine.infer({"x": rows(8)})
-    gpu.driver.size_bytes = 2 * gpu.driver.used_bytes
-    engine.warm_lanes({"x": rows(8)})
-    (warning,) = [record for record in caplog.records if "not every lane" in record.message]
-    assert (warning.warmed, warning.of) == (2, 3)  # type: ignore[attr-defined]
-    assert "0 are free" in warning.reason  # type: ignore[attr-defined]
-    with engine.lane() as first, engine.lane() as second:
-        for lane in (first, second):
-            assert np.array_equal(lane.run({"x": rows(8)}, 0, ["y"])["y"], 2 * rows(8))
-    engine.close()
-    assert gpu.held == NOTHING
-
-
-def test_an_engine_without_room_for_one_lane_cannot_be_warmed(gpu: FakeGpu) -> None:
-    engine = gpu.load()
-    gpu.driver.size_bytes = 100
-    with pytest.raises(EngineFailed, match="of whose 100 bytes 100 are free"):
-        engine.warm_lanes({"x": rows(8)})
-
-
-def test_a_device_error_while_warming_loses_the_engine(gpu: FakeGpu) -> None:
-    engine = gpu.load()
-    engine.infer({"x": rows(1)})
-    gpu.driver.failing = {"synchronize"}
-    with pytest.raises(DeviceFailed):
-        engine.warm_lanes({"x": rows(1)})
-    gpu.driver.failing = set()
-    with pytest.raises(DeviceFailed):
-        engine.infer({"x": rows(1)})
-
-
-def test_batches_that_meet_the_warming_are_answered_after_it(gpu: FakeGpu) -> None:
-    engine = gpu.load()
-    with ThreadPoolExecutor(4) as pool:
-        warmings = [pool.submit(engine.warm_lanes, {"x": rows(8)}) for _ in range(4)]
-        answers = [pool.submit(engine.infer, {"x": rows(3, first)}) for first in range(40)]
-    assert [warming.result() for warming in warmings] == [None] * 4
-    for first, answer in enumerate(answers):
-        assert np.array_equal(answer.result()["y"], 2 * rows(3, first))
 
 
 def test_many_threads_each_get_their_own_answers(gpu: FakeGpu) -> None:
@@ -303,56 +243,6 @@ def test_a_thousand_loads_leave_nothing_behind(gpu: FakeGpu) -> None:
             engine.infer({"x": rows(1 + turn % 8)})
         engine.close()
     assert gpu.held == NOTHING
-
-
-STRIPPED = plan(stripped=("a.w", "b.w"))
-
-
-def test_a_stripped_engine_is_given_its_weights_when_it_is_loaded(gpu: FakeGpu) -> None:
-    engine = gpu.load(STRIPPED, weights=graph_of("a.w", "b.w", "more"))
-    assert np.array_equal(engine.infer({"x": rows(3)})["y"], 2 * rows(3))
-    engine.close()
-    assert gpu.held == NOTHING
-
-
-def test_without_them_it_would_answer_nothing(gpu: FakeGpu) -> None:
-    with pytest.raises(EngineFailed, match="makes no execution context"):
-        gpu.load(STRIPPED).infer({"x": rows(3)})
-
-
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        (graph_of("b.w"), r"its graph lacks 1 weights, for example 'a\.w'"),
-        (b"no graph", "its graph is refused: Failed to parse ONNX model from byte array."),
-    ],
-)
-def test_a_graph_that_does_not_fit_is_refused_with_the_next_step(gpu: FakeGpu, weights: bytes, words: str) -> None:
-    with pytest.raises(EngineFailed, match=rf"engine\.plan cannot be given its weights: {words}; quantize again"):
-        gpu.load(STRIPPED, weights=weights)
-    assert gpu.held == NOTHING
-
-
-def test_weights_that_the_engine_refuses_are_told_as_such(gpu: FakeGpu) -> None:
-    gpu.trt.refits = False
-    with pytest.raises(EngineFailed, match="they are refused: it gave no reason; quantize again"):
-        gpu.load(STRIPPED, weights=graph_of("a.w", "b.w"))
-
-
-def test_a_device_that_fails_while_weights_are_put_in_is_lost(gpu: FakeGpu) -> None:
-    gpu.driver.failing = {"refit"}
-    with pytest.raises(DeviceFailed, match="illegal memory access"):
-        gpu.load(STRIPPED, weights=graph_of("a.w", "b.w"))
-
-
-def test_the_loader_reads_plan_and_weights_from_one_file(
-    gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensorrt_engine, "cuda_context", lambda: gpu.cuda)
-    (tmp_path / "weights.onnx").write_bytes(graph_of("a.w", "b.w"))
-    write_stripped(tmp_path / "engine.plan", STRIPPED, tmp_path / "weights.onnx")
-    engine = TensorRtEngine.load(tmp_path / "engine.plan")
-    assert np.array_equal(engine.infer({"x": rows(2)})["y"], 2 * rows(2))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an engine"])
