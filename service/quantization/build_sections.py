@@ -34,9 +34,11 @@ def build_card(build: dict[str, Any]) -> str:
         ("types of the network", _counted(Counter(layer["type"] for layer in build["network"]))),
         ("lines of log", ", ".join(f"{count} {name}" for name, count in lines.items())),
     ]
-    portable = "The file runs on every GPU of these compute capabilities." if build["portable"] else ""
+    told = ["The file runs on every GPU of these compute capabilities."] if build["portable"] else []
+    if build.get("sparse_operators") and build["flavour"] == "tensorrt_rtx":
+        told.append("TensorRT-RTX multiplies sparse weights like any others: pruning gains nothing there.")
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in build["log"]["warnings"])
-    notes = (soft(portable) if portable else "") + (f"<ul>{warnings}</ul>" if warnings else "")
+    notes = (soft(" ".join(told)) if told else "") + (f"<ul>{warnings}</ul>" if warnings else "")
     return card("Build", table(("", ""), rows) + notes)
 
 

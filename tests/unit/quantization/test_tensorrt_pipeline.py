@@ -133,6 +133,7 @@ def test_pruned_weights_stay_sparse_through_tuning_and_their_loss_is_measured(
     page = (task.folder / "report.html").read_text()
     assert "operators with 2:4 sparse weights" in page
     assert "in the plan" in page
+    assert "TensorRT-RTX multiplies sparse weights like any others" in page
 
 
 @pytest.mark.parametrize(
