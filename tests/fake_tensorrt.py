@@ -20,9 +20,15 @@ WIDTH = 4
 ACTIVATION_BYTES = 1000
 
 
-def plan(most_rows: int = 8, found: bool = False, profiles: int = 1) -> bytes:
-    """A serialized engine; profile k takes up to most_rows * 2^k rows."""
-    return json.dumps({"most": [most_rows << k for k in range(profiles)], "found": found}).encode()
+def plan(most_rows: int = 8, found: bool = False, profiles: int = 1, stripped: tuple[str, ...] = ()) -> bytes:
+    """A serialized engine; profile k takes up to most_rows * 2^k rows, and `stripped` names the weights it lacks."""
+    most = [most_rows << k for k in range(profiles)]
+    return json.dumps({"most": most, "found": found, "stripped": stripped}).encode()
+
+
+def graph_of(*names: str) -> bytes:
+    """An ONNX graph as the fake refitter reads it: the names of its weights."""
+    return json.dumps(names).encode()
 
 
 class Severity(Enum):
@@ -68,6 +74,13 @@ class FakeTensorRt:
         self.contexts = 0
         self.capturable = True
         self.enqueues = True
+        self.refits = True
+
+    def Refitter(self, engine: FakeTrtEngine, _logger: _Logger) -> _Refitter:  # noqa: N802 (TensorRT's name)
+        return _Refitter(engine)
+
+    def OnnxParserRefitter(self, refitter: _Refitter, logger: _Logger) -> _ParserRefitter:  # noqa: N802
+        return _ParserRefitter(refitter, logger)
 
     def Runtime(self, logger: _Logger) -> Any:  # noqa: N802 (TensorRT's name)
         return SimpleNamespace(deserialize_cuda_engine=lambda data: self._deserialize(logger, data))
@@ -80,9 +93,40 @@ class FakeTensorRt:
             return None
 
 
+class _Refitter:
+    """What is set here reaches the engine with `refit_cuda_engine` alone, as in TensorRT."""
+
+    def __init__(self, engine: FakeTrtEngine) -> None:
+        self.engine = engine
+        self.given: set[str] = set()
+
+    def get_missing_weights(self) -> list[str]:
+        return sorted(self.engine.stripped - self.given)
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.trt.driver.check("refit")
+        if self.engine.trt.refits:
+            self.engine.stripped -= self.given
+        return self.engine.trt.refits
+
+
+class _ParserRefitter:
+    def __init__(self, refitter: _Refitter, logger: _Logger) -> None:
+        self._refitter, self._logger = refitter, logger
+
+    def refit_from_bytes(self, graph: bytes) -> bool:
+        try:
+            self._refitter.given |= set(json.loads(graph))
+        except ValueError:
+            self._logger.log(Severity.ERROR, "Failed to parse ONNX model from byte array.")
+            return False
+        return True
+
+
 class FakeTrtEngine:
-    def __init__(self, trt: FakeTensorRt, most: list[int], found: bool) -> None:
+    def __init__(self, trt: FakeTensorRt, most: list[int], found: bool, stripped: list[str]) -> None:
         self.trt = trt
+        self.stripped = set(stripped)
         self.most = most
         self.names = ["x", "y", "found"] if found else ["x", "y"]
         self.num_io_tensors = len(self.names)
@@ -107,7 +151,9 @@ class FakeTrtEngine:
     def get_tensor_profile_shape(self, _name: str, index: int) -> list[tuple[int, ...]]:
         return [(1, WIDTH), (1, WIDTH), (self.most[index], WIDTH)]
 
-    def create_execution_context(self, _strategy: int) -> FakeTrtContext:
+    def create_execution_context(self, _strategy: int) -> FakeTrtContext | None:
+        if self.stripped:
+            return None
         return FakeTrtContext(self)
 
 

@@ -103,7 +103,7 @@ class TuningBody(RequestBody):
 
 class RecipeBody(RequestBody):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "int8"
-    runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
+    runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"] = "auto"
     scheme: Literal["symmetric", "asymmetric"] = "asymmetric"
     granularity: Literal["per_channel", "per_tensor"] = "per_channel"
     calibration: CalibrationBody = CalibrationBody()
@@ -115,8 +115,16 @@ class RecipeBody(RequestBody):
     tuning: TuningBody = TuningBody()
     around: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
-        Field(description="The type around INT8 operators; auto is FP16 on TensorRT and FP32 elsewhere."),
+        Field(description="The type around INT8 operators; auto is FP16 on a GPU and FP32 elsewhere."),
     ] = "auto"
+    weights: Annotated[
+        Literal["fixed", "refittable", "stripped"],
+        Field(description="TensorRT on a GPU: a plan whose weights can be changed, or are put in when it is loaded."),
+    ] = "fixed"
+    sparsity: Annotated[
+        Literal["none", "2:4"],
+        Field(description="TensorRT: zero the two smallest of every four weights before anything is measured."),
+    ] = "none"
 
     def to_domain(self) -> Recipe:
         return Recipe(
@@ -129,6 +137,8 @@ class RecipeBody(RequestBody):
             self.batch.to_domain(),
             self.tuning.to_domain(),
             self.around,
+            self.weights,
+            self.sparsity,
         )
 
 

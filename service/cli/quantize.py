@@ -31,6 +31,8 @@ def quantize(
     scheme: options.Scheme = None,
     granularity: options.Granularity = None,
     around: options.Around = None,
+    weights: options.Weights = None,
+    sparsity: options.Sparsity = None,
     keep_float: options.KeepFloat = None,
     calibration: options.CalibrationSet = None,
     method: options.Method = None,
@@ -52,6 +54,8 @@ def quantize(
     recipe: Document = {"precision": precision, "runtime": runtime, "scheme": scheme, "granularity": granularity}
     recipe |= {
         "around": around,
+        "weights": weights,
+        "sparsity": sparsity,
         "calibration": _given({"method": method, "rows": rows, "percentile": percentile}),
         "keep_float": keep_float,
         "batch": _given({"min": batch_min, "opt": batch_opt, "max": batch_max}),

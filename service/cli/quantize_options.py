@@ -16,6 +16,8 @@ from service.domain.recipe import (
     PRECISIONS,
     RUNTIMES,
     SCHEMES,
+    SPARSITIES,
+    WEIGHTS,
     Budget,
     Recipe,
 )
@@ -54,7 +56,11 @@ Runtime = Annotated[
 Scheme = Annotated[str | None, _words(SCHEMES, _told("How INT8 places zero.", _DEFAULTS.scheme))]
 Granularity = Annotated[str | None, _words(GRANULARITIES, _told("Scales of weights.", _DEFAULTS.granularity))]
 Around = Annotated[
-    str | None, _words(AROUND, _told("Type around INT8; auto is FP16 on TensorRT, FP32 elsewhere.", _DEFAULTS.around))
+    str | None, _words(AROUND, _told("Type around INT8; auto is FP16 on a GPU, FP32 elsewhere.", _DEFAULTS.around))
+]
+Weights = Annotated[str | None, _words(WEIGHTS, _told("Weights of a TensorRT plan.", _DEFAULTS.weights))]
+Sparsity = Annotated[
+    str | None, _words(SPARSITIES, _told("Zero the smallest weights, for TensorRT.", _DEFAULTS.sparsity))
 ]
 KeepFloat = Annotated[
     list[str] | None, typer.Option(help="Node-name pattern or op:Type to keep in floating point; repeatable.")

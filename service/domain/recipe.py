@@ -7,15 +7,24 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from service.domain.engine import GPU_RUNTIMES
+
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")
 SCHEMES = ("symmetric", "asymmetric")
 GRANULARITIES = ("per_channel", "per_tensor")
-# The type around INT8 operators; auto is the runtime's own: FP16 on TensorRT, FP32 elsewhere.
+# The type around INT8 operators; auto is the runtime's own: FP16 on a GPU, FP32 elsewhere.
 AROUND = ("auto", "fp32", "fp16", "bf16")
+# Where a TensorRT plan has its weights: in itself; in itself, to be changed later; or beside it, put in at load.
+WEIGHTS = ("fixed", "refittable", "stripped")
+SPARSITIES = ("none", "2:4")
 METHODS = ("minmax", "entropy", "percentile", "mse")
 METRICS = ("top1", "top5", "agreement", "mae", "cosine")
 DEPLOY_MODES = ("none", "promote", "canary", "shadow")
+
+
+# Fields that earlier releases did not have, with their defaults.
+_LATER = {"around": "auto", "weights": "fixed", "sparsity": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Tuning:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`keep_float` holds node-name globs and `op:Type` entries that stay in floating point; `around` is the type that
-    operators next to INT8 compute in.
+    operators next to INT8 compute in; `weights` and `sparsity` are TensorRT's.
     """
 
     precision: str = "int8"
@@ -73,19 +82,19 @@ class Recipe:
     batch: BatchProfile = field(default_factory=BatchProfile)
     tuning: Tuning = field(default_factory=Tuning)
     around: str = "auto"
+    weights: str = "fixed"
+    sparsity: str = "none"
 
     def companion(self, runtime: str) -> str:
         """The type around INT8 on one of the runtimes that the recipe tries: fp32, fp16 or bf16."""
         if self.around != "auto":
             return self.around
-        return "fp16" if runtime == "tensorrt" else "fp32"
+        return "fp16" if runtime in GPU_RUNTIMES else "fp32"
 
     def to_json(self) -> dict[str, Any]:
         """Without what is left to the default since later releases: digests of earlier recipes stay as they were."""
         value = asdict(self) | {"keep_float": list(self.keep_float)}
-        if self.around == "auto":
-            del value["around"]
-        return value
+        return {name: found for name, found in value.items() if _LATER.get(name) != found}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Recipe:

@@ -77,6 +77,17 @@ def cuda_context() -> CudaContext:
     return CudaContext(driver)
 
 
+def free_device_bytes() -> int | None:
+    """What nobody holds of the GPU's memory now, or None where it cannot be asked."""
+    try:
+        context = cuda_context()
+        with context.active():
+            free, _ = context.driver.mem_get_info()
+    except (EngineFailed, Unsupported):
+        return None
+    return int(free)
+
+
 class DeviceBuffer:
     """Bytes on the device. `pointer` is 0 until something was reserved, and changes when the buffer grows."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Gives the memory back; the engine is not used again."""
+        ...
+
+
+@runtime_checkable
+class Laned(Protocol):
+    """An engine that runs batches beside each other on parts of its own, of which each has a slow first run."""
+
+    def warm_lanes(self, inputs: Mapping[str, Array]) -> None:
+        """Runs one batch on all of them, so that no caller meets a first run. Raises as `infer` does."""
         ...
 
 

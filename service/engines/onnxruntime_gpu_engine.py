@@ -47,7 +47,7 @@ class OnnxRuntimeGpuEngine:
         does not. Raises EngineFailed, with ONNX Runtime's own words or where it left the GPU without a word.
         """
         provider = PROVIDERS[runtime]
-        providers: list[Any] = [(PROVIDERS["onnxruntime-cuda"], cuda_options(tf32)), _CPU]
+        providers = cuda_providers(tf32)
         if runtime == "onnxruntime-tensorrt":
             providers.insert(0, (provider, _tensorrt_options(path)))
         try:
@@ -119,6 +119,11 @@ class OnnxRuntimeGpuEngine:
     def close(self) -> None:
         self._free.clear()
         del self._session
+
+
+def cuda_providers(tf32: bool = False) -> list[Any]:
+    """The CUDA provider, and the processor for what that lacks."""
+    return [(PROVIDERS["onnxruntime-cuda"], cuda_options(tf32)), _CPU]
 
 
 def cuda_options(tf32: bool) -> dict[str, str]:

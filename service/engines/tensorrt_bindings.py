@@ -57,6 +57,25 @@ def deserialized(trt: Any, plan: bytes, name: str) -> Any:
     return engine
 
 
+def refit(trt: Any, engine: Any, weights: bytes, name: str) -> None:
+    """Puts an ONNX graph's weights into an engine that was stripped of them, inside the GPU's context.
+
+    Raises EngineFailed with TensorRT's own words, or the weights that the graph does not have.
+    """
+    log = RuntimeLog(trt)
+    refitter = trt.Refitter(engine, log.logger)
+    parser = trt.OnnxParserRefitter(refitter, log.logger)
+    why = ""
+    if not parser.refit_from_bytes(weights):
+        why = f"its graph is refused: {log.words()}"
+    elif missing := refitter.get_missing_weights():
+        why = f"its graph lacks {len(missing)} weights, for example {missing[0]!r}"
+    elif not refitter.refit_cuda_engine():
+        why = f"they are refused: {log.words()}"
+    if why:
+        raise EngineFailed(f"{name} cannot be given its weights: {why}; quantize again on this host")
+
+
 def engine_specs(trt: Any, engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """The engine's inputs and outputs, -1 where a dimension varies. Raises InvalidModel naming the tensor."""
     inputs: list[TensorSpec] = []

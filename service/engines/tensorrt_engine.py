@@ -1,4 +1,5 @@
-"""TensorRT, and TensorRT-RTX, on the host's first GPU: opens a serialized plan (`engine.plan`).
+"""TensorRT, and TensorRT-RTX, on the host's first GPU: opens a serialized plan (`engine.plan`), with its weights or
+with the graph that has them.
 
 Refuses text and tensors that TensorRT reads on the host; a batch outside of every optimization profile is the caller's.
 """
@@ -10,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import LifoQueue
+from threading import Lock
 
 from service.engines.cuda_graph import cuda_graphs
 from service.engines.cuda_memory import CudaContext, cuda_context
 from service.engines.engine import Array
-from service.engines.tensorrt_bindings import Profile, deserialized, engine_profiles, engine_specs, outside
+from service.engines.stripped_plan import read_plan
+from service.engines.tensorrt_bindings import Profile, deserialized, engine_profiles, engine_specs, outside, refit
 from service.engines.tensorrt_import import tensorrt_module
-from service.engines.tensorrt_lane import Lane, LoadedEngine
+from service.engines.tensorrt_lane import RUNS_BEFORE_CAPTURE, Lane, LoadedEngine
 from service.errors import DeviceFailed, EngineFailed, InvalidTensor
 
 _log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class TensorRtEngine:
             # None stands for a lane that nobody needed yet: most of an engine's memory is its lanes'.
             self._free.put(None)
         self._lost = ""
+        self._warming = Lock()
 
     @classmethod
     def load(cls, path: Path, instances: int = 1) -> TensorRtEngine:
@@ -46,14 +50,18 @@ class TensorRtEngine:
         One more may be run by the event loop itself. Raises EngineFailed with TensorRT's own words, InvalidModel for a
         tensor that it has no array for, Unsupported where TensorRT or pycuda is missing.
         """
-        return cls.from_plan(path.read_bytes(), path.name, cuda_context(), max(_LANES, instances) + 1)
+        plan, weights = read_plan(path)
+        return cls.from_plan((plan, weights), path.name, cuda_context(), max(_LANES, instances) + 1)
 
     @classmethod
-    def from_plan(cls, plan: bytes, name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:
-        """As `load`, from the file's content."""
+    def from_plan(cls, content: tuple[bytes, bytes | None], name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:
+        """As `load`, from the plan and, where it was stripped of them, the ONNX graph that has its weights."""
         trt = tensorrt_module()
+        plan, weights = content
         with cuda.active():
             engine = deserialized(trt, plan, name)
+            if weights is not None:
+                refit(trt, engine, weights, name)
         inputs, outputs = engine_specs(trt, engine)
         loaded = LoadedEngine(trt, engine, inputs, outputs, cuda, cuda_graphs())
         return cls(loaded, engine_profiles(engine, inputs), lanes)
@@ -65,24 +73,57 @@ class TensorRtEngine:
         with self.lane() as lane:
             return lane.run(inputs, profile, names)
 
+    def warm_lanes(self, inputs: Mapping[str, Array]) -> None:
+        """Runs one batch on every lane until its work is captured. A lane that the GPU has no memory for is left to
+        be made when batches meet, once the first one stands.
+        """
+        self._check_names(inputs, self._output_names)
+        profile = self._profile_for(inputs)
+        with self._warming:
+            held = [self._free.get() for _ in range(self._lanes)]
+            warmed = 0
+            try:
+                for index in range(len(held)):
+                    with self._active() as loaded:
+                        lane = held[index] = held[index] or Lane(loaded)
+                        for _ in range(RUNS_BEFORE_CAPTURE):
+                            lane.run(inputs, profile, self._output_names)
+                    warmed += 1
+            except EngineFailed as error:
+                if self._lost or not warmed:
+                    raise
+                told = {"warmed": warmed, "of": len(held), "reason": str(error)}
+                _log.warning("not every lane of this engine could be warmed", extra=told)
+            finally:
+                # The one on top is taken first.
+                for kept in reversed(held):
+                    self._free.put(kept)
+
     @contextmanager
     def lane(self) -> Iterator[Lane]:
         """A lane for the calling thread alone, inside the GPU's context; waits where all are taken."""
         lane = self._free.get()
+        try:
+            with self._active() as loaded:
+                if lane is None:
+                    lane = Lane(loaded)
+                yield lane
+        finally:
+            self._free.put(lane)
+
+    @contextmanager
+    def _active(self) -> Iterator[LoadedEngine]:
+        """Inside the GPU's context, whose errors but a lack of memory are the engine's last."""
         try:
             if self._lost:
                 raise DeviceFailed(self._lost)
             if self._loaded is None:
                 raise EngineFailed("this engine is closed; send the request again")
             with self._loaded.cuda.active():
-                if lane is None:
-                    lane = Lane(self._loaded)
-                yield lane
+                yield self._loaded
         except DeviceFailed as error:
             self._lost = str(error)
             raise
-        finally:
-            self._free.put(lane)
 
     def close(self) -> None:
         """Waits for the batches inside, then gives the GPU's memory back: the lanes' first, the weights last."""

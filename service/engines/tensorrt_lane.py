@@ -22,7 +22,7 @@ from service.errors import EngineFailed
 
 _log = logging.getLogger(__name__)
 # A shape that came this often comes again: from then on its launches are one call instead of one a kernel.
-_RUNS_BEFORE_CAPTURE = 3
+RUNS_BEFORE_CAPTURE = 3
 _MAX_GRAPHS = 16
 _MAX_SHAPES = 1024
 
@@ -194,7 +194,7 @@ class Lane:
         if len(self._runs) >= _MAX_SHAPES:
             self._runs.clear()
         runs = self._runs[self._shapes] = self._runs.get(self._shapes, 0) + 1
-        if self._loaded.graphs is None or self._memories or runs != _RUNS_BEFORE_CAPTURE:
+        if self._loaded.graphs is None or self._memories or runs != RUNS_BEFORE_CAPTURE:
             return
         if len(self._graphs) < _MAX_GRAPHS:
             self._capture(self._loaded.graphs)

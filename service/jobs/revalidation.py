@@ -44,31 +44,33 @@ class Revalidation:
 
     def follow(self, wanted: Iterable[ServedModel]) -> None:
         """Takes the newest wish; blocks while jobs are written. Raises nothing: a full queue is asked again."""
-        self._unproven = [artifact for served in wanted for artifact in served.unproven]
+        answering = [(artifact, served.answering) for served in wanted for artifact in served.unproven]
+        self._unproven = [artifact for artifact, _ in answering]
         # A host without a GPU would only build such an engine once more.
         waiting = self._never_ran() if self._here.gpu is not None else ()
-        for artifact in (*self._unproven, *waiting):
+        for artifact, answers in (*answering, *((artifact, "") for artifact in waiting)):
             if not can_prove(artifact, self._here):
                 continue
             key = (artifact.model, artifact.version, artifact.variant, artifact.sha256)
             if self._clock() >= self._not_before.get(key, 0.0):
-                self._not_before[key] = self._ask(artifact)
+                self._not_before[key] = self._ask(artifact, answers)
 
-    def _ask(self, artifact: EngineArtifact) -> float:
-        """When to ask again: never, once the job stands."""
+    def _ask(self, artifact: EngineArtifact, answers: str) -> float:
+        """When to ask again: never, once the job stands. `answers` is what does instead, "" where none has to."""
+        meanwhile = f"{answers} answers meanwhile" if answers else "it is not deployed"
         told = {"model": artifact.model, "version": artifact.version, "variant": artifact.variant}
         try:
             request = QuantizeRequest.from_json(self._jobs.find(str(artifact.job)).request)
             job, _ = self._jobs.submit(replace(request, deploy="none", host=self._host))
         except OctavoError as error:
             _log.warning(
-                "an engine is unproven on this host and cannot be validated here; the FP32 reference answers",
+                f"an engine is unproven on this host and cannot be validated here; {meanwhile}",
                 extra=told | {"error": str(error)},
             )
             return self._clock() + _RETRY_SECONDS
         reason = artifact.certificate.reason if artifact.certificate else ""
         _log.warning(
-            "an engine is unproven on this host and is validated here; the FP32 reference answers meanwhile",
+            f"an engine is unproven on this host and is validated here; {meanwhile}",
             extra=told | {"reason": reason, "job": job.id},
         )
         return float("inf")

@@ -8,6 +8,12 @@ from typing import Any
 
 from service.quantization.report_tables import card, details, mebibytes, soft, table
 
+_WEIGHTS = {
+    "fixed": "in the plan",
+    "refittable": "in the plan, and can be changed",
+    "stripped": "beside the plan in the engine's file, put into it when it is loaded",
+}
+
 
 def build_card(build: dict[str, Any]) -> str:
     """Nothing where the runtime compiles when it loads an engine, and so has nothing to tell."""
@@ -19,6 +25,8 @@ def build_card(build: dict[str, Any]) -> str:
         ("built by", f"{build['flavour']} {build['version']}"),
         ("for compute capability", ", ".join(build["built_for"]) or "unknown"),
         ("batch sizes", f"{batch['min']} to {batch['max']}, best at {batch['opt']}"),
+        ("weights", _WEIGHTS[build.get("weights", "fixed")]),
+        ("operators with 2:4 sparse weights", str(len(build.get("sparse_operators", ())))),
         ("seconds", f"{build['seconds']:.1f}"),
         *((f"MiB of {name.removesuffix('_bytes')}", mebibytes(size)) for name, size in build["memory"].items()),
         ("MiB of scratch at most", mebibytes(build["workspace_bytes"])),
@@ -26,9 +34,11 @@ def build_card(build: dict[str, Any]) -> str:
         ("types of the network", _counted(Counter(layer["type"] for layer in build["network"]))),
         ("lines of log", ", ".join(f"{count} {name}" for name, count in lines.items())),
     ]
-    portable = "The file runs on every GPU of these compute capabilities." if build["portable"] else ""
+    told = ["The file runs on every GPU of these compute capabilities."] if build["portable"] else []
+    if build.get("sparse_operators") and build["flavour"] == "tensorrt_rtx":
+        told.append("TensorRT-RTX multiplies sparse weights like any others: pruning gains nothing there.")
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in build["log"]["warnings"])
-    notes = (soft(portable) if portable else "") + (f"<ul>{warnings}</ul>" if warnings else "")
+    notes = (soft(" ".join(told)) if told else "") + (f"<ul>{warnings}</ul>" if warnings else "")
     return card("Build", table(("", ""), rows) + notes)
 
 

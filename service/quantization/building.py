@@ -44,7 +44,7 @@ def _build_one(task: PipelineTask, builder: Builder, name: str, inputs: Sequence
     engine_path = task.folder / name
     sizes = batch_sizes(inputs, task.recipe.batch)
     profile = BatchProfile(sizes[0], min(task.recipe.batch.opt, sizes[-1]), sizes[-1])
-    options = BuildOptions(task.threads, profile, engine_path.parent / TIMING_CACHE)
+    options = BuildOptions(task.threads, profile, engine_path.parent / TIMING_CACHE, task.recipe.weights)
     with replacing(engine_path) as partial:
         notes = builder.build(engine_path.parent / CONVERTED, partial, options)
     unproven = builder.why_not_here()

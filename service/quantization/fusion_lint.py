@@ -13,6 +13,8 @@ _LINTS = {
     "onnxruntime": "service.quantization.lint.onnxruntime",
     "openvino": "service.quantization.lint.openvino",
     "tensorrt": "service.quantization.lint.tensorrt",
+    "onnxruntime-cuda": "service.quantization.lint.onnxruntime_cuda",
+    "onnxruntime-tensorrt": "service.quantization.lint.tensorrt",
 }
 
 

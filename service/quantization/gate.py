@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.domain.engine import GPU_RUNTIMES, Certificate
+from service.domain.engine import Certificate
 from service.engines.fingerprint import engine_fingerprint
 from service.quantization.atomic_files import replacing, write_text
 from service.quantization.building import BUILT
@@ -25,6 +25,8 @@ from service.quantization.validation import VALIDATED
 
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
+# Whose engine file is not the emitted graph itself.
+_COMPILED = ("tensorrt",)
 # Two losses that differ by less than a float's last digits are the same loss.
 _TOLERANCE = 1e-9
 
@@ -76,7 +78,7 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
 
 def _emitted_beside(task: PipelineTask, runtime: str) -> str | None:
     """The graph that the engine was compiled from, to build it by hand; None where it is the engine itself."""
-    if runtime not in GPU_RUNTIMES:
+    if runtime not in _COMPILED:
         return None
     with replacing(task.folder / CONVERTED) as partial:
         shutil.copyfile(task.folder / runtime / CONVERTED, partial)

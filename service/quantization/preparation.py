@@ -29,6 +29,7 @@ from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import matching_pattern
 from service.quantization.quantized_upload import is_quantized, read_quantized
 from service.quantization.rows import Feed, Rows
+from service.quantization.sparsity import prune
 from service.quantization.task import PipelineTask, Progress
 
 PREPARED = "prepared.onnx"
@@ -102,7 +103,8 @@ class Preparation:
 
 def preparation_of(recipe: Recipe) -> Preparation:
     """What the recipe asks of the float graph before anything is measured on it."""
-    return Preparation(fold_norms=recipe.tuning.fold_batch_norm, strip_pairs=recipe.precision == "int8")
+    rewrites = (prune,) if recipe.sparsity == "2:4" else ()
+    return Preparation(recipe.tuning.fold_batch_norm, recipe.precision == "int8", rewrites)
 
 
 def graph_digest(model: ModelProto) -> str:

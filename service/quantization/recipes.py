@@ -19,13 +19,15 @@ from service.domain.recipe import (
     PRECISIONS,
     RUNTIMES,
     SCHEMES,
+    SPARSITIES,
+    WEIGHTS,
     BatchProfile,
     Budget,
     Calibration,
     Recipe,
 )
 from service.domain.tensor import TensorSpec
-from service.engines.cuda_device import find_device
+from service.engines.cuda_device import find_device, why_no_device
 from service.engines.fingerprint import host_fingerprint
 from service.engines.loader import install_hint
 from service.errors import InvalidDataset, InvalidRecipe
@@ -42,7 +44,12 @@ _BUILDABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnxruntime": (("onnxruntime",), ("fp32", "fp16", "int8")),
     "openvino": (("openvino",), _ALL),
     "tensorrt": (("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), _ALL),
+    "onnxruntime-cuda": (("onnxruntime",), ("fp32", "fp16", "int8")),
+    "onnxruntime-tensorrt": (("onnxruntime",), ("fp32", "fp16", "int8")),
 }
+# TensorRT itself is the faster of two ways to the same GPU, and a provider whose libraries are missing would fail a
+# build that others would have won.
+_BY_NAME_ALONE = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 # Without one of these a CPU computes BF16 in FP32, piece by piece: slower than FP32, and no more exact than BF16.
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -62,7 +69,8 @@ def candidate_runtimes(recipe: Recipe) -> tuple[str, ...]:
 
 def _runnable_runtimes() -> tuple[str, ...]:
     """What `auto` may pick: an engine that cannot run here can be neither measured nor served here."""
-    return tuple(name for name in available_runtimes() if name not in GPU_RUNTIMES or find_device() is not None)
+    named = tuple(name for name in available_runtimes() if name not in _BY_NAME_ALONE)
+    return tuple(name for name in named if name not in GPU_RUNTIMES or find_device() is not None)
 
 
 def _precisions(runtime: str) -> tuple[str, ...]:
@@ -80,6 +88,7 @@ def check_recipe(recipe: Recipe, budget: Budget, calibration: Dataset | None, va
     _check_words(recipe, budget)
     _check_runtime(recipe)
     _check_around(recipe)
+    _check_weights(recipe)
     _check_calibration(recipe.calibration)
     _check_keep_float(recipe.keep_float)
     _check_batch(recipe.batch)
@@ -132,6 +141,8 @@ def _check_words(recipe: Recipe, budget: Budget) -> None:
         ("scheme", recipe.scheme, SCHEMES),
         ("granularity", recipe.granularity, GRANULARITIES),
         ("around", recipe.around, AROUND),
+        ("weights", recipe.weights, WEIGHTS),
+        ("sparsity", recipe.sparsity, SPARSITIES),
         ("calibration.method", recipe.calibration.method, METHODS),
         ("budget.metric", budget.metric, (None, *METRICS)),
     )
@@ -178,10 +189,29 @@ def _check_around(recipe: Recipe) -> None:
         raise InvalidRecipe(
             f"around is {recipe.around!r}, the type around INT8, but precision is {recipe.precision!r}; leave it out"
         )
-    if recipe.around != "fp32" and recipe.runtime != "tensorrt":
+    if recipe.around == "bf16" and recipe.runtime in _BY_NAME_ALONE:
+        raise InvalidRecipe(
+            f"around is 'bf16', for which runtime {recipe.runtime!r} has no Q/DQ kernels; send fp16 or fp32, or "
+            "runtime tensorrt"
+        )
+    if recipe.around != "fp32" and recipe.runtime not in GPU_RUNTIMES:
         raise InvalidRecipe(
             f"around is {recipe.around!r}, but INT8 of runtime {recipe.runtime!r} has FP32 around it; leave it out, or "
             "send runtime tensorrt"
+        )
+
+
+def _check_weights(recipe: Recipe) -> None:
+    for name, value, default in (("weights", recipe.weights, "fixed"), ("sparsity", recipe.sparsity, "none")):
+        if value != default and recipe.runtime != "tensorrt":
+            raise InvalidRecipe(
+                f"{name} is {value!r}, which runtime {recipe.runtime!r} does not have; leave it out, or send runtime "
+                "tensorrt"
+            )
+    if recipe.weights != "fixed" and find_device() is None:
+        raise InvalidRecipe(
+            f"weights is {recipe.weights!r}, which TensorRT builds on the GPU that the engine is for, and here is "
+            f"none: {why_no_device()}; leave it out, or send this to a host with one"
         )
 
 
@@ -190,7 +220,7 @@ def _why_no_bf16(recipe: Recipe) -> str:
         return ""
     if recipe.runtime == "onnxruntime":
         return ": its CPU provider has no BF16 kernels"
-    if not _computes_bf16():
+    if recipe.runtime not in GPU_RUNTIMES and not _computes_bf16():
         return f": this CPU has none of {', '.join(_BF16_FLAGS)}"
     return ": only runtimes openvino and tensorrt do"
 

@@ -44,10 +44,15 @@ class RuntimeRules:
     emit: Callable[[ModelProto, QuantizationPlan], ModelProto]
 
 
+_TENSORRT = RuntimeRules(GridRules("INT8", False, False), place_tensorrt, emit_tensorrt)
 _RULES = {
     "onnxruntime": RuntimeRules(GridRules("UINT8", True, True), place, emit_onnxruntime),
     "openvino": RuntimeRules(GridRules("UINT8", True, False), place_openvino, emit_openvino),
-    "tensorrt": RuntimeRules(GridRules("INT8", False, False), place_tensorrt, emit_tensorrt),
+    "tensorrt": _TENSORRT,
+    # The CUDA provider has kernels for INT8 and UINT8 pairs with scales of FP32 or FP16, none for the INT32 biases of
+    # the CPU's form, which would be dequantized on the processor in every run.
+    "onnxruntime-cuda": _TENSORRT,
+    "onnxruntime-tensorrt": _TENSORRT,
 }
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from service.router.batch import Pending
 from service.router.execution_times import ExecutionTimes
 
-
 _RESERVE = 0.2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.engines.engine import Engine, sample_inputs
+from service.engines.engine import Engine, Laned, sample_inputs
 from service.errors import EngineFailed, InvalidTensor
 
 _log = logging.getLogger(__name__)
@@ -51,6 +51,10 @@ def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEn
             inline_rows = rows
         if clock() - began > WARM_UP_SECONDS:
             break
+    if isinstance(engine, Laned):
+        # The largest first: what a lane keeps for a batch size goes when its buffers grow.
+        for rows in sorted(seconds, reverse=True):
+            engine.warm_lanes(sample_inputs(engine.inputs, rows))
     return WarmEngine(engine, max_rows if joined else 0, inline_rows, seconds)
 
 

@@ -14,6 +14,8 @@ from service.errors import InvalidRecipe
 _BUILDERS = {
     "onnxruntime": "service.quantization.builders.onnxruntime_builder:OnnxRuntimeBuilder",
     "openvino": "service.quantization.builders.openvino_builder:OpenVinoBuilder",
+    "onnxruntime-cuda": "service.quantization.builders.onnxruntime_gpu_builder:OnnxRuntimeCudaBuilder",
+    "onnxruntime-tensorrt": "service.quantization.builders.onnxruntime_gpu_builder:OnnxRuntimeTensorRtBuilder",
     "tensorrt": "service.quantization.builders.tensorrt_builder:TensorRtBuilder",
 }
 
@@ -32,11 +34,14 @@ class ExecutedOperator:
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How to build: threads of the CPU, rows in a batch, and the file that keeps what timing kernels has shown."""
+    """How to build: threads of the CPU, rows in a batch, the file that keeps what timing kernels has shown, and where
+    a plan has its weights.
+    """
 
     threads: int
     batch: BatchProfile
     timing_cache: Path | None = None
+    weights: str = "fixed"
 
 
 class Builder(Protocol):

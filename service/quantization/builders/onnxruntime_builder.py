@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,21 @@ class OnnxRuntimeBuilder:
         return OnnxRuntimeEngine.load(engine, threads)
 
     def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
-        written = onnx.load_model(engine, load_external_data=False).graph.node
-        maker = {name: node for node in written for name in node.output}
-        names = {node.name for node in written}
-        return tuple(
-            replace(operator, name=_written_name(operator, names, maker))
-            for operator in _executed(_optimized(engine, threads))
-        )
+        return executed_operators(engine, threads, ["CPUExecutionProvider"])
 
 
-def _optimized(engine: Path, threads: int) -> ModelProto:
+def executed_operators(engine: Path, threads: int, providers: Sequence[Any]) -> tuple[ExecutedOperator, ...]:
+    """What ONNX Runtime makes of a graph for these providers. Raises EngineFailed."""
+    written = onnx.load_model(engine, load_external_data=False).graph.node
+    maker = {name: node for node in written for name in node.output}
+    names = {node.name for node in written}
+    return tuple(
+        replace(operator, name=_written_name(operator, names, maker))
+        for operator in _executed(_optimized(engine, threads, providers))
+    )
+
+
+def _optimized(engine: Path, threads: int, providers: Sequence[Any]) -> ModelProto:
     """The graph as ONNX Runtime rewrites it for this host."""
     with tempfile.TemporaryDirectory(dir=engine.parent) as folder:
         options = ort.SessionOptions()
@@ -61,7 +66,7 @@ def _optimized(engine: Path, threads: int) -> ModelProto:
         options.log_severity_level = 4
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
-            ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(str(engine), options, providers=list(providers))
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {engine.name}: {error}; check the recipe") from error
         return onnx.load_model(options.optimized_model_filepath, load_external_data=False)

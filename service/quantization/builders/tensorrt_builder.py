@@ -6,7 +6,7 @@ Precision lies in the graph: the network is strongly typed, TF32 stays off, and 
 from __future__ import annotations
 
 import time
-from importlib import import_module
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,20 @@ from google.protobuf.message import DecodeError
 
 from service.domain.recipe import BatchProfile
 from service.engines.cuda_device import find_device, why_no_device
+from service.engines.cuda_memory import free_device_bytes
 from service.engines.engine import Engine
+from service.engines.stripped_plan import write_stripped
+from service.engines.tensorrt_engine import TensorRtEngine
 from service.engines.tensorrt_import import tensorrt_flavour, tensorrt_module
 from service.errors import EngineFailed, InvalidModel
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
+from service.quantization.builders.tensorrt_flags import flags_of, set_flags
 from service.quantization.builders.tensorrt_inspection import compiled_operators, network_layers, operators_of
 from service.quantization.builders.tensorrt_log import BuildLog
 from service.quantization.builders.tensorrt_parsing import parsed_network
 from service.quantization.builders.tensorrt_script import reproduce_script
 from service.quantization.builders.tensorrt_targets import set_targets
+from service.quantization.sparsity import sparse_operators
 
 # Scratch memory that one layer's kernel may ask for where no GPU says how much there is: a small card has 8 GiB in all.
 _WORKSPACE_BYTES = 4 * 1024**3
@@ -31,13 +36,15 @@ _MIB = 1024 * 1024
 
 
 class TensorRtBuilder:
-    """Builds with one optimization profile from the recipe's batch sizes."""
+    """Builds with one optimization profile, from one row over the recipe's usual batch size to its largest."""
 
     engine_file = "engine.plan"
 
     def build(self, converted: Path, engine: Path, options: BuildOptions) -> dict[str, Any]:
         """Tells of flavour, version, targets, memory, seconds, log and layers, and how to build by hand."""
-        _check_can_build()
+        _check_can_build(options.weights)
+        # Whatever sizes the recipe measures, requests come with any number of rows.
+        batch = replace(options.batch, min=1)
         trt, log = tensorrt_module(), BuildLog(tensorrt_module())
         started = time.monotonic()
         try:
@@ -47,29 +54,35 @@ class TensorRtBuilder:
         builder = trt.Builder(log.logger)
         builder.max_threads = max(1, options.threads)
         network = parsed_network(trt, builder, log.logger, model)
-        config = _config(trt, builder, network, options.batch)
-        targets = set_targets(trt, config)
+        config = _config(trt, builder, network, batch)
+        sparse = sparse_operators(model)
+        flags = flags_of(trt, options.weights, bool(sparse))
+        set_flags(trt, config, flags)
+        targets = set_targets(trt, config, options.weights != "fixed")
         cache = TimingCache(config, options.timing_cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise EngineFailed(_why_not_built(log))
         _check_memory(log.memory)
-        engine.write_bytes(memoryview(plan))
+        _write(engine, memoryview(plan), converted, options.weights)
         cache.keep()
         flavour, version = tensorrt_flavour()
         return {
             "flavour": flavour,
             "version": version,
             "built_for": list(targets),
-            "portable": flavour == "tensorrt_rtx",
-            "batch": {"min": options.batch.min, "opt": options.batch.opt, "max": options.batch.max},
+            "portable": flavour == "tensorrt_rtx" and options.weights == "fixed",
+            "weights": options.weights,
+            "sparse_operators": sparse,
+            "plan_bytes": len(memoryview(plan)),
+            "batch": asdict(batch),
             "workspace_bytes": _workspace_bytes(),
             "memory": log.memory,
             "seconds": time.monotonic() - started,
             "log": log.to_json(),
             "network": network_layers(network),
             "executed": [operator.to_json() for operator in compiled_operators(log.layers)],
-            "reproduce": reproduce_script(flavour, options.batch, targets, _workspace_bytes()),
+            "reproduce": reproduce_script(flavour, batch, (targets, flags), _workspace_bytes()),
         }
 
     def why_not_here(self) -> str:
@@ -78,29 +91,37 @@ class TensorRtBuilder:
         return f"no NVIDIA device on this host; {why_no_device()}"
 
     def load(self, engine: Path, threads: int) -> Engine:
-        # The engine's module wants a GPU's driver: a host that only builds never imports it.
-        loaded: Engine = import_module("service.engines.tensorrt_engine").TensorRtEngine.load(engine)
-        return loaded
+        return TensorRtEngine.load(engine)
 
     def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
         return operators_of(engine)
 
 
-def _check_can_build() -> None:
+def _check_can_build(weights: str) -> None:
     flavour, _ = tensorrt_flavour()
     if flavour == "tensorrt" and find_device() is None:
         raise EngineFailed(
             f"the tensorrt package builds on the GPU that the engine is for, and here is none: {why_no_device()}; run "
             "the job on a host with one, or install octavo[rtx] instead, which builds without"
         )
+    if weights != "fixed" and find_device() is None:
+        raise EngineFailed(
+            f"weights is {weights!r}, which TensorRT builds on the GPU that the engine is for, and here is none: "
+            f"{why_no_device()}; leave weights out of the recipe, or run the job on a host with one"
+        )
+
+
+def _write(engine: Path, plan: memoryview, converted: Path, weights: str) -> None:
+    if weights == "stripped":
+        write_stripped(engine, plan, converted)
+    else:
+        engine.write_bytes(plan)
 
 
 def _config(trt: Any, builder: Any, network: Any, batch: BatchProfile) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _workspace_bytes())
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # FP32 means FP32: TF32 keeps 10 of its 23 bits.
-    config.clear_flag(trt.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         fed = network.get_input(index)
@@ -131,14 +152,20 @@ def _check_memory(needed: dict[str, int]) -> None:
     if device is not None and total > device.memory_bytes:
         raise EngineFailed(
             f"the engine needs {total / _MIB:.0f} MiB of GPU memory and {device.name} has "
-            f"{device.memory_bytes / _MIB:.0f}; lower batch.max, or build in fp16 or int8"
+            f"{device.memory_bytes / _MIB:.0f}{_of_the_gpu_free()}; lower batch.max, or build in fp16 or int8"
         )
+
+
+def _of_the_gpu_free() -> str:
+    free = free_device_bytes()
+    return "" if free is None else f", {free / _MIB:.1f} MiB of it free"
 
 
 def _why_not_built(log: BuildLog) -> str:
     step = "lower batch.max, keep what it names in floating point, or build for runtime onnxruntime"
     if "workspace limit" in log.reason or "out of memory" in log.reason.lower():
-        step = f"its kernels may take {_workspace_bytes() / _MIB:.0f} MiB on this host: lower batch.max"
+        scratch = f"{_workspace_bytes() / _MIB:.0f} MiB on this host{_of_the_gpu_free()}"
+        step = f"its kernels may take {scratch}: lower batch.max"
     return f"TensorRT gave no engine: {log.reason}; {step}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from service.engines.stripped_plan import read_plan
 from service.engines.tensorrt_import import tensorrt_module
 from service.errors import EngineFailed
 from service.quantization.builders.builder import ExecutedOperator
@@ -49,7 +50,7 @@ def operators_of(engine: Path) -> tuple[ExecutedOperator, ...]:
     """What the engine runs, by its inspector; needs a GPU. Raises EngineFailed where the file cannot be read."""
     trt = tensorrt_module()
     log = BuildLog(trt)
-    loaded = trt.Runtime(log.logger).deserialize_cuda_engine(engine.read_bytes())
+    loaded = trt.Runtime(log.logger).deserialize_cuda_engine(read_plan(engine)[0])
     if loaded is None:
         raise EngineFailed(f"TensorRT cannot read {engine.name}: {log.reason}; quantize again on this host")
     told = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

@@ -22,6 +22,8 @@ if not parser.parse_from_file(sys.argv[1]):
 config = builder.create_builder_config()
 config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, {workspace})
 config.clear_flag(trt.BuilderFlag.TF32)
+for name in {flags}:
+    config.set_flag(trt.BuilderFlag.__members__[name])
 {targets}profile = builder.create_optimization_profile()
 for index in range(network.num_inputs):
     fed = network.get_input(index)
@@ -41,13 +43,20 @@ for index, number in enumerate(numbers):
 """
 
 
-def reproduce_script(flavour: str, batch: BatchProfile, targets: Sequence[str], workspace_bytes: int) -> str:
-    """Python source. It takes the emitted graph, which is kept beside the job's report in the store."""
+def reproduce_script(
+    flavour: str, batch: BatchProfile, built: tuple[Sequence[str], Sequence[str]], workspace_bytes: int
+) -> str:
+    """Python source; `built` is (compute capabilities, names of the builder's flags).
+
+    It takes the emitted graph, which is kept beside the job's report in the store.
+    """
+    targets, flags = built
     portable = flavour == "tensorrt_rtx"
     numbers = [int(target.replace(".", "")) for target in targets]
     return _SCRIPT.format(
         module="tensorrt_rtx_bindings" if portable else "tensorrt",
         workspace=workspace_bytes,
+        flags=list(flags),
         targets=_TARGETS.format(numbers=numbers) if portable else "",
         rows=(batch.min, batch.opt, batch.max),
     )

@@ -11,8 +11,11 @@ from service.errors import EngineFailed
 _LOWEST = 80
 
 
-def set_targets(trt: Any, config: Any) -> tuple[str, ...]:
-    """Sets them and gives their names, such as "8.6". Raises EngineFailed where the flavour does not take one."""
+def set_targets(trt: Any, config: Any, this_gpu: bool = False) -> tuple[str, ...]:
+    """Sets them and gives their names, such as "8.6"; `this_gpu` sets the host's own alone.
+
+    Raises EngineFailed where the flavour does not take one.
+    """
     device = find_device()
     here = None if device is None else device.compute_capability
     known = getattr(trt, "ComputeCapability", None)
@@ -22,6 +25,8 @@ def set_targets(trt: Any, config: Any) -> tuple[str, ...]:
     if here is not None and here not in targets:
         # A GPU that the list does not know: TensorRT-RTX may still compile for what it finds.
         targets = {here: known.CURRENT}
+    elif here is not None and this_gpu:
+        targets = {here: targets[here]}
     config.num_compute_capabilities = len(targets)
     for index, (name, capability) in enumerate(targets.items()):
         if not config.set_compute_capability(capability, index):

@@ -88,7 +88,7 @@ class Steps:
         grids = {grid.operator: grid for grid in plan.weights}
         fitting = [layer for layer in layers if layer.columns <= MOST_COLUMNS]
         wanted = [layer for layer in fitting if self._found(layer, grids) is None]
-        done, subject = 0, state.subject
+        done, subject, sparse = 0, state.subject, state.subject.recipe.sparsity != "none"
         for part in parts_of(wanted):
             if not self.go_on(done / len(wanted)):
                 break
@@ -97,7 +97,7 @@ class Steps:
                 grid = grids[layer.operator.name]
                 matrix = layer.matrix(_constant(state.graph, layer.operator.weight))
                 levels = Levels.of(matrix, layer.by_output(grid.weight.scales))
-                found = rounded(matrix, moments[layer.operator.name], levels)
+                found = rounded(matrix, moments[layer.operator.name], levels, sparse)
                 self._rounded[layer.operator.name] = grid, self._held(state, layer, found, levels)
             done += len(part)
         kept = {layer.operator.weight: self._found(layer, grids) for layer in fitting}

@@ -132,6 +132,9 @@ def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx.Client, key: 
         ({"recipe": {"precision": "int8", "scheme": "odd"}}, "recipe.scheme is 'odd'"),
         ({"recipe": {"granularity": 4}}, "recipe.granularity is 4"),
         ({"recipe": {"around": "int4"}}, "recipe.around is 'int4'"),
+        ({"recipe": {"weights": "thin"}}, "recipe.weights is 'thin'"),
+        ({"recipe": {"sparsity": "4:8"}}, "recipe.sparsity is '4:8'"),
+        ({"recipe": {"sparsity": "2:4"}}, "which runtime 'auto' does not have"),
         ({"recipe": {"around": "fp16"}}, "INT8 of runtime 'auto' has FP32 around it"),
         ({"recipe": {"runtime": "tvm"}}, "recipe.runtime is 'tvm'"),
         ({"recipe": {"precision": "bf16", "runtime": "onnxruntime"}}, "its CPU provider has no BF16 kernels"),
@@ -225,6 +228,8 @@ def test_the_words_of_the_body_are_those_of_the_domain() -> None:
     assert get_args(RecipeBody.model_fields["precision"].annotation) == recipe.PRECISIONS
     assert get_args(RecipeBody.model_fields["scheme"].annotation) == recipe.SCHEMES
     assert get_args(RecipeBody.model_fields["granularity"].annotation) == recipe.GRANULARITIES
+    assert get_args(RecipeBody.model_fields["weights"].annotation) == recipe.WEIGHTS
+    assert get_args(RecipeBody.model_fields["sparsity"].annotation) == recipe.SPARSITIES
     assert set(get_args(RecipeBody.model_fields["runtime"].annotation)) == set(recipe.RUNTIMES)
     assert get_args(CalibrationBody.model_fields["method"].annotation) == recipe.METHODS
     assert get_args(get_args(BudgetBody.model_fields["metric"].annotation)[0]) == recipe.METRICS

@@ -33,6 +33,7 @@ def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: S
     server.answer("POST", "/quantize", job("queued"), status=202)
     options = (
         "--version 2 --precision int8 --runtime onnxruntime --scheme asymmetric --granularity per_tensor --around fp32 "
+        "--weights fixed --sparsity none "
         "--method percentile --rows 64 --percentile 99.9 --keep-float /head/* --keep-float op:Softmax "
         "--batch-min 2 --batch-opt 4 --batch-max 16 --calibration c --validation v --metric top5 --max-loss 0 "
         "--deploy canary --no-wait --idempotency-key k1"
@@ -49,6 +50,8 @@ def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: S
             "scheme": "asymmetric",
             "granularity": "per_tensor",
             "around": "fp32",
+            "weights": "fixed",
+            "sparsity": "none",
             "calibration": {"method": "percentile", "rows": 64, "percentile": 99.9},
             "keep_float": ["/head/*", "op:Softmax"],
             "batch": {"min": 2, "opt": 4, "max": 16},

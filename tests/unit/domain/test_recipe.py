@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 
 import pytest
@@ -31,9 +32,20 @@ def test_the_type_around_int8_survives_and_its_default_leaves_digests_as_they_we
     assert Recipe.from_json(Recipe().to_json()) == Recipe()
 
 
+def test_weights_and_sparsity_survive_and_their_defaults_leave_digests_as_they_were() -> None:
+    recipe = Recipe(runtime="tensorrt", weights="stripped", sparsity="2:4")
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert not {"weights", "sparsity"} & set(Recipe().to_json())
+
+
 @pytest.mark.parametrize(
     ("around", "runtime", "companion"),
-    [("auto", "tensorrt", "fp16"), ("auto", "openvino", "fp32"), ("fp32", "tensorrt", "fp32")],
+    [
+        ("auto", "tensorrt", "fp16"),
+        ("auto", "openvino", "fp32"),
+        ("auto", "onnxruntime-cuda", "fp16"),
+        ("fp32", "tensorrt", "fp32"),
+    ],
 )
 def test_auto_is_the_runtimes_own_type_around_int8(around: str, runtime: str, companion: str) -> None:
     assert Recipe(around=around).companion(runtime) == companion

@@ -25,8 +25,9 @@ class FakeGpu:
     library: FakeGraphLibrary
     cuda: CudaContext
 
-    def load(self, content: bytes | None = None, lanes: int = 2) -> TensorRtEngine:
-        return TensorRtEngine.from_plan(plan() if content is None else content, "engine.plan", self.cuda, lanes)
+    def load(self, content: bytes | None = None, lanes: int = 2, weights: bytes | None = None) -> TensorRtEngine:
+        content = plan() if content is None else content
+        return TensorRtEngine.from_plan((content, weights), "engine.plan", self.cuda, lanes)
 
     @property
     def held(self) -> tuple[int, int, int, int, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.engines.cuda_memory import CudaContext, DeviceBuffer, PinnedBuffer, grown
-from service.errors import DeviceFailed, EngineFailed
+from service.engines import cuda_memory
+from service.engines.cuda_memory import CudaContext, DeviceBuffer, PinnedBuffer, free_device_bytes, grown
+from service.errors import DeviceFailed, EngineFailed, Unsupported
 from tests.fake_cuda import FakeDriver
 
 
@@ -53,6 +54,23 @@ def test_too_little_memory_is_told_with_the_need_and_the_free_bytes_and_costs_no
     with cuda.active():
         assert buffer.reserve(256)
         assert buffer.pointer
+
+
+def test_the_free_bytes_are_told_and_nothing_where_they_cannot_be(
+    driver: FakeDriver, cuda: CudaContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_memory, "cuda_context", lambda: cuda)
+    with cuda.active():
+        DeviceBuffer(cuda).reserve(4096)
+    assert free_device_bytes() == 10_000 - 4096
+    driver.pop_fails = True
+    assert free_device_bytes() is None
+
+    def missing() -> CudaContext:
+        raise Unsupported("pycuda cannot be imported; install it")
+
+    monkeypatch.setattr(cuda_memory, "cuda_context", missing)
+    assert free_device_bytes() is None
 
 
 def test_pinned_memory_grows_and_is_given_back(driver: FakeDriver, cuda: CudaContext) -> None:

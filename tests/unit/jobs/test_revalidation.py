@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.deployment import Deployment, ServedModel
-from service.domain.engine import EngineArtifact, Fingerprint, Gpu
+from service.domain.engine import GPU_RUNTIMES, EngineArtifact, Fingerprint, Gpu
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
 from service.metrics import REGISTRY
@@ -94,15 +94,18 @@ def test_what_is_proven_again_is_counted_no_more(database: Database, wanted: lis
     assert unproven() is None
 
 
-def never_ran(database: Database) -> EngineArtifact:
+def never_ran(database: Database, runtime: str = "tensorrt") -> EngineArtifact:
     """An engine that a job on record built on a host that could not run it; nothing of it is deployed."""
     job, _ = JobQueue(database, 10).submit(quantize_request("fp16", deploy="promote"))
-    waiting = artifact("fp16-tensorrt", "r3", "unproven")
-    return EngineRegistry(database).publish(replace(waiting, runtime="tensorrt", job=job.id))
+    waiting = artifact(f"fp16-{runtime}", "r3", "unproven")
+    return EngineRegistry(database).publish(replace(waiting, runtime=runtime, job=job.id))
 
 
-def test_a_host_with_a_gpu_validates_what_was_built_without_one(database: Database, wanted: list[ServedModel]) -> None:
-    waiting, queue = never_ran(database), JobQueue(database, 10)
+@pytest.mark.parametrize("runtime", GPU_RUNTIMES)
+def test_a_host_with_a_gpu_validates_what_was_built_without_one(
+    database: Database, wanted: list[ServedModel], runtime: str
+) -> None:
+    waiting, queue = never_ran(database, runtime), JobQueue(database, 10)
     with_gpu = replace(HERE, gpu=GPU)
     for _ in range(2):
         Revalidation(queue, with_gpu, EngineRegistry(database).never_ran).follow([])
@@ -110,6 +113,21 @@ def test_a_host_with_a_gpu_validates_what_was_built_without_one(database: Databa
     assert len(asked) == 1
     assert waiting.job is not None
     assert asked[0].request == queue.find(waiting.job).request | {"deploy": "none", "host": asked[0].request["host"]}
+
+
+def test_the_log_names_what_answers_meanwhile(
+    database: Database, wanted: list[ServedModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    never_ran(database)
+    other = [replace(served, deployment=replace(served.deployment, stable="fp16-openvino")) for served in wanted]
+    follow = Revalidation(JobQueue(database, 10), replace(HERE, gpu=GPU), EngineRegistry(database).never_ran).follow
+    follow(other)
+    said = {record.variant: record.message for record in caplog.records if "validated here" in record.message}  # type: ignore[attr-defined]
+    assert said["int8-onnxruntime"].endswith("is validated here; variant 'fp16-openvino' answers meanwhile")
+    assert said["fp16-tensorrt"].endswith("is validated here; it is not deployed")
+    caplog.clear()
+    Revalidation(JobQueue(database, 1), HERE).follow(wanted)
+    assert "cannot be validated here; the FP32 reference answers" in caplog.text
 
 
 def test_a_host_without_a_gpu_leaves_it_alone(database: Database, wanted: list[ServedModel]) -> None:

@@ -9,7 +9,7 @@ from service.quantization.fusion_lint import predict
 from tests.unit.quantization.small_models import relu_model
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_a_float_graph_runs_in_float_everywhere(runtime: str) -> None:
     (only,) = predict(runtime, relu_model())
     assert (only.name, only.operator, only.int8) == ("relu", "Relu", False)

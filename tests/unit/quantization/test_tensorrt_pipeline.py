@@ -19,6 +19,7 @@ from service.quantization import latency, recipes
 from service.quantization.builders import tensorrt_builder
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
+from service.quantization.sparsity import sparse_operators
 from tests.unit.quantization.small_models import saved_rows
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
@@ -32,7 +33,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "MAX_ROUNDS", 12)
     for module in (tensorrt_builder, recipes):
         monkeypatch.setattr(module, "find_device", lambda: None)
-    monkeypatch.setattr(tensorrt_builder, "why_no_device", lambda: NO_DEVICE)
+        monkeypatch.setattr(module, "why_no_device", lambda: NO_DEVICE)
 
 
 @pytest.fixture
@@ -113,6 +114,47 @@ def test_what_stands_around_int8_has_the_type_that_the_recipe_says(
     assert not kinds & ({"FLOAT", "FLOAT16", "BFLOAT16"} - {element})
     planned = {entry["precision"] for entry in report_of(task)["operators"]}
     assert "INT8" in planned
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_pruned_weights_stay_sparse_through_tuning_and_their_loss_is_measured(
+    task: PipelineTask, precision: str
+) -> None:
+    dense = gate_of(replace(task, recipe=replace(task.recipe, precision=precision)))
+    tuned = replace(task.recipe, precision=precision, sparsity="2:4", tuning=Tuning(mixed_precision=False))
+    gate = gate_of(replace(task, recipe=tuned))
+    report = report_of(task)
+    assert gate["sha256"] != dense["sha256"]
+    emitted = onnx.load_model(task.folder / "tensorrt" / "converted.onnx")
+    assert len(sparse_operators(emitted)) >= 3
+    assert report["build"]["sparse_operators"] == sparse_operators(emitted)
+    assert report["recipe"]["sparsity"] == "2:4"
+    assert any(output["sqnr_db"] < 40 for output in report["outputs"])
+    page = (task.folder / "report.html").read_text()
+    assert "operators with 2:4 sparse weights" in page
+    assert "in the plan" in page
+    assert "TensorRT-RTX multiplies sparse weights like any others" in page
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(weights="gone"), "weights is 'gone'; send one of fixed, refittable, stripped"),
+        (Recipe(sparsity="1:2"), "sparsity is '1:2'; send one of none, 2:4"),
+        (
+            Recipe(weights="stripped"),
+            "weights is 'stripped', which runtime 'auto' does not have; leave it out, or send",
+        ),
+        (Recipe(runtime="openvino", sparsity="2:4"), "sparsity is '2:4', which runtime 'openvino' does not have"),
+        (
+            Recipe(runtime="tensorrt", weights="refittable"),
+            f"weights is 'refittable', which TensorRT builds on the GPU .* here is none: {NO_DEVICE}; leave it out",
+        ),
+    ],
+)
+def test_weights_and_sparsity_that_cannot_be_built_are_refused(recipe: Recipe, words: str) -> None:
+    with pytest.raises(InvalidRecipe, match=words):
+        check_recipe(recipe, Budget(), None, None)
 
 
 def test_a_forecast_outside_the_budget_is_told_and_stays_unproven(task: PipelineTask) -> None:

@@ -53,6 +53,34 @@ def test_a_slow_engine_is_not_warmed_for_minutes() -> None:
     assert max(len(batch) for batch in engine.batches) == 2
 
 
+class LanedEngine(FakeEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.warmed: list[int] = []
+
+    def warm_lanes(self, inputs: Mapping[str, Array]) -> None:
+        self.warmed.append(len(inputs["x"]))
+
+
+def test_every_lane_is_run_at_every_size_the_largest_first() -> None:
+    engine = LanedEngine()
+    warm_up(engine, 6, timed(1e-6)[1])
+    assert engine.warmed == [6, 4, 2, 1]
+
+
+def test_lanes_are_run_at_no_size_that_warming_did_not_reach() -> None:
+    class Slow(LanedEngine):
+        now = 0.0
+
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            self.now += 6.0 * len(inputs["x"])
+            return super().infer(inputs, outputs)
+
+    engine = Slow()
+    warm_up(engine, 32, lambda: engine.now)
+    assert engine.warmed == [2, 1] or engine.warmed == [1]
+
+
 def test_an_engine_that_mixes_rows_is_not_batched() -> None:
     class Softmax(FakeEngine):
         """A first axis that is a sequence: every answer depends on the rows beside it."""

@@ -71,6 +71,12 @@ def test_an_engine_is_built_and_tells_of_itself(tmp_path: Path) -> None:
     assert builder.why_not_here() == "no NVIDIA device on this host; no driver; install one"
 
 
+def test_the_profile_begins_at_one_row_whatever_the_smallest_batch_of_the_recipe_is(tmp_path: Path) -> None:
+    notes = build(classifier(), tmp_path, BuildOptions(1, BatchProfile(2, 3, 4)))
+    assert notes["batch"] == {"min": 1, "opt": 3, "max": 4}
+    assert "(1, 3, 4)" in notes["reproduce"]
+
+
 def test_the_script_builds_the_same_engine_by_hand(tmp_path: Path) -> None:
     notes = build(classifier(), tmp_path)
     script = tmp_path / "build.py"
@@ -152,6 +158,9 @@ def test_an_engine_larger_than_the_gpus_memory_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(tensorrt_builder, "_workspace_bytes", lambda: 2**32)
     with pytest.raises(EngineFailed, match=r"needs \d+ MiB of GPU memory and RTX A has 1; lower batch.max"):
         build(classifier(), tmp_path)
+    monkeypatch.setattr(tensorrt_builder, "free_device_bytes", lambda: 2**19)
+    with pytest.raises(EngineFailed, match=r"and RTX A has 1, 0\.5 MiB of it free; lower batch\.max"):
+        build(classifier(), tmp_path)
 
 
 def test_kernels_that_find_no_room_for_scratch_say_how_much_there_was(
@@ -159,6 +168,9 @@ def test_kernels_that_find_no_room_for_scratch_say_how_much_there_was(
 ) -> None:
     monkeypatch.setattr(tensorrt_builder, "_workspace_bytes", lambda: 2**20)
     with pytest.raises(EngineFailed, match=r"no tactics .* its kernels may take 1 MiB on this host: lower batch.max"):
+        build(classifier(), tmp_path)
+    monkeypatch.setattr(tensorrt_builder, "free_device_bytes", lambda: 3 * 2**20)
+    with pytest.raises(EngineFailed, match=r"may take 1 MiB on this host, 3\.0 MiB of it free: lower batch\.max"):
         build(classifier(), tmp_path)
 
 

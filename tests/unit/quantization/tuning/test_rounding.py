@@ -34,6 +34,16 @@ def test_the_loss_never_exceeds_plain_rounding(seed: int, columns: int) -> None:
     assert (np.abs(integers) <= levels.limit + 1e-9).all()
 
 
+@given(seed=st.integers(0, 10**6), columns=st.sampled_from([4, 70, 140]))
+@settings(max_examples=25, deadline=None)
+def test_pruned_weights_stay_zero_and_the_loss_never_exceeds_plain_rounding(seed: int, columns: int) -> None:
+    matrix, moments, levels = layer(seed, columns)
+    matrix = np.where(np.random.default_rng(seed).random(matrix.shape) < 0.5, 0, matrix)
+    found = rounded(matrix, moments, levels, keep_zeros=True)
+    assert not found[matrix == 0].any()
+    assert (loss(matrix - found, moments) <= loss(matrix - levels.nearest(matrix), moments) * (1 + 1e-9)).all()
+
+
 def test_dependent_inputs_gain_much() -> None:
     matrix, moments, levels = layer(1, 70)
     plain = loss(matrix - levels.nearest(matrix), moments).sum()
