@@ -16,6 +16,7 @@ from benchmarks.gpu import measure_gpu, require_gpu
 from benchmarks.host import describe_host
 from benchmarks.interference import measure_interference
 from benchmarks.options import Options
+from benchmarks.overload import measure_overload
 from benchmarks.peer_list import PEERS
 from benchmarks.peers import measure_peers
 from benchmarks.quantization import (
@@ -32,6 +33,7 @@ from benchmarks.serving import measure_serving
 _RESULTS = Path(__file__).parent / "results"
 BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "serving": measure_serving,
+    "overload": measure_overload,
     "interference": measure_interference,
     "footprint": measure_footprint,
     "quantization": measure_quantization,
