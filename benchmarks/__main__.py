@@ -29,12 +29,14 @@ from benchmarks.quiet import Quiet
 from benchmarks.report import Report
 from benchmarks.saturation import measure_saturation
 from benchmarks.serving import measure_serving
+from benchmarks.soak import measure_soak
 
 _RESULTS = Path(__file__).parent / "results"
 BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "serving": measure_serving,
     "overload": measure_overload,
     "interference": measure_interference,
+    "soak": measure_soak,
     "footprint": measure_footprint,
     "quantization": measure_quantization,
     "calibration": measure_calibration_alone,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,15 +40,12 @@ class Case:
 
 
 def measure_overload(options: Options, say: Callable[[str], None]) -> Report:
-    """MiniLM, whose requests are small, and EfficientNet-Lite0, whose requests are 600 kB each. Needs two cores."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise CannotMeasure(f"{len(cores)} core is usable; overload needs two: one to serve, one to send")
+    """MiniLM, whose requests are small, and EfficientNet-Lite0, whose requests are 600 kB each."""
     report = Report(
         "overload",
         "Three times what can be answered",
-        f"`octavo serve` with one engine thread has core {cores[0]}, the load generator core {cores[1]}. "
-        f"Capacity is what {_CONNECTIONS} connections get answered that send as soon as they are answered. Then {_TIMES:g} times as "
+        "`octavo serve` with one engine thread and the load generator share the cores. Capacity is what "
+        f"{_CONNECTIONS} connections get answered that send as soon as they are answered. Then {_TIMES:g} times as "
         "many requests are sent at a fixed rate, whatever is answered, each with a `timeout` of "
         f"{_TIMEOUT_SECONDS:g} s. Latencies count from when a request was due to its whole answer, at the client; an "
         "answer later than the timeout is late. Both in turn in each round; figures are medians over the rounds, late "
@@ -57,7 +53,7 @@ def measure_overload(options: Options, say: Callable[[str], None]) -> Report:
     )
     for case in _cases(options, report, say):
         say(f"{case.name}: {options.rounds} rounds")
-        _add(report, case, _measure(case, options, cores))
+        _add(report, case, _measure(case, options))
     if not report.tables:
         raise CannotMeasure("no model for it is there: " + "; ".join(report.notes))
     return report
@@ -88,12 +84,11 @@ def _first_row(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         return {name: arrays[name][:1] for name in arrays.files if name != "labels"}
 
 
-def _measure(case: Case, options: Options, cores: list[int]) -> list[dict[str, Any]]:
-    place_cores = frozenset(cores[:1])
+def _measure(case: Case, options: Options) -> list[dict[str, Any]]:
     with (
         tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder,
-        served(Place(Path(folder) / "data", 1, place_cores)) as server,
-        answering("benchmarks.open_load", prefix=["taskset", "--cpu-list", str(cores[1])]) as sender,
+        served(Place(Path(folder) / "data")) as server,
+        answering("benchmarks.open_load") as sender,
     ):
         server.upload_model("model", case.model)
         plain = _request(Path(folder) / "plain", case, None)
