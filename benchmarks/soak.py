@@ -37,10 +37,10 @@ def measure_soak(options: Options, say: Callable[[str], None]) -> Report:
     report = Report(
         "soak",
         "Mixed traffic under swaps and disconnects",
-        f"{_CALLERS} callers send requests of 1 to 4 rows to two models, binary and JSON, some with timeouts, some hanging "
-        "up. Meanwhile the first model's stable variant, canary, shadow and batching change at random, and the second is "
-        "unloaded and loaded. Every answer is compared with what its variant answered to each row alone. Memory is the "
-        "server's own (RssAnon), without the first fifth of the time, in which its allocator fills up.",
+        f"{_CALLERS} callers send requests of 1 to 4 rows to two models, binary and JSON, some with timeouts, some "
+        "hanging up. Meanwhile the first model's stable variant, canary, shadow and batching change at random, and the "
+        "second is unloaded and loaded. Every answer is compared with what its variant answered to each row alone. "
+        "Memory is the server's own (RssAnon), without the first fifth of the time, in which its allocator fills up.",
     )
     with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
         place = Place(Path(folder) / "data")
