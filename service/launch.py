@@ -6,7 +6,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 from service.errors import InvalidInput
@@ -59,9 +59,8 @@ def _several(settings: Settings, held: ExitStack) -> _Commands:
 
 
 def _held(held: ExitStack, refused: Callable[[str, int, OSError], InvalidInput], host: str, port: int) -> int:
-    reservation: AbstractContextManager[int] = reserved(host, port)
     try:
-        return held.enter_context(reservation)
+        return held.enter_context(reserved(host, port))
     except OSError as error:
         raise refused(host, port, error) from error
 

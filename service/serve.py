@@ -121,6 +121,7 @@ class Server(uvicorn.Server):
             self._bind_grpc()
         if self._grpc is not None:
             await self._grpc.start()
+        self._membership.listens()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's: both protocols refuse newcomers at once, and answer what is in flight side by side."""
@@ -253,7 +254,7 @@ def serve(settings: Settings, place: Place | None = None) -> None:
     database.close()
     _log.info("server stopped")
     if place is not None and os.getppid() != parent:
-        # It was killed, and left what it would have removed.
+        # The parent was killed, and left what it would have removed.
         shutil.rmtree(place.folder, ignore_errors=True)
 
 

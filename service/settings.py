@@ -17,7 +17,6 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
-
 # Each holds every engine and a pool of database connections.
 MAX_PROCESSES = 64
 
@@ -44,7 +43,7 @@ class Settings(BaseSettings):
         1, description="Serving processes that share the ports, each with every engine."
     )
     engine_threads: PositiveInt = Field(
-        # Of all fields, for the whole host: processes that each took half of it would wait for one another.
+        # Half of the host, shared out: processes that each took it would wait for one another.
         default_factory=lambda fields: max(1, (os.cpu_count() or 2) // 2 // fields["processes"]),
         description="Intra-op threads of a CPU engine.",
     )

@@ -64,8 +64,10 @@ class KeptFigures:
 
     async def close(self) -> None:
         """Keeps them a last time, for the process that takes this one's place."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        async with self._lock:
+            # Not while it writes: the thread would go on, and might put older figures over the last ones.
+            if self._keeping is not None:
+                self._keeping.cancel()
         await self.keep()
 
     async def keep(self) -> Figures:
@@ -106,7 +108,7 @@ class KeptFigures:
             os.replace(partial, path)
             self._failure = ""
         except OSError as error:
-            # Once, not once a second: the figures are still answered, but a kill would take them along.
+            # Once, not at each try: the figures are still answered, but a kill would take them along.
             if str(error) != self._failure:
                 _log.warning("figures cannot be kept", extra={"file": str(path), "error": str(error)})
             self._failure = str(error)

@@ -20,6 +20,7 @@ class Membership:
         self._siblings = siblings
         self._figures = figures
         self._first_pass = first_pass
+        self._listening = asyncio.Event()
         self._marking: asyncio.Task[None] | None = None
 
     async def join(
@@ -44,8 +45,12 @@ class Membership:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._first_pass.wait(), _LOOK_SECONDS)
 
+    def listens(self) -> None:
+        """This process takes connections of every protocol from now on."""
+        self._listening.set()
+
     def is_ready(self) -> bool:
-        """Whether each of the processes has tried to load every model once."""
+        """Whether each of the processes has listened, and tried to load every model, once."""
         if not self._first_pass.is_set():
             return False
         place = self._siblings.place
@@ -61,5 +66,6 @@ class Membership:
 
     async def _mark_ready(self) -> None:
         await self._first_pass.wait()
+        await self._listening.wait()
         if self._siblings.place is not None:
             self._siblings.place.set_ready()

@@ -36,7 +36,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_all_are_ready_when_each_has_loaded_its_models_and_before_that_none(tmp_path: Path) -> None:
+def test_all_are_ready_when_each_listens_and_has_loaded_its_models_and_before_that_none(tmp_path: Path) -> None:
     async def scenario() -> None:
         one, two = (Process(place) for place in Place(tmp_path, 1, 2).all)
         for each in (one, two):
@@ -44,6 +44,9 @@ def test_all_are_ready_when_each_has_loaded_its_models_and_before_that_none(tmp_
             await each.join()
             assert not each.taken_over
         one.first_pass.set()
+        two.membership.listens()
+        assert not Place(tmp_path, 1, 2).was_ready()
+        one.membership.listens()
         await until(lambda: Place(tmp_path, 1, 2).was_ready())
         assert not one.membership.is_ready()
         two.first_pass.set()
