@@ -29,6 +29,11 @@ def log_context(**fields: str) -> Iterator[None]:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, context, and the record's `extra` fields."""
 
+    def __init__(self, **fields: object) -> None:
+        """`fields` are in every line."""
+        super().__init__()
+        self._fields = fields
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -36,7 +41,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= _context.get()
+        line |= self._fields | _context.get()
         line |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -84,10 +89,10 @@ class LevelFilter(logging.Filter):
 LEVELS = LevelFilter()
 
 
-def set_up_logging(level: str) -> None:
-    """Sends every logger of the process to stderr as JSON lines, from `level` on."""
+def set_up_logging(level: str, **fields: object) -> None:
+    """Sends every logger of the process to stderr as JSON lines, from `level` on, each with these fields."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(**fields))
     handler.addFilter(LEVELS)
     root = logging.getLogger()
     root.handlers[:] = [handler]

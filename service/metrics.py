@@ -21,6 +21,9 @@ JOB_SECONDS_BUCKETS = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 
 
 VARIANT_LABELS = ("model", "version", "variant", "route")
 
+# Of several serving processes of a host these gauges are added up; of the others the largest holds for all.
+ADDED_GAUGES = frozenset({"octavo_queued_rows", "octavo_engines_ready", "octavo_processes"})
+
 
 class Series:
     """One histogram series without locks: written by the event loop's thread alone, read by whoever scrapes."""
@@ -134,6 +137,8 @@ ENGINE_FALLBACKS = LiveGauge(
     "Deployed engines in whose place another answers here.",
     ("model", "version", "variant", "fallback"),
 )
+PROCESSES = LiveGauge("octavo_processes", "Serving processes of this server that answered the scrape.", ())
+PROCESSES.read_from(lambda: [((), 1.0)])
 ENGINE_LOAD_SECONDS = Gauge(
     "octavo_engine_load_duration_seconds", "Load and warm-up of the replica.", ("model", "version", "variant"),
     registry=REGISTRY,

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp
 from service.api.app import create_app
 from service.api.content import Content
 from service.api.dependencies import Services
+from service.api.following import Following
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.model_loading import ModelLoading
@@ -27,6 +29,7 @@ from service.api.predict import Predictor, predict_routes
 from service.api.trace_file import TraceFile
 from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
+from service.api.whole_server import WholeServer
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import StageLimits
@@ -34,9 +37,12 @@ from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import missing_for
 from service.engines.loader import load_engine
-from service.errors import InvalidInput
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
+from service.processes.membership import Membership
+from service.processes.place import Place
+from service.processes.ports import http_refused, shared_sockets
+from service.processes.siblings import Siblings
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
@@ -62,9 +68,12 @@ _log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """One serving process. Made on a current database; `run` serves until SIGTERM or SIGINT."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, place: Place | None = None) -> None:
+        """`place` is this process's among several; None where it serves alone."""
         self._settings = settings
         self._database = database
+        self._place = place
+        self._siblings = Siblings(place)
         self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
         self._router = Router(settings.infer_limits, self._load_engine)
         self._host = host_fingerprint()
@@ -75,8 +84,10 @@ class Server(uvicorn.Server):
         self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
         self._predictor = Predictor(self._router, settings.infer_limits)
         self._grpc: GrpcServer | None = None
-        traces = TraceFile(settings.data_dir.absolute() / "traces" / f"{socket.gethostname()}-{os.getpid()}.json")
-        self._tracer = TracedSteps(self._endpoint, self._router, traces).tracer
+        self._tracer = TracedSteps(self._endpoint, self._router, self._trace_file()).tracer
+        self._whole = WholeServer(self._router, self._tracer, self._siblings)
+        self._following = Following(self._router, self._reconciler, self._siblings)
+        self._membership = Membership(self._siblings, self._whole.figures, self._reconciler.first_pass)
         super().__init__(
             uvicorn.Config(
                 self._application(),
@@ -95,8 +106,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's. Raises InvalidInput where an address cannot be listened on; uvicorn would exit."""
-        if self._settings.grpc_port is not None:
-            self._grpc = self._bound_grpc(self._settings.grpc_port)
+        if self._place is None:
+            self._bind_grpc()
         try:
             await super().startup(sockets)
         except SystemExit as leave:
@@ -104,14 +115,13 @@ class Server(uvicorn.Server):
             cause = leave.__context__
             if not isinstance(cause, OSError):
                 raise
-            # A name that cannot be resolved has a number below 0, of another table.
-            reason = os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
-            raise InvalidInput(
-                f"cannot listen on {self._settings.host}:{self._settings.port}: {reason}; "
-                "choose another with --host and --port (OCTAVO_HOST, OCTAVO_PORT), or stop what listens there"
-            ) from cause
+            raise http_refused(self._settings.host, self._settings.port, cause) from cause
+        if self._place is not None:
+            # Only now: the kernel deals calls to each process that listens, and this one may just have loaded.
+            self._bind_grpc()
         if self._grpc is not None:
             await self._grpc.start()
+        self._membership.listens()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's: both protocols refuse newcomers at once, and answer what is in flight side by side."""
@@ -119,19 +129,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await stopping_grpc
 
-    def _bound_grpc(self, port: int) -> GrpcServer:
+    def _bind_grpc(self) -> None:
+        settings = self._settings
+        if settings.grpc_port is None:
+            return
         # Imported here: a server without gRPC need not pay for it.
         from service.rpc.inference import Inference
         from service.rpc.queries import Queries
         from service.rpc.server import GrpcServer
 
-        settings = self._settings
-        is_ready = self._reconciler.first_pass.is_set
-        queries = Queries(self._router, is_ready, self._loading, self._tracer)
-        server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes)
-        bound = server.bind(settings.host, port)
+        queries = Queries(self._router, self._membership.is_ready, self._loading, self._whole)
+        shared = self._place is not None
+        server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes, shared)
+        bound = server.bind(settings.host, settings.grpc_port)
+        self._grpc = server
         _log.info("gRPC is listened for", extra={"host": settings.host, "port": bound})
-        return server
 
     async def _stop_grpc(self) -> None:
         if self._grpc is not None:
@@ -143,6 +155,8 @@ class Server(uvicorn.Server):
         # What was made at start lives as long as the process: the collector need not walk it again.
         gc.freeze()
         try:
+            handlers = self._whole.handlers | self._following.handlers
+            await self._membership.join(handlers, self._whole.take_over_settings, lambda: self.should_exit)
             yield
         finally:
             await self._router.close(self._settings.drain_seconds)
@@ -150,6 +164,7 @@ class Server(uvicorn.Server):
             reconciling.cancel()
             with suppress(asyncio.CancelledError):
                 await reconciling
+            await self._membership.leave()
             self._predictor.close()
             self._jobs.close()
             _end_without_threads()
@@ -163,7 +178,8 @@ class Server(uvicorn.Server):
         settings, database = self._settings, self._database
         limits = settings.infer_limits
         models, deployments = ModelRegistry(database), DeploymentRegistry(database, self._host)
-        self._loading = ModelLoading(self._router, self._reconciler, deployments, models)
+        follower = self._reconciler if self._place is None else self._following
+        self._loading = ModelLoading(self._router, follower, deployments, models)
         return Services(
             models=models,
             datasets=DatasetRegistry(database),
@@ -173,23 +189,32 @@ class Server(uvicorn.Server):
             blobs=self._blobs,
             content=Content(self._blobs, database),
             spool=settings.data_dir.absolute() / "spool",
-            wake=self._reconciler.wake,
-            settle=self._reconciler.settle,
+            wake=follower.wake,
+            settle=follower.settle,
             upload_limits=settings.upload_limits,
             inspection_limits=StageLimits(_INSPECTION_SECONDS, settings.stage_memory_bytes),
             stopping=lambda: self.should_exit,
+            metrics=self._whole.metrics,
             host=self._host,
             routes=[
                 *v2_routes(
                     self._router,
                     self._endpoint,
                     self._loading,
-                    self._tracer,
-                    self._reconciler.first_pass.is_set,
+                    self._whole,
+                    self._membership.is_ready,
                 ),
                 *predict_routes(self._predictor, limits),
             ],
         )
+
+    def _trace_file(self) -> TraceFile:
+        folder, host = self._settings.data_dir.absolute() / "traces", socket.gethostname()
+        if self._place is None:
+            return TraceFile(folder / f"{host}-{os.getpid()}.json")
+        # Named after the server's first process, which started all of them.
+        server = f"{host}-{os.getppid()}"
+        return TraceFile(folder / f"{server}-{os.getpid()}.json", shown=folder / f"{server}-*.json")
 
     def _wanted(self) -> dict[str, ServedModel]:
         """What to serve here; engines that cannot answer on this host are built and validated again meanwhile."""
@@ -212,13 +237,28 @@ def _end_without_threads() -> None:
     end.start()
 
 
-def serve(settings: Settings) -> None:
-    """Migrates the database and serves until SIGTERM or SIGINT; then answers what is in flight and returns."""
+def serve(settings: Settings, place: Place | None = None) -> None:
+    """Migrates the database and serves until SIGTERM or SIGINT; then answers what is in flight and returns.
+
+    `place` is this process's among several that share reserved ports. Raises InvalidInput for what it cannot use.
+    """
+    parent = os.getppid()
     database = Database(settings.resolved_database_url)
     migrate(database)
     # The signal that stopped the server is raised again when it has drained: by then the process ends anyway.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    Server(settings, database).run()
+    server = Server(settings, database, place)
+    server.run(None if place is None else _shared_sockets(settings))
     database.close()
     _log.info("server stopped")
+    if place is not None and os.getppid() != parent:
+        # The parent was killed, and left what it would have removed.
+        shutil.rmtree(place.folder, ignore_errors=True)
+
+
+def _shared_sockets(settings: Settings) -> list[socket.socket]:
+    try:
+        return shared_sockets(settings.host, settings.port)
+    except OSError as error:
+        raise http_refused(settings.host, settings.port, error) from error

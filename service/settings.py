@@ -17,6 +17,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+# Each holds every engine and a pool of database connections.
+MAX_PROCESSES = 64
+
 
 class Settings(BaseSettings):
     """Every setting, `OCTAVO_` and the field's name in capitals; docs/settings.md says more of each."""
@@ -36,8 +39,12 @@ class Settings(BaseSettings):
         None,
         description="Object store (s3://, gs://, az://, file://); a folder of the data folder by default.",
     )
+    processes: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] = Field(
+        1, description="Serving processes that share the ports, each with every engine."
+    )
     engine_threads: PositiveInt = Field(
-        default_factory=lambda: max(1, (os.cpu_count() or 2) // 2 if (os.cpu_count() or 2) > 2 else 1),
+        # Half of the host, shared out: processes that each took it would wait for one another.
+        default_factory=lambda fields: max(1, (os.cpu_count() or 2) // 2 // fields["processes"]),
         description="Intra-op threads of a CPU engine.",
     )
     engine_instances: Annotated[int, Field(gt=0, le=256)] = Field(

@@ -1,4 +1,4 @@
-"""Runs `octavo serve` and `octavo work` as one: restarts what dies, and stops both on SIGTERM or SIGINT."""
+"""Runs several processes of Octavo as one: restarts what dies, and stops all on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 

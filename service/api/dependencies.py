@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Depends, Request
+from prometheus_client import generate_latest
 from starlette.routing import BaseRoute
 
 from service.api.content import Content
 from service.domain.engine import Fingerprint
 from service.domain.limits import StageLimits, UploadLimits
 from service.jobs.queue import JobQueue
+from service.metrics import REGISTRY
 from service.quantization.sandbox import run_in_sandbox
 from service.registry.blobs import Blobs
 from service.registry.datasets import DatasetRegistry
@@ -33,12 +36,16 @@ def _never() -> bool:
     return False
 
 
+async def _own_metrics() -> bytes:
+    return await run_sync(generate_latest, REGISTRY)
+
+
 @dataclass(frozen=True)
 class Services:
     """Every part the management endpoints use; nothing here is read from the environment.
 
     `wake`, for the event loop alone, tells the reconciler that a deployment changed; `settle(model, revision)` waits
-    until this process serves that revision and raises what kept it from loading. `stopping` ends open event streams.
+    until this server serves that revision and raises what kept it from loading. `stopping` ends open event streams.
     """
 
     models: ModelRegistry
@@ -55,6 +62,8 @@ class Services:
     inspection_limits: StageLimits = field(default_factory=StageLimits)
     stopping: Callable[[], bool] = _never
     run_task: RunTask = run_in_sandbox
+    # This server's, in Prometheus' text: of all its processes.
+    metrics: Callable[[], Awaitable[bytes]] = _own_metrics
     # Ready-made routes of the inference half, added to the app as they are.
     routes: Sequence[BaseRoute] = ()
     # What engines must have been proven on; None where that is not asked.

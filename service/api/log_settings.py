@@ -1,44 +1,20 @@
-"""The v2 protocol's log settings: which levels this process logs. Refuses another file and another format."""
+"""The v2 protocol's log settings: which levels are logged. Refuses another file and another format."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
-
-from service.api.schemas import errors
-from service.api.settings_body import read_settings_body, settings_schema, shown
+from service.api.settings_body import shown
 from service.errors import InvalidInput, Unsupported
-from service.logs import LEVELS, Levels
+from service.logs import Levels
 
 _FORMAT = "ISO8601"
 _FLAGS = ("log_info", "log_warning", "log_error")
 _MAX_VERBOSE = 2**31 - 1
-_PROPERTIES = {name: {"type": "boolean"} for name in _FLAGS} | {
+PROPERTIES = {name: {"type": "boolean"} for name in _FLAGS} | {
     "log_verbose_level": {"type": "integer", "minimum": 0, "maximum": _MAX_VERBOSE},
     "log_format": {"type": "string", "enum": [_FORMAT]},
 }
-
-
-def log_settings_router() -> APIRouter:
-    routes = APIRouter(prefix="/v2", tags=["operations"])
-
-    @routes.get("/logging", summary="Which levels this process logs")
-    async def read_logging() -> dict[str, Any]:
-        return log_settings(LEVELS.now)
-
-    @routes.post(
-        "/logging",
-        summary="Change which levels this process logs, until it ends",
-        responses=errors(400, 413, 501),
-        openapi_extra=settings_schema(_PROPERTIES),
-    )
-    async def change_logging(request: Request) -> dict[str, Any]:
-        """What is left out stays as it is; `log_verbose_level` above 0 logs DEBUG too."""
-        LEVELS.now = changed_levels(LEVELS.now, await read_settings_body(request))
-        return log_settings(LEVELS.now)
-
-    return routes
 
 
 def changed_levels(now: Levels, changes: dict[str, Any]) -> Levels:
@@ -57,7 +33,7 @@ def changed_levels(now: Levels, changes: dict[str, Any]) -> Levels:
                 f"'log_format' is {shown(value)}; logs are JSON lines, whose times are {_FORMAT!r} always"
             )
         if name not in (*_FLAGS, "log_verbose_level", "log_format"):
-            raise InvalidInput(f"log setting {name[:80]!r} is unknown; send one of {', '.join(_PROPERTIES)}")
+            raise InvalidInput(f"log setting {name[:80]!r} is unknown; send one of {', '.join(PROPERTIES)}")
     return now._replace(
         info=changes.get("log_info", now.info),
         warning=changes.get("log_warning", now.warning),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from anyio.to_thread import run_sync
 
+from service.api.following import Following
 from service.domain.model import NAME_PATTERN
 from service.errors import NotFound, OctavoError
 from service.registry.deployments import DeploymentRegistry
@@ -34,7 +35,7 @@ class ModelLoading:
     """Belongs to the event loop. Both changes are answered once they hold on this server."""
 
     def __init__(
-        self, router: Router, reconciler: Reconciler, deployments: DeploymentRegistry, models: ModelRegistry
+        self, router: Router, reconciler: Reconciler | Following, deployments: DeploymentRegistry, models: ModelRegistry
     ) -> None:
         self._router = router
         self._reconciler = reconciler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
@@ -18,7 +19,7 @@ from service.api.schemas import content
 from service.domain.job import STATES
 from service.errors import OctavoError
 from service.jobs.queue import JobQueue
-from service.metrics import HTTP_REQUESTS, JOB_SECONDS_BUCKETS, REGISTRY
+from service.metrics import HTTP_REQUESTS, JOB_SECONDS_BUCKETS
 
 router = APIRouter(tags=["operations"])
 
@@ -28,9 +29,9 @@ _KIND = "quantize"
 
 
 @router.get("/metrics", response_class=Response, responses=content("text/plain", "Prometheus' text format."))
-def read_metrics(services: ServicesDependency) -> Response:
+async def read_metrics(services: ServicesDependency) -> Response:
     """Every metric of this server, and the jobs of the whole installation, in Prometheus' text."""
-    text = generate_latest(REGISTRY) + _job_metrics(services.jobs)
+    text = await services.metrics() + await run_sync(_job_metrics, services.jobs)
     return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 

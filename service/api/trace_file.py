@@ -14,8 +14,10 @@ _END = b"\n]\n"
 class TraceFile:
     """Made at the first trace; what an earlier process left under its name is replaced. Blocks: call it in a thread."""
 
-    def __init__(self, path: Path, max_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, path: Path, max_bytes: int = 64 * 1024 * 1024, shown: Path | None = None) -> None:
+        """`shown` is what callers are told instead: one pattern for the files of several processes."""
         self.path = path
+        self.shown = str(shown or path)
         self._max_bytes = max_bytes
         self._bytes = 0
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from service.api.schemas import errors
 from service.api.settings_body import read_settings_body, settings_schema
-from service.api.tracing import Tracer
+from service.api.whole_server import WholeServer
 from service.errors import NotFound
 from service.router.router import Router
 
@@ -22,29 +22,28 @@ _PROPERTIES = {
 }
 
 
-def trace_router(tracer: Tracer, router: Router) -> APIRouter:
+def trace_router(server: WholeServer, router: Router) -> APIRouter:
     routes = APIRouter(prefix="/v2", tags=["operations"])
     schema = settings_schema(_PROPERTIES)
 
-    @routes.get("/trace/setting", summary="Which requests this process traces")
+    @routes.get("/trace/setting", summary="Which requests this server traces")
     async def read_settings() -> dict[str, Any]:
-        return tracer.shown()
+        return server.trace()
 
     @routes.post(
         "/trace/setting",
-        summary="Change which requests this process traces, until it ends",
+        summary="Change which requests this server traces, until it ends",
         responses=errors(400, 413, 501),
         openapi_extra=schema,
     )
     async def change_settings(request: Request) -> dict[str, Any]:
         """What is left out stays as it is; null goes back to what holds at the start."""
-        tracer.change(await read_settings_body(request))
-        return tracer.shown()
+        return await server.change_trace(await read_settings_body(request))
 
     @routes.get("/models/{model}/trace/setting", summary="Which requests of a model are traced", responses=errors(404))
     async def read_model_settings(model: str) -> dict[str, Any]:
         check_known(router, model)
-        return tracer.shown(model)
+        return server.trace(model)
 
     @routes.post(
         "/models/{model}/trace/setting",
@@ -55,8 +54,7 @@ def trace_router(tracer: Tracer, router: Router) -> APIRouter:
     async def change_model_settings(model: str, request: Request) -> dict[str, Any]:
         """What is left out stays as it is; null goes back to what holds for all models."""
         check_known(router, model)
-        tracer.change(await read_settings_body(request), model)
-        return tracer.shown(model)
+        return await server.change_trace(await read_settings_body(request), model)
 
     return routes
 

@@ -15,6 +15,9 @@ from service.errors import InvalidInput, Unsupported
 _MAX_COUNT = 2**31 - 1
 NAMES = ("trace_level", "trace_rate", "trace_count", "log_frequency", "trace_file", "trace_mode")
 
+# What clients call the settings that they can change.
+TOLD = {"timestamps": "trace_level", "rate": "trace_rate", "count": "trace_count"}
+
 
 @dataclass(frozen=True, slots=True)
 class TraceSettings:

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from service.api.trace_file import TraceFile
-from service.api.trace_settings import TraceSettings, read_changes
+from service.api.trace_settings import TOLD, TraceSettings, read_changes
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
@@ -65,11 +65,11 @@ class Tracer:
     def shown(self, model: str | None = None) -> dict[str, Any]:
         """The settings that hold for a model, or for all that have none of their own."""
         sampler = self._all if model is None else self._sampler(model)
-        return sampler.settings.to_json(str(self._file.path))
+        return sampler.settings.to_json(self._file.shown)
 
     def change(self, body: dict[str, Any], model: str | None = None) -> None:
         """Changes what `body` names, for one model or for all; null goes back. Raises InvalidInput or Unsupported."""
-        changes = read_changes(body, str(self._file.path))
+        changes = read_changes(body, self._file.shown)
         if model is None:
             defaults = asdict(TraceSettings())
             kept = {name: defaults[name] if value is None else value for name, value in changes.items()}
@@ -82,6 +82,14 @@ class Tracer:
             if not self._own[name]:
                 del self._own[name], self._samplers[name]
         self._switch()
+
+    def changes(self) -> list[tuple[str | None, dict[str, Any]]]:
+        """What `change` is to be told, for all models and for single ones, to come to the settings as they are."""
+        own = {model: {TOLD[name] for name in changes} for model, changes in self._own.items()}
+        return [
+            (model, {name: value for name, value in self.shown(model).items() if name in names})
+            for model, names in [(None, set(TOLD.values())), *own.items()]
+        ]
 
     def takes_next(self, model: str) -> bool:
         """Whether the request that comes now is to be traced."""

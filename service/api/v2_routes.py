@@ -9,15 +9,15 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.inference import InferenceEndpoint
-from service.api.log_settings import log_settings_router
+from service.api.log_routes import log_settings_router
 from service.api.model_loading import ModelLoading
 from service.api.repository import repository_router
 from service.api.schemas import errors
 from service.api.trace_routes import trace_router
-from service.api.tracing import Tracer
 from service.api.v2_metadata import metadata_router
 from service.api.v2_refused import refused_router
 from service.api.v2_statistics import statistics_router
+from service.api.whole_server import WholeServer
 from service.errors import NotFound
 from service.router.router import Router
 
@@ -28,7 +28,7 @@ def v2_routes(
     router: Router,
     endpoint: InferenceEndpoint,
     loading: ModelLoading,
-    tracer: Tracer,
+    server: WholeServer,
     ready: Callable[[], bool],
 ) -> list[BaseRoute]:
     """`ready` is whether the deployments were read and every model's first load has ended.
@@ -36,11 +36,11 @@ def v2_routes(
     The infer routes are among them, for the document and for an application without the gate in front of it.
     """
     parts = (
-        statistics_router(router),
+        statistics_router(router, server),
         metadata_router(router, ready),
         repository_router(loading),
-        trace_router(tracer, router),
-        log_settings_router(),
+        trace_router(server, router),
+        log_settings_router(server),
         _infer_router(endpoint),
         refused_router(),
     )

@@ -2,86 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
 
 from service.api.schemas import errors
 from service.api.v2_metadata import version_number
-from service.router.route import RouteMetrics, RunCount
+from service.api.whole_server import WholeServer
 from service.router.router import Router
-from service.router.routes import ModelRoutes
-
-_NONE = {"count": 0, "ns": 0}
 
 
-def statistics_router(router: Router) -> APIRouter:
+def statistics_router(router: Router, server: WholeServer) -> APIRouter:
     routes = APIRouter(prefix="/v2", tags=["inference"])
 
     # Before the path with {model}: "stats" is no model's name here.
     @routes.get("/models/stats", summary="Statistics of all models")
     async def read_all_statistics() -> dict[str, Any]:
-        return {"model_stats": [model_statistics(model) for model in router.models()]}
+        return {"model_stats": await server.statistics(router.models())}
 
     async def read_statistics(model: str, version: str | None = None) -> dict[str, Any]:
-        return {"model_stats": [model_statistics(router.routes(model, version_number(model, version)))]}
+        return {"model_stats": await server.statistics([router.routes(model, version_number(model, version))])}
 
     for path in ("/models/{model}/stats", "/models/{model}/versions/{version}/stats"):
         routes.add_api_route(path, read_statistics, summary="Model statistics", responses=errors(404, 503))
     return routes
-
-
-def model_statistics(routes: ModelRoutes) -> dict[str, Any]:
-    """All routes of the model together. Joining and splitting rows is part of the run, so of `compute_infer`."""
-    metrics = [routed.route.metrics for routed in routes.all]
-    failures = [route.failures for route in metrics]
-    requests = sum(sum(route.request.counts) for route in metrics)
-    batches = sum(sum(route.compute.counts) for route in metrics)
-    computed = sum(route.computed.runs for route in metrics)
-    failed = sum(failure.runs for failure in failures)
-    failed_seconds = sum(failure.seconds for failure in failures)
-    return {
-        "name": routes.served.name,
-        "version": str(routes.served.version.version),
-        "last_inference": int(max(route.last_at for route in metrics) * 1000),
-        "inference_count": int(sum(route.batch_rows.total for route in metrics)),
-        "execution_count": batches,
-        "inference_stats": {
-            "success": _duration(requests - failed, sum(route.request.total for route in metrics) - failed_seconds),
-            "fail": _duration(failed, failed_seconds),
-            "queue": _duration(
-                sum(sum(route.queue.counts) for route in metrics), sum(route.queue.total for route in metrics)
-            ),
-            "compute_input": _duration(computed, 0),
-            "compute_infer": _duration(computed, sum(route.computed.seconds for route in metrics)),
-            "compute_output": _duration(computed, 0),
-            "cache_hit": _NONE,
-            "cache_miss": _NONE,
-        },
-        "response_stats": {},
-        "batch_stats": _batch_statistics(metrics),
-        "memory_usage": [],
-    }
-
-
-def _batch_statistics(metrics: Iterable[RouteMetrics]) -> list[dict[str, Any]]:
-    sizes: dict[int, RunCount] = {}
-    for route in metrics:
-        for rows, count in route.sizes.items():
-            known = sizes.setdefault(rows, RunCount())
-            known.runs += count.runs
-            known.seconds += count.seconds
-    return [
-        {
-            "batch_size": rows,
-            "compute_input": _duration(count.runs, 0),
-            "compute_infer": _duration(count.runs, count.seconds),
-            "compute_output": _duration(count.runs, 0),
-        }
-        for rows, count in sorted(sizes.items())
-    ]
-
-
-def _duration(count: int, seconds: float) -> dict[str, int]:
-    return {"count": count, "ns": max(0, int(seconds * 1e9))}

@@ -9,15 +9,12 @@ from typing import Any, TypeVar
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from service.api.log_settings import changed_levels, log_settings
 from service.api.model_loading import ModelLoading
 from service.api.repository import check_unload, refuse_overrides, repository_index
 from service.api.trace_routes import check_known
-from service.api.tracing import Tracer
 from service.api.v2_metadata import model_config, model_metadata, server_metadata, version_number
-from service.api.v2_statistics import model_statistics
+from service.api.whole_server import WholeServer
 from service.errors import OctavoError
-from service.logs import LEVELS
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 from service.rpc.generated import inference_pb2 as messages
@@ -36,7 +33,7 @@ class Queries:
     router: Router
     is_ready: Callable[[], bool]
     loading: ModelLoading
-    tracer: Tracer
+    server: WholeServer
 
     async def server_live(self, _: messages.ServerLiveRequest) -> messages.ServerLiveResponse:
         return messages.ServerLiveResponse(live=True)
@@ -65,8 +62,7 @@ class Queries:
 
     async def model_statistics(self, request: messages.ModelStatisticsRequest) -> messages.ModelStatisticsResponse:
         models = [self._routes(request.name, request.version)] if request.name else self.router.models()
-        statistics = [model_statistics(routes) for routes in models]
-        return _message({"model_stats": statistics}, messages.ModelStatisticsResponse())
+        return _message({"model_stats": await self.server.statistics(models)}, messages.ModelStatisticsResponse())
 
     async def repository_index(self, request: messages.RepositoryIndexRequest) -> messages.RepositoryIndexResponse:
         models = await repository_index(self.loading, request.ready)
@@ -87,12 +83,11 @@ class Queries:
         if model is not None:
             check_known(self.router, model)
         if request.settings:
-            self.tracer.change(trace_changes(request), model)
-        return trace_response(self.tracer.shown(model))
+            await self.server.change_trace(trace_changes(request), model)
+        return trace_response(self.server.trace(model))
 
     async def log_settings(self, request: messages.LogSettingsRequest) -> messages.LogSettingsResponse:
-        LEVELS.now = changed_levels(LEVELS.now, log_changes(request))
-        return log_response(log_settings(LEVELS.now))
+        return log_response(await self.server.change_logging(log_changes(request)))
 
     def _routes(self, name: str, version: str) -> ModelRoutes:
         return self.router.routes(name, version_number(name, version or None))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 import grpc
 import grpc.aio
 
-from service.errors import InvalidInput
+from service.processes.ports import grpc_refused
 from service.rpc.inference import Inference
 from service.rpc.methods import method_handlers
 from service.rpc.queries import Queries
@@ -26,11 +25,13 @@ _MAX_MESSAGE_BYTES = 2**31 - 1
 class GrpcServer:
     """Made on the event loop that it serves on; `bind`, `start` and `stop` are called once each, in this order."""
 
-    def __init__(self, inference: Inference, queries: Queries, max_message_bytes: int) -> None:
+    def __init__(self, inference: Inference, queries: Queries, max_message_bytes: int, shared: bool = False) -> None:
+        """`shared`: the port is reserved for several processes, of which this is one."""
+        self._shared = shared
         self._streams = Streams(inference)
         options = [
-            # Another server on the same port would take half of the calls unnoticed.
-            ("grpc.so_reuseport", 0),
+            # Another server on the same port would take half of the calls unnoticed; this one's siblings are to.
+            ("grpc.so_reuseport", int(shared)),
             ("grpc.keepalive_time_ms", int(_PING_SECONDS * 1000)),
             # 0 is no bound: two pings would be all that an idle stream ever gets.
             ("grpc.http2.max_pings_without_data", 0),
@@ -45,13 +46,11 @@ class GrpcServer:
     def bind(self, host: str, port: int) -> int:
         """Takes the address, and gives its port. Raises InvalidInput where it cannot be listened on."""
         try:
-            address = _free_address(host, port)
-            bound = self._server.add_insecure_port(address)
+            if not self._shared:
+                _check_free(host, port)
+            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except (OSError, RuntimeError) as error:
-            raise InvalidInput(
-                f"cannot listen for gRPC on {host}:{port}: {_reason(error)}; choose another port with --grpc-port "
-                "(OCTAVO_GRPC_PORT; empty for no gRPC), or stop what listens there"
-            ) from error
+            raise grpc_refused(host, port, error) from error
         return bound
 
     async def start(self) -> None:
@@ -63,17 +62,9 @@ class GrpcServer:
         await self._server.stop(drain_seconds)
 
 
-def _reason(error: OSError | RuntimeError) -> str:
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    # A name that cannot be resolved has a number below 0, of another table.
-    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-
-
-def _free_address(host: str, port: int) -> str:
-    """The address as gRPC writes it. Raises OSError where it is taken: gRPC would not say why."""
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError where the address is taken: gRPC would not say why."""
     family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(place)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -52,6 +52,49 @@ def test_a_port_of_grpc_in_use(tmp_path: Path, taken_port: str, command: str) ->
     assert "OCTAVO_GRPC_PORT" in last_word(ended)
 
 
+@pytest.mark.parametrize("command", ["serve", "up"])
+@pytest.mark.parametrize("variable", ["OCTAVO_PORT", "OCTAVO_GRPC_PORT"])
+def test_a_port_in_use_is_told_once_before_any_of_several_processes_starts(
+    tmp_path: Path, taken_port: str, command: str, variable: str
+) -> None:
+    ports = {"OCTAVO_PORT": str(free_port()), "OCTAVO_GRPC_PORT": str(free_port()), variable: taken_port}
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path / "data"), OCTAVO_PROCESSES="2", **ports)
+    assert ended.returncode == 2
+    assert f"127.0.0.1:{taken_port}: address already in use" in last_word(ended).lower()
+    assert variable in last_word(ended)
+    assert len(ended.stderr.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_second_server_of_several_processes_does_not_share_the_ports_of_the_first(tmp_path: Path) -> None:
+    port = str(free_port())
+    with served(tmp_path / "first", OCTAVO_PROCESSES="2", OCTAVO_GRPC_PORT=port) as client:
+        first = {"OCTAVO_PORT": str(client.base_url.port), "OCTAVO_GRPC_PORT": port}
+        for variable in first:
+            own = {name: str(free_port()) for name in first} | {variable: first[variable]}
+            for processes in ("1", "2"):
+                settings = own | {"OCTAVO_DATA_DIR": str(tmp_path / "second"), "OCTAVO_PROCESSES": processes}
+                ended = started("serve", **settings)
+                assert ended.returncode == 2
+                assert f"127.0.0.1:{first[variable]}: Address already in use" in last_word(ended)
+
+
+@pytest.mark.parametrize("processes", ["0", "65", "many"])
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_a_number_of_processes_that_is_not_allowed(tmp_path: Path, command: str, processes: str) -> None:
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PROCESSES=processes)
+    assert ended.returncode == 2
+    assert f"OCTAVO_PROCESSES is '{processes}'" in last_word(ended)
+    assert "set it to an allowed value (see docs/settings.md)" in last_word(ended)
+
+
+def test_a_place_among_several_processes_that_nobody_gave(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "service", "serve", "--place", str(tmp_path / "x" / "1")]
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "leave it out, `octavo serve --processes N` sets it" in last_word(ended)
+
+
 def test_a_port_of_http_in_use_while_that_of_grpc_is_free(tmp_path: Path, taken_port: str) -> None:
     ended = started("serve", OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=taken_port, OCTAVO_GRPC_PORT="0")
     assert ended.returncode == 2

@@ -25,6 +25,12 @@ def test_a_line_is_one_json_object_with_its_context_and_fields() -> None:
     assert "job" not in _line("after")
 
 
+def test_fields_of_the_process_are_in_every_line_and_yield_to_its_own() -> None:
+    record = logging.makeLogRecord({"msg": "x", "job": "j1"})
+    line = json.loads(JsonFormatter(serving_process=2, job="none").format(record))
+    assert (line["serving_process"], line["job"]) == (2, "j1")
+
+
 def test_a_value_that_json_cannot_hold_is_written_as_text() -> None:
     assert _line("x", value=object)["value"] == "<class 'object'>"
 

@@ -24,6 +24,19 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.M
     assert read_settings(port=9001, host=None).port == 9001
 
 
+@pytest.mark.parametrize(
+    ("cpus", "processes", "threads"),
+    [(None, 1, 1), (1, 1, 1), (2, 1, 1), (2, 2, 1), (16, 1, 8), (16, 3, 2), (16, 64, 1)],
+)
+def test_processes_share_out_the_threads_that_one_would_have(
+    monkeypatch: pytest.MonkeyPatch, cpus: int | None, processes: int, threads: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    assert read_settings(processes=processes).engine_threads == threads
+    monkeypatch.setenv("OCTAVO_ENGINE_THREADS", "5")
+    assert read_settings(processes=processes).engine_threads == 5
+
+
 @pytest.mark.parametrize(("value", "port"), [("", None), ("0", 0), ("9001", 9001)])
 def test_grpc_is_left_out_by_an_empty_port(monkeypatch: pytest.MonkeyPatch, value: str, port: int | None) -> None:
     assert read_settings().grpc_port == 8001
@@ -41,6 +54,9 @@ def test_grpc_is_left_out_by_an_empty_port(monkeypatch: pytest.MonkeyPatch, valu
         ("OCTAVO_GRPC_PORT", "65536"),
         ("OCTAVO_GRPC_PORT", "none"),
         ("OCTAVO_ENGINE_THREADS", "0"),
+        ("OCTAVO_PROCESSES", "0"),
+        ("OCTAVO_PROCESSES", "65"),
+        ("OCTAVO_PROCESSES", "2.5"),
         ("OCTAVO_MAX_UPLOAD_BYTES", "-1"),
         ("OCTAVO_LOG_LEVEL", "LOUD"),
         ("OCTAVO_BATCH_DELAY_SECONDS", "11"),

@@ -25,6 +25,7 @@ from service.api.predict import Predictor, predict_routes
 from service.api.trace_file import TraceFile
 from service.api.traced_steps import TracedSteps
 from service.api.v2_routes import v2_routes
+from service.api.whole_server import WholeServer
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
@@ -75,6 +76,7 @@ class Serving:
         self._predictor = Predictor(self.router, LIMITS)
         self.trace_file = folder / "traces.json"
         self.tracer = TracedSteps(self.endpoint, self.router, TraceFile(self.trace_file)).tracer
+        self.whole = WholeServer(self.router, self.tracer)
         self._database = Database(f"sqlite:///{folder / 'octavo.db'}")
         self.ready = False
         self.client = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=100))
@@ -99,7 +101,7 @@ class Serving:
         install_error_handlers(app)
         registries = DeploymentRegistry(self._database), ModelRegistry(self._database)
         self.loading = ModelLoading(self.router, Reconciler(self.router, dict), *registries)
-        app.router.routes.extend(v2_routes(self.router, self.endpoint, self.loading, self.tracer, lambda: self.ready))
+        app.router.routes.extend(v2_routes(self.router, self.endpoint, self.loading, self.whole, lambda: self.ready))
         app.router.routes.extend(predict_routes(self._predictor, LIMITS))
         return InferenceGate(app, self.endpoint)
 

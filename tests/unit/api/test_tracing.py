@@ -166,3 +166,22 @@ def test_what_is_shown_can_be_sent_back(tmp_path: Path) -> None:
         assert tracer.shown() == shown
 
     run(tmp_path / "t.json", scenario)
+
+
+def test_another_process_comes_to_the_same_settings_by_the_changes_told(tmp_path: Path) -> None:
+    async def scenario(tracer: Tracer, _: list[bool]) -> None:
+        tracer.change(ON)
+        tracer.change({"trace_rate": "7"}, "m")
+        tracer.change({"trace_count": "2", "trace_level": ["OFF"]}, "n")
+        other = Tracer(TraceFile(tmp_path / "other.json", shown=tmp_path / "t.json"), lambda _: None)
+        for model, changes in tracer.changes():
+            other.change(changes, model)
+        assert [other.shown(model) for model in (None, "m", "n")] == [tracer.shown(model) for model in (None, "m", "n")]
+        # What a model did not choose goes on following all.
+        tracer.change({"trace_count": "9"})
+        other.change({"trace_count": "9"})
+        assert other.shown("m") == tracer.shown("m")
+        assert other.shown("m")["trace_count"] == "9"
+        await other.close()
+
+    run(tmp_path / "t.json", scenario)

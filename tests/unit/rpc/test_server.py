@@ -12,6 +12,7 @@ import pytest
 from service.api.model_loading import ModelLoading
 from service.api.trace_file import TraceFile
 from service.api.tracing import Tracer
+from service.api.whole_server import WholeServer
 from service.domain.limits import InferLimits
 from service.errors import InvalidInput
 from service.registry.database import Database
@@ -43,7 +44,7 @@ def made(folder: Path) -> tuple[GrpcServer, Router]:
     registries = DeploymentRegistry(database), ModelRegistry(database)
     loading = ModelLoading(router, Reconciler(router, dict), *registries)
     tracer = Tracer(TraceFile(folder / "traces.json"), lambda _: None)
-    queries = Queries(router, lambda: True, loading, tracer)
+    queries = Queries(router, lambda: True, loading, WholeServer(router, tracer))
     return GrpcServer(Inference(router), queries, limits.max_body_bytes), router
 
 

@@ -1,0 +1,94 @@
+"""One TCP port for several processes: each listens on a socket of its own, and the kernel deals the connections out.
+
+Linux only: elsewhere SO_REUSEPORT gives all connections to one of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from service.errors import InvalidInput
+
+_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+@contextmanager
+def reserved(host: str, port: int) -> Iterator[int]:
+    """Keeps the port for the processes that will share it, and gives it: for port 0, a free one.
+
+    Raises OSError where another listens there. What is held here never listens, so no connection comes to it.
+    """
+    with ExitStack() as held:
+        for family, place in _addresses(host, port):
+            if port:
+                # A sharing socket would find nothing amiss where another server shares the port too.
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    _bind(probe, _at(place, port), socket.SO_REUSEADDR)
+            holder = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            _hold(holder, _at(place, port))
+            port = holder.getsockname()[1]
+        yield port
+
+
+def shared_sockets(host: str, port: int) -> list[socket.socket]:
+    """Sockets of this process on the port that others share, one for each address of the host. Raises OSError."""
+    sockets = []
+    for family, place in _addresses(host, port):
+        each = socket.socket(family, socket.SOCK_STREAM)
+        _bind(each, place, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+        sockets.append(each)
+    return sockets
+
+
+def http_refused(host: str, port: int, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"cannot listen on {host}:{port}: {_reason(error)}; "
+        "choose another with --host and --port (OCTAVO_HOST, OCTAVO_PORT), or stop what listens there"
+    )
+
+
+def grpc_refused(host: str, port: int, error: OSError | RuntimeError) -> InvalidInput:
+    return InvalidInput(
+        f"cannot listen for gRPC on {host}:{port}: {_reason(error)}; choose another port with --grpc-port "
+        "(OCTAVO_GRPC_PORT; empty for no gRPC), or stop what listens there"
+    )
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    # A name that cannot be resolved has a number below 0, of another table.
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+
+
+def _addresses(host: str, port: int) -> list[_Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+
+
+def _at(place: tuple[Any, ...], port: int) -> tuple[Any, ...]:
+    return (place[0], port, *place[2:])
+
+
+def _hold(holder: socket.socket, place: tuple[Any, ...]) -> None:
+    try:
+        # Without SO_REUSEADDR another server's probe meets this socket, though it does not listen.
+        _bind(holder, place, socket.SO_REUSEPORT)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Connections that a server alone on the port has just closed are in the way for a minute.
+        _bind(holder, place, socket.SO_REUSEADDR)
+
+
+def _bind(each: socket.socket, place: tuple[Any, ...], *options: int) -> None:
+    for option in options:
+        each.setsockopt(socket.SOL_SOCKET, option, 1)
+    if each.family == socket.AF_INET6:
+        each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    each.bind(place)
