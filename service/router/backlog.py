@@ -37,9 +37,12 @@ class Backlog:
         return max(0.0, min(self._ends.values()) - now)
 
     def seconds_until_answered(self, waiting: WaitingRequests, policy: QueuePolicy, pending: Pending) -> float:
-        """What the request, queued now, rarely has to wait longer than, run included."""
+        """What the request, queued now, rarely has to wait longer than, run included; on an idle engine, on average."""
         times = self.times
         before = waiting.rows_before(pending.level)
+        if not before and not self._ends:
+            # Nothing is lost by trying, and learned times are corrected by runs alone.
+            return times.expected(pending.rows)
         largest = max(1, policy.max_rows)
         batches, rest = divmod(before, largest)
         if rest + pending.rows > largest:

@@ -13,6 +13,8 @@ _DEVIATIONS = 4
 _EXACT_ROWS = 16
 _FIRST_DEVIATION = 0.25
 _FORGIVEN = 0.9
+# One run counts for so many times what was thought to be the longest: a hiccup is no speed, and many of them are.
+_SURPRISE = 4.0
 
 
 class ExecutionTimes:
@@ -27,8 +29,10 @@ class ExecutionTimes:
         self._sizes = sorted(self._means)
 
     def observe(self, rows: int, seconds: float) -> None:
-        """One run. The first of a size that warming up left out is taken as it is."""
+        """One run. The first of a size that warming up left out becomes its mean; a surprise counts in part."""
         size = _step(rows)
+        if self._sizes:
+            seconds = min(seconds, _SURPRISE * self.bound(size))
         mean = self._means.get(size)
         if mean is None:
             self._means[size], self._deviations[size] = seconds, seconds * _FIRST_DEVIATION

@@ -18,12 +18,23 @@ def test_with_nothing_known_nothing_is_expected_to_last() -> None:
     assert ExecutionTimes({}).bound(8) == 0
 
 
-def test_the_first_run_of_a_size_is_taken_as_it_is_and_later_ones_move_the_mean_slowly() -> None:
+def test_the_first_run_of_a_size_becomes_its_mean_and_later_ones_move_it_slowly() -> None:
     times = ExecutionTimes({1: 1.0})
     times.observe(4, 8.0)
     assert times.expected(4) == 8.0
     times.observe(4, 16.0)
     assert times.expected(4) == 9.0
+
+
+def test_one_hiccup_is_no_speed_and_an_engine_that_became_slow_is_soon_known_as_slow() -> None:
+    times = ExecutionTimes({1: 0.001})
+    times.observe(1, 30.0)
+    assert times.bound(1) < 0.02
+    runs = 0
+    while times.expected(1) < 20.0:
+        times.observe(1, 30.0)
+        runs += 1
+    assert runs < 40
 
 
 def test_steady_runs_end_with_a_narrow_bound_and_restless_ones_with_a_wide_one() -> None:
