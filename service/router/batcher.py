@@ -118,7 +118,10 @@ class Batcher:
 
     def _wake(self) -> None:
         """Has an instance, which is not counted asleep any more, look at the queue once a batch is due."""
-        wait = self._due_at() - self._runner.clock() if self._policy.delay_seconds else 0.0
+        wait = 0.0
+        if self._policy.delay_seconds:
+            with self._lock:
+                wait = self._due_at() - self._runner.clock()
         if wait > 0:
             self._timer = self._loop.call_later(wait, self._end_wait)
         else:
@@ -126,7 +129,7 @@ class Batcher:
             self._loop.call_soon(self._start)
 
     def _due_at(self) -> float:
-        """When the waiting requests start at the latest, company or not."""
+        """When the waiting requests start at the latest, company or not. Called with the lock held."""
         waiting, policy = self._waiting, self._policy
         if self._closing or waiting.rows >= policy.full_rows:
             return -inf

@@ -17,7 +17,7 @@ def check_deadline(pending: Pending, backlog: Backlog, waiting: WaitingRequests,
     left = pending.timeout
     if backlog.seconds_until_answered(waiting, policy, pending) <= left:
         return
-    waiting.sweep()
+    waiting.sweep(pending.queued_at)
     needed = backlog.seconds_until_answered(waiting, policy, pending)
     if needed <= left:
         return
@@ -38,7 +38,7 @@ def make_room(pending: Pending, backlog: Backlog, waiting: WaitingRequests, poli
     """
     if not waiting or waiting.rows + pending.rows <= policy.queue_rows:
         return []
-    waiting.sweep()
+    waiting.sweep(pending.queued_at)
     surplus = waiting.rows + pending.rows - policy.queue_rows
     if not waiting or surplus <= 0:
         return []

@@ -11,6 +11,7 @@ from service.router.batch import Pending
 from service.router.execution_times import ExecutionTimes
 
 _RESERVE = 0.2
+_SWEEP_SECONDS = 0.01
 
 
 class Taken(NamedTuple):
@@ -24,10 +25,11 @@ class Taken(NamedTuple):
 class WaitingRequests:
     """`rows` counts those of callers that have left too, until `sweep` or a batch passes them over."""
 
-    __slots__ = ("_levels", "deadlines", "rows")
+    __slots__ = ("_levels", "_swept_at", "deadlines", "rows")
 
     def __init__(self, levels: int = 1) -> None:
         self._levels: tuple[deque[Pending], ...] = tuple(deque() for _ in range(levels))
+        self._swept_at = -inf
         self.rows = 0
         # How many of them must be answered by some time.
         self.deadlines = 0
@@ -64,8 +66,11 @@ class WaitingRequests:
             pending.deadline - max(seconds, _RESERVE * pending.timeout) for pending in self if pending.deadline < inf
         )
 
-    def sweep(self) -> None:
-        """Gives the places of callers that left back."""
+    def sweep(self, now: float) -> None:
+        """Gives the places of callers that left back; not again within 10 ms, for it looks at every one that waits."""
+        if now < self._swept_at + _SWEEP_SECONDS:
+            return
+        self._swept_at = now
         for level in self._levels:
             stayed = [pending for pending in level if not pending.future.done()]
             if len(stayed) < len(level):
