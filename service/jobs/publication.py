@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +12,15 @@ from service.domain.deployment import Deployment
 from service.domain.engine import Certificate, EngineArtifact, may_answer
 from service.domain.job import Job
 from service.domain.recipe import QuantizeRequest
-from service.errors import Conflict, NotFound, StageFailed, Unproven
+from service.errors import Conflict, NotFound, OctavoError, StageFailed, Unproven
+from service.quantization.compiled_kernels import RUNTIME_CACHE
 from service.registry.blobs import Blobs, content_key
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
+from service.registry.runtime_caches import StoredRuntimeCaches
 
 CANARY_WEIGHT_PERCENT = 10
+_log = logging.getLogger(__name__)
 REPORT_FILES = ("report.json", "report.html")
 
 
@@ -61,6 +65,7 @@ class Publication:
         key = content_key(gate["sha256"])
         self.blobs.put_file(key, folder / gate["engine_file"])
         certificate = Certificate.from_json(gate["certificate"])
+        self._keep_compiled(gate["sha256"], certificate, (folder / gate["engine_file"]).with_name(RUNTIME_CACHE))
         return self.engines.publish(
             EngineArtifact(
                 model=job.model,
@@ -79,6 +84,14 @@ class Publication:
                 created_at=datetime.now(UTC),
             )
         )
+
+    def _keep_compiled(self, sha256: str, certificate: Certificate, file: Path) -> None:
+        """Spares the first load what validation has compiled already. No job fails of it."""
+        try:
+            if file.exists():
+                StoredRuntimeCaches(self.blobs).keep(sha256, certificate.fingerprint, file.read_bytes())
+        except (OctavoError, OSError) as error:
+            _log.warning("compiled kernels are not stored", extra={"reason": str(error)})
 
     def _deploy(self, job: Job, variant: str) -> dict[str, Any]:
         mode = QuantizeRequest.from_json(job.request).deploy

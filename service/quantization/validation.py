@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.engines.engine import Engine
+from service.engines.engine import Compiling, Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization.builders.builder import builder_for
 from service.quantization.building import BUILT, batch_sizes
 from service.quantization.candidate_waterfall import waterfall_of
 from service.quantization.comparison import compare
+from service.quantization.compiled_kernels import RUNTIME_CACHE
 from service.quantization.consistency import check_consistency
 from service.quantization.latency import measure_in_turn
 from service.quantization.loss_split import split_loss
@@ -45,7 +46,8 @@ def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, A
     for index, (runtime, built) in enumerate(engines.items()):
         share = _Share(report_progress, index / len(engines), 1 / len(engines))
         found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
-    return {"files": [task.write(VALIDATED, found)], "rows": len(rows), "validated_on": found["validated_on"]}
+    kept = [f"{runtime}/{RUNTIME_CACHE}" for runtime in engines if (task.folder / runtime / RUNTIME_CACHE).exists()]
+    return {"files": [task.write(VALIDATED, found), *kept], "rows": len(rows), "validated_on": found["validated_on"]}
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class _Validator:
             "reference": {"disk_bytes": task.model.stat().st_size, "resident_bytes": reference_bytes},
             "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": engine_bytes},
         }
+        if isinstance(engine, Compiling):
+            engine.keep_compiled()
         explained = self._explained((reference, engine), feed, sizes)
         return {**comparison, "latency": latency, "size": sizes_of, "unproven": ""} | explained
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from service.domain.recipe import BatchProfile
 from service.engines.cuda_device import find_device, why_no_device
 from service.engines.cuda_memory import free_device_bytes
 from service.engines.engine import Engine
+from service.engines.runtime_cache import CacheStore
 from service.engines.stripped_plan import write_stripped
 from service.engines.tensorrt_engine import TensorRtEngine
 from service.engines.tensorrt_import import tensorrt_flavour, tensorrt_module
 from service.errors import EngineFailed, InvalidModel
+from service.quantization.atomic_files import replacing
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
 from service.quantization.builders.tensorrt_flags import flags_of, set_flags
 from service.quantization.builders.tensorrt_inspection import compiled_operators, network_layers, operators_of
@@ -28,6 +31,7 @@ from service.quantization.builders.tensorrt_log import BuildLog
 from service.quantization.builders.tensorrt_parsing import parsed_network
 from service.quantization.builders.tensorrt_script import reproduce_script
 from service.quantization.builders.tensorrt_targets import set_targets
+from service.quantization.compiled_kernels import RUNTIME_CACHE
 from service.quantization.sparsity import sparse_operators
 
 # Scratch memory that one layer's kernel may ask for where no GPU says how much there is: a small card has 8 GiB in all.
@@ -91,10 +95,17 @@ class TensorRtBuilder:
         return f"no NVIDIA device on this host; {why_no_device()}"
 
     def load(self, engine: Path, threads: int) -> Engine:
-        return TensorRtEngine.load(engine)
+        kept = engine.with_name(RUNTIME_CACHE)
+        # A new engine: there is nothing to read.
+        return TensorRtEngine.load(engine, kernels=CacheStore(lambda: None, partial(_write_whole, kept)))
 
     def executed(self, engine: Path, threads: int) -> tuple[ExecutedOperator, ...]:
         return operators_of(engine)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def _check_can_build(weights: str) -> None:

@@ -18,6 +18,7 @@ from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.models import ModelRegistry
+from service.registry.runtime_caches import StoredRuntimeCaches
 from tests.samples import certificate, new_model, quantize_request
 
 UNPROVEN = replace(certificate("unproven"), loss=None, reason="no NVIDIA device on this host; install a driver")
@@ -63,6 +64,25 @@ def test_an_unproven_engine_is_stored_and_deployed_nowhere(
     assert [found.variant for found in publication.engines.never_ran()] == ["int8-tensorrt"]
     assert publication.deployments.find("digits").stable == "fp32-onnxruntime"
     assert publication.blobs.read_bytes(f"jobs/{job.id}/converted.onnx") == b"converted.onnx"
+
+
+def test_what_validation_compiled_is_kept_for_loads_on_its_kind_of_host(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    (folder / "runtime.cache").write_bytes(b"kernels")
+    publication.publish(job_of(database, quantize_request()), gate("passed"), folder)
+    stored, host = StoredRuntimeCaches(publication.blobs), certificate("passed").fingerprint
+    assert stored.read("e" * 64, host) == b"kernels"
+    assert stored.read("e" * 64, replace(host, driver="other")) is None
+
+
+def test_compiled_kernels_that_cannot_be_stored_cost_no_job(
+    database: Database, publication: Publication, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "runtime.cache").mkdir()
+    outcome = publication.publish(job_of(database, quantize_request()), gate("passed"), folder)
+    assert outcome["state"] == "succeeded"
+    assert "compiled kernels are not stored" in caplog.text
 
 
 def test_a_proven_engine_of_the_recipe_stays_and_the_job_says_so(

@@ -32,6 +32,12 @@ def test_what_is_kept_is_read_on_the_same_kind_of_host_and_replaced_whole(blobs:
     assert len(blobs.entries("runtime-caches/")) == 1
 
 
+def test_the_fingerprint_of_an_engine_proven_on_a_host_finds_what_the_host_does(blobs: Blobs) -> None:
+    stored = StoredRuntimeCaches(blobs)
+    stored.keep(ENGINE, replace(HOST.on_gpu(), built_for=("12.0",)), b"kernels")
+    assert stored.read(ENGINE, HOST) == b"kernels"
+
+
 @pytest.mark.parametrize(
     "other",
     [

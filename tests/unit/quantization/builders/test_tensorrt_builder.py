@@ -13,10 +13,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from service.domain.recipe import BatchProfile
 from service.engines.cuda_device import CudaDevice
+from service.engines.tensorrt_engine import TensorRtEngine
 from service.errors import EngineFailed, InvalidModel
 from service.quantization.builders import tensorrt_builder, tensorrt_targets
 from service.quantization.builders.builder import BuildOptions, builder_for
 from service.quantization.builders.tensorrt_builder import TensorRtBuilder
+from service.quantization.compiled_kernels import RUNTIME_CACHE
 from tests.unit.quantization.small_models import classifier, saved
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
@@ -225,3 +227,12 @@ def test_what_timing_showed_is_kept_and_another_versions_is_left(
 def test_the_flavour_that_times_nothing_keeps_no_file(tmp_path: Path) -> None:
     tensorrt_builder.TimingCache(TimedConfig(), tmp_path / "timing.cache").keep()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_validation_compiles_lies_beside_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorRtEngine, "load", lambda _path, kernels: kernels)
+    kernels: Any = TensorRtBuilder().load(tmp_path / "engine.plan", 1)
+    assert kernels.read() is None
+    kernels.write(b"kernels")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"kernels"]
+    assert (tmp_path / RUNTIME_CACHE).exists()
