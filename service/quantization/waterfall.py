@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto
 
 from service.engines.engine import Engine
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, OnnxRuntimeEngine
 from service.quantization.emitted_graph import LOCAL, EmittedGraph, Step, cut_model, engine_model, result_of
 from service.quantization.graph import attribute
 from service.quantization.rows import Array, Feed
@@ -126,8 +126,8 @@ def optimized(model: ModelProto, threads: int) -> Engine:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return OnnxRuntimeEngine(session)
+    content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    return OnnxRuntimeEngine(ort.InferenceSession(content, options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS))
 
 
 def _output_axis(node: NodeProto, axes: int) -> int:
