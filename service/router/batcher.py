@@ -17,7 +17,15 @@ from service.domain.batching import QueuePolicy
 from service.router.backlog import Backlog
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.execution_times import ExecutionTimes
-from service.router.permit import check_deadline, displaced_by_priority, make_room, refuse, stopping, too_late
+from service.router.permit import (
+    answering_seconds,
+    check_deadline,
+    displaced_by_priority,
+    make_room,
+    refuse,
+    stopping,
+    too_late,
+)
 from service.router.waiting import WaitingRequests
 from service.router.warmup import INLINE_SECONDS
 
@@ -101,7 +109,7 @@ class Batcher:
         if self._closing:
             raise stopping()
         pending.queued_at = self._runner.clock()
-        pending.deadline = pending.queued_at + pending.timeout
+        pending.deadline = pending.queued_at + answering_seconds(pending.timeout)
         with self._lock:
             pending.level = self._policy.level_of(pending.priority)
             if pending.deadline < inf:
