@@ -1,6 +1,7 @@
 """How far an engine's outputs are from the reference's: running sums and histograms, in the outputs' real units.
 
-The error is e = reference - engine. Values that are NaN or infinite on either side are counted and left out.
+The error is e = reference - engine. Values that are NaN or infinite on either side are counted and left out, and so are
+those too large to be squared, which only FP64 has.
 """
 
 from __future__ import annotations
@@ -18,26 +19,28 @@ Floats = npt.NDArray[np.float64]
 _PERCENTILES = (50, 90, 99)
 _SHOWN_BINS = 64
 _CONFIDENCE = 1.959964
+# The sum of very many squares of these is finite still.
+_LARGEST = 1e140
 
 
 class ErrorFigures:
     """E[e], E|e| and the distribution of |e| over whatever is added."""
 
     def __init__(self) -> None:
-        self._elements = 0
+        self.elements = 0
         self._sum = 0.0
         self._absolute = 0.0
         self._magnitudes = MagnitudeHistogram()
 
     def add(self, error: Floats) -> None:
         magnitude = np.abs(error)
-        self._elements += error.size
+        self.elements += error.size
         self._sum += float(error.sum())
         self._absolute += float(magnitude.sum())
         self._magnitudes.add(magnitude)
 
     def to_json(self) -> dict[str, Any]:
-        count = max(self._elements, 1)
+        count = max(self.elements, 1)
         percentiles = {f"p{percent}": self._magnitudes.percentile(percent) for percent in _PERCENTILES}
         errors = {"mean_error": self._sum / count, "mean_absolute_error": self._absolute / count}
         return errors | percentiles | {"max": self._magnitudes.maximum}
@@ -59,7 +62,7 @@ class OutputFigures:
 
     def add(self, reference: Floats, engine: Floats) -> None:
         """Takes rows as FP64 [rows, elements]."""
-        sound, engine_sound = np.isfinite(reference), np.isfinite(engine)
+        sound, engine_sound = np.abs(reference) <= _LARGEST, np.abs(engine) <= _LARGEST
         self.reference_not_finite += int(reference.size - np.count_nonzero(sound))
         self.engine_not_finite += int(np.count_nonzero(sound & ~engine_sound))
         both = sound & engine_sound
@@ -69,8 +72,10 @@ class OutputFigures:
         self._histogram.add(error[both])
         self._signal += float((left**2).sum())
         self._noise += float((error**2).sum())
-        self.row_errors.add(np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))
-        self.row_cosines.add(_cosines(left, right))
+        # A row of which nothing can be compared is no row without error.
+        told = both.any(axis=1) | (both.shape[1] == 0)
+        self.row_errors.add((np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))[told])
+        self.row_cosines.add(_cosines(left, right)[told])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,6 +85,7 @@ class OutputFigures:
             "sqnr_db": _decibels(self._signal, self._noise),
             "cosine": self.row_cosines.mean,
             "cosine_min": self.row_cosines.low,
+            "compared": self._errors.elements,
             "engine_not_finite": self.engine_not_finite,
             "reference_not_finite": self.reference_not_finite,
         }
@@ -93,18 +99,23 @@ class RowMean:
         self._sum = 0.0
         self._squares = 0.0
         self._magnitudes = MagnitudeHistogram()
-        self.low = math.inf
+        self._low = math.inf
 
     def add(self, values: Floats) -> None:
         self._rows += values.size
         self._sum += float(values.sum())
         self._squares += float((values**2).sum())
         self._magnitudes.add(np.abs(values))
-        self.low = min(self.low, float(values.min(initial=math.inf)))
+        self._low = min(self._low, float(values.min(initial=math.inf)))
 
     def percentile(self, percent: float) -> float:
         """Of the values' magnitudes, over rows."""
         return self._magnitudes.percentile(percent)
+
+    @property
+    def low(self) -> float:
+        """The smallest value; 0 where there is none, as the mean."""
+        return self._low if self._rows else 0.0
 
     @property
     def high(self) -> float:

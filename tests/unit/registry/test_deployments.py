@@ -113,6 +113,14 @@ def test_another_recipe_of_a_taken_name_gets_its_digest_and_the_same_recipe_repl
     assert other.variant == f"{INT8}-q2q2q2q2"
     assert engines.publish(artifact(digest="q2")).variant == other.variant
     assert engines.publish(artifact(digest="r1")).variant == INT8
+
+
+def test_a_recipe_that_another_runtime_wins_leaves_the_first_ones_engine(database: Database) -> None:
+    ModelRegistry(database).add(new_model())
+    engines = EngineRegistry(database)
+    gpu = engines.publish(replace(artifact("int8-onnxruntime-cuda"), runtime="onnxruntime-cuda", sha256="2" * 64))
+    assert engines.publish(artifact()).variant == INT8
+    assert engines.find("digits", 1, "int8-onnxruntime-cuda").sha256 == gpu.sha256
     assert len(engines.list("digits", 1)) == 3
     assert engines.find("digits", 1, INT8).certificate == artifact().certificate
 
