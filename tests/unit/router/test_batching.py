@@ -231,3 +231,13 @@ def test_one_flooded_model_on_the_loop_leaves_every_other_its_turn() -> None:
         await neighbour.replica.close(5)
 
     run(scenario, inline_rows=8)
+
+
+@pytest.mark.parametrize("inline_rows", [0, 1, 8])
+def test_a_batch_on_the_loop_has_no_more_rows_than_the_model_is_allowed_either(inline_rows: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(max_batch_rows=3))
+        assert await values(*[bench.send(value) for value in range(8)]) == list(range(8))
+        assert max(len(batch) for batch in bench.engine.batches) <= 3
+
+    run(scenario, inline_rows=inline_rows)
