@@ -139,9 +139,10 @@ class Batcher:
     def _due_at(self) -> float:
         """When the waiting requests start at the latest, company or not. Called with the lock held."""
         waiting, policy = self._waiting, self._policy
-        if self._closing or waiting.rows >= policy.full_rows:
+        # Nothing waits where another instance took it all: a timer for that would never fire, and wake nobody.
+        if self._closing or not waiting or waiting.rows >= policy.full_rows:
             return -inf
-        run = _HASTE * self._times.bound(max(1, waiting.rows))
+        run = _HASTE * self._times.bound(waiting.rows)
         return min(waiting.oldest_at() + policy.delay_seconds, waiting.latest_start(run))
 
     def _end_wait(self) -> None:
@@ -164,7 +165,7 @@ class Batcher:
             self._give_turn()
             return
         with self._lock:
-            batch = self._take(self._inline_rows)
+            batch = self._take(min(self._inline_rows, self._policy.max_rows))
         if batch is not None:
             self._runner.run(batch)
             self._watch_overruns(batch.seconds)

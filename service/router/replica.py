@@ -19,7 +19,8 @@ from service.router.admission import Signature
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.batcher import Batcher
 from service.router.execution_times import ExecutionTimes
-from service.router.padding import Padder, proven_padder
+from service.router.padding import Padder
+from service.router.padding_proof import proven_padder
 from service.router.permit import answering_seconds, expired
 from service.router.route import Route
 from service.router.warmup import WarmEngine
