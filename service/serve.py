@@ -36,7 +36,12 @@ from service.domain.limits import StageLimits
 from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import missing_for
+<<<<<<< HEAD
 from service.engines.loader import load_engine
+=======
+from service.engines.loader import check_bytes, load_engine
+from service.errors import InvalidInput
+>>>>>>> review3
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
 from service.processes.membership import Membership
@@ -224,7 +229,9 @@ class Server(uvicorn.Server):
 
     def _load_engine(self, artifact: EngineArtifact) -> Engine:
         threads, instances = self._settings.engine_threads, self._settings.engine_instances
-        return load_engine(self._blobs.fetch(artifact.blob_key), artifact, threads, instances)
+        path = self._blobs.fetch(artifact.blob_key)
+        check_bytes(path, artifact)
+        return load_engine(path, artifact, threads, instances)
 
 
 def _end_without_threads() -> None:

@@ -31,7 +31,7 @@ def diagnose(task: PipelineTask, seen: Calibrated, rows: Rows, digests: list[byt
     statistics = row_statistics(rows, len(digests))
     found = [*_too_few(len(digests)), *_repeated(digests), *_constant(statistics)]
     if task.calibration is not None and task.validation is not None:
-        validation = Rows.open(task.validation, "validation")
+        validation = Rows.open(task.validation, "validation").only(rows.arrays)
         others = row_statistics(validation, len(validation))
         found += _shared(digests, validation)
         found += _unlike_validation(statistics, others)

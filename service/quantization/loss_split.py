@@ -56,7 +56,7 @@ def split_loss(
     if engine is not None:
         answers["engine"] = _answers(lambda: engine, feed, outputs, limit)
     legs = _Legs(task, feed, limit, outputs, before)
-    return {"rows": min(limit, len(feed.rows)), "note": note, **legs.to_json(answers)}
+    return {"rows": feed.covered(limit), "note": note, **legs.to_json(answers)}
 
 
 class _Legs:

@@ -104,7 +104,7 @@ def explain(graphs: tuple[Path, Path], feed: Feed, form: tuple[bool, bool], thre
     """
     original, emitted = (onnx.load_model(path, load_external_data=False) for path in graphs)
     waterfall = Waterfall(original, emitted, threads)
-    limit = max(feed.fixed, min(MOST_ROWS, len(feed.rows)))
+    limit = feed.covered(MOST_ROWS)
     waterfall.observe(feed, limit)
     kernels, saturates = form
     if kernels:

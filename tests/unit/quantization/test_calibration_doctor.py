@@ -56,6 +56,21 @@ def test_repeated_rows_are_listed_with_the_row_that_they_repeat(tmp_path: Path) 
     )
 
 
+def test_an_array_beside_the_inputs_hides_neither_repeated_nor_shared_nor_constant_rows(tmp_path: Path) -> None:
+    rows, validation = digits("calibration"), digits("validation")
+    rows[40], rows[3] = rows[7], 0
+    validation[100] = rows[20]
+    calibration = saved_rows(tmp_path / "c.npz", input=rows, number=np.arange(len(rows)))
+    others = saved_rows(tmp_path / "v.npz", input=validation)
+    recipe = Recipe(calibration=Calibration(rows=len(rows)))
+    task = PipelineTask(tmp_path / "job", DIGITS / "digits.onnx", recipe, Budget("mae", 1), calibration, others, 1)
+    inspect_stage(task, lambda fraction: None)
+    repeated, constant, shared = calibrate_stage(task, lambda fraction: None)["warnings"]
+    assert "1 of 256 calibration rows repeat earlier ones: row 40" in repeated
+    assert "1 calibration rows hold one value only: row 3" in constant
+    assert "1 calibration rows are validation rows too: row 20" in shared
+
+
 def test_rows_of_one_value_are_listed(tmp_path: Path) -> None:
     rows = digits("calibration")
     rows[3], rows[9] = 0, 0.5
