@@ -140,6 +140,7 @@ class Batcher:
     def _end_wait(self) -> None:
         # Said and not computed again: a timer may fire a little early.
         self._delay_over = True
+        self._timer = None
         self._start()
 
     def _end_delay(self) -> None:
@@ -150,7 +151,7 @@ class Batcher:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
-        self._timer = None
+        # A timer that is set by now is another instance's.
         if self._closed:
             return
         if not self._fits_inline():
