@@ -148,6 +148,7 @@ class Batcher:
     def _end_wait(self) -> None:
         # Said and not computed again: a timer may fire a little early.
         self._delay_over = True
+        self._timer = None
         self._start()
 
     def _end_delay(self) -> None:
@@ -158,7 +159,7 @@ class Batcher:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
-        self._timer = None
+        # A timer that is set by now is another instance's.
         if self._closed:
             return
         if not self._fits_inline():
