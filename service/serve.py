@@ -36,12 +36,7 @@ from service.domain.limits import StageLimits
 from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import missing_for
-<<<<<<< HEAD
-from service.engines.loader import load_engine
-=======
 from service.engines.loader import check_bytes, load_engine
-from service.errors import InvalidInput
->>>>>>> review3
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
 from service.processes.membership import Membership
