@@ -166,17 +166,17 @@ def _unsettled(seen: Calibrated) -> list[str]:
         return []
     half = max(earlier)
     moved = {
-        tensor: (after - before) / before
+        tensor: (after - before) / before if before > 0 else math.inf
         for tensor, before, after in zip(seen.histograms, seen.curve[half], seen.curve[seen.rows], strict=True)
-        if before > 0 and abs(after - before) > _SETTLED * before
+        if abs(after - before) > _SETTLED * before
     }
     if len(moved) <= _UNSETTLED_SHARE * len(seen.histograms):
         return []
     worst = max(moved, key=lambda tensor: abs(moved[tensor]))
+    change = f"changed by {100 * moved[worst]:+.0f} %" if math.isfinite(moved[worst]) else "rose from zero"
     return [
         f"the ranges of {len(moved)} of {len(seen.histograms)} tensors still move: from {half} to {seen.rows} rows the "
-        f"{TAIL_PERCENT}th percentile of {worst!r} changed by {100 * moved[worst]:+.0f} %; send about "
-        f"{4 * seen.rows} rows"
+        f"{TAIL_PERCENT}th percentile of {worst!r} {change}; send about {4 * seen.rows} rows"
     ]
 
 

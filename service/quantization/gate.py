@@ -104,7 +104,7 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     passed = within and not (broken or untold or unsteady)
     if broken:
         count, name = broken[0]["engine_not_finite"], broken[0]["name"]
-        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is finite"
+        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
     elif untold:
         reason = (
             f"output {untold[0]['name']!r} of the reference is NaN or infinite everywhere {where}, so nothing is "

@@ -117,7 +117,8 @@ def explain(graphs: tuple[Path, Path], feed: Feed, form: tuple[bool, bool], thre
 def kernels_differ(split: dict[str, Any] | None) -> bool:
     """Whether the loss split shows an engine that is not what its plan simulates."""
     legs = [leg for leg in (split or {"legs": []})["legs"] if leg["leg"] == "engine"]
-    return any(leg["sqnr_db"] is not None and leg["sqnr_db"] < _KERNELS_DIFFER_DB for leg in legs)
+    told = [leg["sqnr_db"] < _KERNELS_DIFFER_DB if leg["sqnr_db"] is not None else not leg["exact"] for leg in legs]
+    return any(told)
 
 
 def optimized(model: ModelProto, threads: int) -> Engine:

@@ -13,6 +13,7 @@ from service.quantization.calibrated import Calibrated
 from service.quantization.calibration import calibrate_stage
 from service.quantization.calibration_doctor import diagnose
 from service.quantization.preparation import inspect_stage
+from service.quantization.row_statistics import row_statistics
 from service.quantization.rows import Array, Rows
 from service.quantization.task import PipelineTask
 from tests.unit.quantization.small_models import classifier, fp32, images, model_of, saved, saved_rows, value
@@ -164,3 +165,21 @@ def test_token_ids_and_flags_are_no_pictures_and_raise_nothing(tmp_path: Path) -
     rows = Rows("calibration", {"ids": ids, "types": np.zeros((64, 16), np.int64)}, None)
     task = PipelineTask(tmp_path, saved(classifier(), tmp_path / "m.onnx"), Recipe(), Budget(), None, None, 1)
     assert diagnose(task, Calibrated.empty("", (), {}), rows, rows.row_digests(64)) == []
+
+
+def test_tensors_that_wake_in_the_second_half_of_the_rows_have_not_settled(tmp_path: Path) -> None:
+    rows = images(64)
+    rows[:32] = 0
+    warnings = warnings_for(tmp_path, rows, model=saved(classifier(), tmp_path / "m.onnx"))
+    (warning,) = [found for found in warnings if "still move" in found]
+    assert "from 32 to 64 rows the 99.9th percentile of" in warning
+    assert "rose from zero; send about 256 rows" in warning
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_pictures_that_are_smooth_in_one_direction_only_are_no_noise(axis: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (64, 3, 16, 16)).astype(np.float32)
+    for values, grainy in ((noise, True), (noise.cumsum(axis=axis), False)):
+        grain = row_statistics(Rows("calibration", {"x": values}, None), 64).inputs["x"].grain
+        assert grain is not None
+        assert (abs(grain) < 0.1) is grainy

@@ -95,7 +95,14 @@ def test_numbers_too_large_to_square_count_as_not_finite() -> None:
     reference, engine = np.array([[1e308, -1e308, 2.0, 3.0]]), np.array([[-1e308, -1e308, 1e200, 3.0]])
     found = figures_of(reference, engine)
     json.dumps(found, allow_nan=False)
-    assert (found["reference_not_finite"], found["engine_not_finite"], found["compared"]) == (2, 1, 1)
+    assert (found["reference_not_finite"], found["engine_not_finite"], found["compared"]) == (2, 2, 1)
+
+
+def test_infinity_is_excused_only_where_the_reference_has_the_same() -> None:
+    reference = np.array([[-np.inf, -np.inf, -np.inf, -np.inf, np.nan, 1.0]])
+    engine = np.array([[-np.inf, np.inf, np.nan, -1e30, np.nan, 1.0]])
+    found = figures_of(reference, engine)
+    assert (found["reference_not_finite"], found["engine_not_finite"], found["compared"]) == (5, 2, 1)
 
 
 def test_zero_rows_have_a_cosine_too() -> None:
