@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from service.quantization.histogram import BINS, Histogram, MagnitudeHistogram
+from service.quantization.row_mean import RowMean
+from service.quantization.row_similarity import RowSimilarity
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 _PERCENTILES = (50, 90, 99)
 _SHOWN_BINS = 64
-_CONFIDENCE = 1.959964
 
 
 class ErrorFigures:
@@ -54,8 +55,9 @@ class OutputFigures:
         self._histogram = Histogram()
         self._signal = 0.0
         self._noise = 0.0
+        self.compared = 0
         self.row_errors = RowMean()
-        self.row_cosines = RowMean()
+        self.row_cosines = RowSimilarity()
 
     def add(self, reference: Floats, engine: Floats) -> None:
         """Takes rows as FP64 [rows, elements]."""
@@ -63,14 +65,17 @@ class OutputFigures:
         self.reference_not_finite += int(reference.size - np.count_nonzero(sound))
         self.engine_not_finite += int(np.count_nonzero(sound & ~engine_sound))
         both = sound & engine_sound
+        self.compared += int(np.count_nonzero(both))
         left, right = np.where(both, reference, 0.0), np.where(both, engine, 0.0)
         error = left - right
         self._errors.add(error[both])
         self._histogram.add(error[both])
         self._signal += float((left**2).sum())
         self._noise += float((error**2).sum())
-        self.row_errors.add(np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))
-        self.row_cosines.add(_cosines(left, right))
+        # A row without a number on both sides says nothing, least of all that they agree.
+        told = both.any(axis=1) if both.shape[1] else np.ones(len(both), np.bool_)
+        self.row_errors.add(np.abs(error[told]).sum(axis=1) / np.maximum(both[told].sum(axis=1), 1))
+        self.row_cosines.add(left[told], right[told])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,55 +85,10 @@ class OutputFigures:
             "sqnr_db": _decibels(self._signal, self._noise),
             "cosine": self.row_cosines.mean,
             "cosine_min": self.row_cosines.low,
+            "compared": self.compared,
             "engine_not_finite": self.engine_not_finite,
             "reference_not_finite": self.reference_not_finite,
         }
-
-
-class RowMean:
-    """The mean of a value of each row, with a normal 95 % interval."""
-
-    def __init__(self) -> None:
-        self._rows = 0
-        self._sum = 0.0
-        self._squares = 0.0
-        self._magnitudes = MagnitudeHistogram()
-        self.low = math.inf
-
-    def add(self, values: Floats) -> None:
-        self._rows += values.size
-        self._sum += float(values.sum())
-        self._squares += float((values**2).sum())
-        self._magnitudes.add(np.abs(values))
-        self.low = min(self.low, float(values.min(initial=math.inf)))
-
-    def percentile(self, percent: float) -> float:
-        """Of the values' magnitudes, over rows."""
-        return self._magnitudes.percentile(percent)
-
-    @property
-    def high(self) -> float:
-        """The largest magnitude."""
-        return self._magnitudes.maximum
-
-    @property
-    def mean(self) -> float:
-        return self._sum / max(self._rows, 1)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        variance = max(self._squares / max(self._rows, 1) - self.mean**2, 0.0)
-        half = _CONFIDENCE * math.sqrt(variance / max(self._rows, 1))
-        return self.mean - half, self.mean + half
-
-
-def _cosines(left: Floats, right: Floats) -> Floats:
-    """Cosine similarity of each row; 1 where both rows are all zero, 0 where one is."""
-    products = (left * right).sum(axis=1)
-    lengths = np.sqrt((left**2).sum(axis=1)) * np.sqrt((right**2).sum(axis=1))
-    equal = (left == right).all(axis=1)
-    cosines: Floats = np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1.0), equal.astype(np.float64))
-    return cosines.clip(-1, 1)
 
 
 def _decibels(signal: float, noise: float) -> float | None:

@@ -95,12 +95,18 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     timings = candidate["latency"]["engine"]
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
     broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
+    blind = [output for output in candidate["outputs"] if output["reference_not_finite"] and not output["compared"]]
     unsteady = [check for check in candidate["consistency"] if check["held"] is False]
     loss = figures["loss"]
-    passed = loss is not None and not broken and not unsteady and loss <= task.budget.max_loss + _TOLERANCE
+    passed = loss is not None and not (broken or blind or unsteady) and loss <= task.budget.max_loss + _TOLERANCE
     if broken:
         count, name = broken[0]["engine_not_finite"], broken[0]["name"]
         reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is finite"
+    elif blind:
+        reason = (
+            f"output {blind[0]['name']!r} of the uploaded model is NaN or infinite everywhere {where}, so no loss of "
+            "it can be told; send rows that it can answer, or export the model again"
+        )
     elif unsteady:
         reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
     elif loss is None:

@@ -162,6 +162,12 @@ def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict
             f"{len(kept)} operators that keep_float names run on INT8 kernels, for they stand between INT8 neighbours, "
             f"for example {kept[0]!r}; name the neighbours too"
         )
+    warnings += [
+        f"output {output['name']!r} of the uploaded model is NaN or infinite in {output['reference_not_finite']} "
+        "places, which are left out of every figure"
+        for output in measured["outputs"]
+        if output["reference_not_finite"]
+    ]
     if measured.get("unproven"):
         warnings.insert(0, _unproven_warning(measured))
     elif parts.task.recipe.precision != "fp32":

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.quantization.figures import Floats, OutputFigures, RowMean
+from service.quantization.figures import Floats, OutputFigures
+from service.quantization.row_mean import RowMean
+from service.quantization.row_similarity import RowSimilarity
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(0, 3, (400, 10))
@@ -66,6 +68,51 @@ def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     assert (found["reference_not_finite"], found["engine_not_finite"]) == (1, 1)
     assert found["mean_absolute_error"] == 0.25
     assert found["max"] == 0.5
+
+
+def test_a_row_without_a_number_on_both_sides_counts_for_nothing() -> None:
+    reference = np.array([[np.nan, np.nan], [1.0, 1.0]])
+    engine = np.array([[1.0, 1.0], [1.0, -1.0]])
+    output = OutputFigures("scores")
+    output.add(reference, engine)
+    assert output.to_json()["cosine"] == pytest.approx(0)
+    assert output.row_errors.mean == 1
+    assert output.to_json()["compared"] == 2
+
+
+def test_an_output_without_any_number_has_figures_that_json_can_hold() -> None:
+    found = figures_of(np.full((3, 2), np.nan), np.ones((3, 2)))
+    assert (found["compared"], found["cosine"], found["cosine_min"]) == (0, 1, 1)
+
+
+def test_rows_of_one_number_are_compared_as_one_vector_over_all_rows() -> None:
+    reference = RANDOM.normal(1, 1, (500, 1)) ** 2
+    constant = np.full((500, 1), reference.mean())
+    found = figures_of(reference, constant, parts=7)
+    expected = reference.sum() / np.sqrt(500) / np.linalg.norm(reference)
+    assert found["cosine"] == found["cosine_min"] == pytest.approx(expected)
+    assert found["cosine"] < 0.9
+    assert figures_of(reference, reference, parts=7)["cosine"] == pytest.approx(1)
+    assert figures_of(reference * 1e100, reference * 1e-100)["cosine"] == pytest.approx(1)
+
+
+def test_one_number_that_is_zero_on_one_side_alone_is_a_cosine_of_zero() -> None:
+    assert figures_of(np.ones((4, 1)), np.zeros((4, 1)))["cosine"] == 0
+    assert figures_of(np.zeros((4, 1)), np.zeros((4, 1)))["cosine"] == 1
+
+
+def test_the_interval_of_a_cosine_over_rows_is_that_of_drawing_rows_again() -> None:
+    reference = RANDOM.normal(2, 1, (400, 1))
+    engine = reference + RANDOM.normal(0, 0.5, (400, 1))
+    similarity = RowSimilarity()
+    similarity.add(reference, engine)
+    drawn = []
+    for _ in range(500):
+        rows = RANDOM.integers(0, 400, 400)
+        again = RowSimilarity()
+        again.add(reference[rows], engine[rows])
+        drawn.append(again.mean)
+    assert similarity.interval == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=2e-3)
 
 
 def test_zero_rows_have_a_cosine_too() -> None:

@@ -23,7 +23,9 @@ def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
         "scores": "scores",
         "metrics": {"top1": {"reference": 0.98, "engine": engine, "loss": loss}, "mae": {"engine": 0.5, "loss": 0.5}},
         "latency": {"engine": timings},
-        "outputs": [{"name": "scores", "engine_not_finite": engine_not_finite}],
+        "outputs": [
+            {"name": "scores", "engine_not_finite": engine_not_finite, "reference_not_finite": 0, "compared": 2048}
+        ],
         "consistency": [{"name": "row_order", "held": True, "detail": ""}, {"name": "zero_rows", "held": None}],
     }
     return {"labels": True, "rows": 512, "validated_on": "validation", "candidates": {"onnxruntime": candidate}}
@@ -50,6 +52,23 @@ def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy() -> None:
     judgement = judge(task(), found(0.0, engine_not_finite=3), "onnxruntime")
     assert not judgement.passed
     assert judgement.reason.startswith("output 'scores' of the engine is NaN or infinite in 3 places")
+
+
+def test_a_reference_that_gives_nan_everywhere_proves_nothing() -> None:
+    seen = found(0.0)
+    seen["candidates"]["onnxruntime"]["outputs"][0] |= {"reference_not_finite": 2048, "compared": 0}
+    judgement = judge(task(), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason == (
+        "output 'scores' of the uploaded model is NaN or infinite everywhere on 512 validation rows, so no loss of it "
+        "can be told; send rows that it can answer, or export the model again"
+    )
+
+
+def test_a_reference_that_is_infinite_in_places_is_judged_by_the_others() -> None:
+    seen = found(0.0)
+    seen["candidates"]["onnxruntime"]["outputs"][0] |= {"reference_not_finite": 2047, "compared": 1}
+    assert judge(task(), seen, "onnxruntime").passed
 
 
 def test_an_engine_that_breaks_a_promise_is_rejected_whatever_its_accuracy() -> None:
