@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from service.quantization.histogram import BINS, Histogram, MagnitudeHistogram
+from service.quantization.row_mean import RowMean
+from service.quantization.row_similarity import RowSimilarity
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 _PERCENTILES = (50, 90, 99)
 _SHOWN_BINS = 64
-_CONFIDENCE = 1.959964
 # The sum of very many squares of these is finite still.
 _LARGEST = 1e140
 
@@ -58,7 +59,7 @@ class OutputFigures:
         self._signal = 0.0
         self._noise = 0.0
         self.row_errors = RowMean()
-        self.row_cosines = RowMean()
+        self.row_cosines = RowSimilarity()
 
     def add(self, reference: Floats, engine: Floats) -> None:
         """Takes rows as FP64 [rows, elements]."""
@@ -77,7 +78,7 @@ class OutputFigures:
         # A row of which nothing can be compared is no row without error.
         told = both.any(axis=1) | (both.shape[1] == 0)
         self.row_errors.add((np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))[told])
-        self.row_cosines.add(_cosines(left, right)[told])
+        self.row_cosines.add(left[told], right[told])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -91,57 +92,6 @@ class OutputFigures:
             "engine_not_finite": self.engine_not_finite,
             "reference_not_finite": self.reference_not_finite,
         }
-
-
-class RowMean:
-    """The mean of a value of each row, with a normal 95 % interval."""
-
-    def __init__(self) -> None:
-        self._rows = 0
-        self._sum = 0.0
-        self._squares = 0.0
-        self._magnitudes = MagnitudeHistogram()
-        self._low = math.inf
-
-    def add(self, values: Floats) -> None:
-        self._rows += values.size
-        self._sum += float(values.sum())
-        self._squares += float((values**2).sum())
-        self._magnitudes.add(np.abs(values))
-        self._low = min(self._low, float(values.min(initial=math.inf)))
-
-    def percentile(self, percent: float) -> float:
-        """Of the values' magnitudes, over rows."""
-        return self._magnitudes.percentile(percent)
-
-    @property
-    def low(self) -> float:
-        """The smallest value; 0 where there is none, as the mean."""
-        return self._low if self._rows else 0.0
-
-    @property
-    def high(self) -> float:
-        """The largest magnitude."""
-        return self._magnitudes.maximum
-
-    @property
-    def mean(self) -> float:
-        return self._sum / max(self._rows, 1)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        variance = max(self._squares / max(self._rows, 1) - self.mean**2, 0.0)
-        half = _CONFIDENCE * math.sqrt(variance / max(self._rows, 1))
-        return self.mean - half, self.mean + half
-
-
-def _cosines(left: Floats, right: Floats) -> Floats:
-    """Cosine similarity of each row; 1 where both rows are all zero, 0 where one is."""
-    products = (left * right).sum(axis=1)
-    lengths = np.sqrt((left**2).sum(axis=1)) * np.sqrt((right**2).sum(axis=1))
-    equal = (left == right).all(axis=1)
-    cosines: Floats = np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1.0), equal.astype(np.float64))
-    return cosines.clip(-1, 1)
 
 
 def _decibels(signal: float, noise: float) -> float | None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.quantization.figures import Floats, OutputFigures, RowMean
+from service.quantization.figures import Floats, OutputFigures
+from service.quantization.row_mean import RowMean
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(0, 3, (400, 10))
