@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -37,6 +37,7 @@ from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import missing_for
 from service.engines.loader import check_bytes, load_engine
+from service.engines.runtime_cache import CacheStore
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
 from service.processes.membership import Membership
@@ -49,6 +50,7 @@ from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.models import ModelRegistry
+from service.registry.runtime_caches import StoredRuntimeCaches
 from service.registry.schema import migrate
 from service.registry.serving import ServingRegistry
 from service.router.reconcile import Reconciler
@@ -226,7 +228,9 @@ class Server(uvicorn.Server):
         threads, instances = self._settings.engine_threads, self._settings.engine_instances
         path = self._blobs.fetch(artifact.blob_key)
         check_bytes(path, artifact)
-        return load_engine(path, artifact, threads, instances)
+        stored, of = StoredRuntimeCaches(self._blobs), (artifact.sha256, self._host)
+        kernels = CacheStore(partial(stored.read, *of), partial(stored.keep, *of))
+        return load_engine(path, artifact, threads, instances, kernels)
 
 
 def _end_without_threads() -> None:

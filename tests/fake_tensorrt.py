@@ -151,7 +151,7 @@ class FakeTrtEngine:
     def get_tensor_profile_shape(self, _name: str, index: int) -> list[tuple[int, ...]]:
         return [(1, WIDTH), (1, WIDTH), (self.most[index], WIDTH)]
 
-    def create_execution_context(self, _strategy: int) -> FakeTrtContext | None:
+    def create_execution_context(self, _strategy: Any) -> FakeTrtContext | None:
         if self.stripped:
             return None
         return FakeTrtContext(self)

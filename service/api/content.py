@@ -17,6 +17,7 @@ from service.registry.calibrations import StoredCalibrations
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
 from service.registry.models import blob_in_use
+from service.registry.runtime_caches import StoredRuntimeCaches
 
 _log = logging.getLogger(__name__)
 _STRIPES = 64
@@ -30,6 +31,7 @@ class Content:
         self._database = database
         self._datasets = DatasetRegistry(database)
         self._calibrations = StoredCalibrations(blobs)
+        self._runtime_caches = StoredRuntimeCaches(blobs)
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     @contextmanager
@@ -66,6 +68,7 @@ class Content:
                 if not (blob_in_use(self._database, key) or self._datasets.uses_blob(key)):
                     self._blobs.delete(key)
                     self._calibrations.forget(key)
+                    self._runtime_caches.forget(key)
             except OctavoError as error:
                 # The caller's own answer stands; the blob that stays behind costs space and nothing else.
                 _log.warning("blob not deleted", extra={"key": key, "error": str(error)})

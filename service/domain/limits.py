@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+# Kernels that a GPU runtime compiled for one engine.
+MAX_RUNTIME_CACHE_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,15 @@ class Laned(Protocol):
         ...
 
 
+@runtime_checkable
+class Compiling(Protocol):
+    """An engine that may compile for the device when it runs, and keep that for the next load."""
+
+    def keep_compiled(self) -> None:
+        """Stores what was compiled so far; that it could not be stored is logged. Raises as `infer` does."""
+        ...
+
+
 def sample_inputs(specs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
     """A batch of `rows` rows of zeros (empty bytes for BYTES) to warm an engine with; other open axes become 1."""
     batch: dict[str, Array] = {}

@@ -12,44 +12,45 @@ from service.domain.engine import GPU_RUNTIMES, EngineArtifact, Fingerprint
 from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import foreign_reason, missing_for
+from service.engines.runtime_cache import CacheStore
 from service.errors import EngineFailed, Unsupported
 
 _log = logging.getLogger(__name__)
 _EXTRAS = {"onnxruntime": "cpu"} | dict.fromkeys(GPU_RUNTIMES, "gpu")
 
 
-def _open_onnxruntime(path: Path, threads: int, instances: int) -> Engine:
+def _open_onnxruntime(path: Path, threads: int, instances: int, kernels: CacheStore | None) -> Engine:
     from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine.load(path, threads)
 
 
-def _open_openvino(path: Path, threads: int, instances: int) -> Engine:
+def _open_openvino(path: Path, threads: int, instances: int, kernels: CacheStore | None) -> Engine:
     from service.engines.openvino_engine import OpenVinoEngine
 
     return OpenVinoEngine.load(path, threads, instances)
 
 
-def _open_tensorrt(path: Path, threads: int, instances: int) -> Engine:
+def _open_tensorrt(path: Path, threads: int, instances: int, kernels: CacheStore | None) -> Engine:
     from service.engines.tensorrt_engine import TensorRtEngine
 
-    return TensorRtEngine.load(path, instances)
+    return TensorRtEngine.load(path, instances, kernels)
 
 
-def _open_onnxruntime_cuda(path: Path, threads: int, instances: int) -> Engine:
+def _open_onnxruntime_cuda(path: Path, threads: int, instances: int, kernels: CacheStore | None) -> Engine:
     from service.engines.onnxruntime_gpu_engine import OnnxRuntimeGpuEngine
 
     return OnnxRuntimeGpuEngine.load(path, "onnxruntime-cuda")
 
 
-def _open_onnxruntime_tensorrt(path: Path, threads: int, instances: int) -> Engine:
+def _open_onnxruntime_tensorrt(path: Path, threads: int, instances: int, kernels: CacheStore | None) -> Engine:
     from service.engines.onnxruntime_gpu_engine import OnnxRuntimeGpuEngine
 
     return OnnxRuntimeGpuEngine.load(path, "onnxruntime-tensorrt")
 
 
 # An adapter is imported with the first engine of its runtime: a process that serves none of them starts without it.
-_ADAPTERS: dict[str, Callable[[Path, int, int], Engine]] = {
+_ADAPTERS: dict[str, Callable[[Path, int, int, CacheStore | None], Engine]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,
@@ -59,8 +60,12 @@ _ADAPTERS: dict[str, Callable[[Path, int, int], Engine]] = {
 RUNTIMES = tuple(_ADAPTERS)
 
 
-def load_engine(path: Path, artifact: EngineArtifact, threads: int, instances: int = 1) -> Engine:
+def load_engine(
+    path: Path, artifact: EngineArtifact, threads: int, instances: int = 1, kernels: CacheStore | None = None
+) -> Engine:
     """Opens `path` by the artifact's runtime for `instances` batches at once, `threads` threads each; blocks.
+
+    `kernels` is where those are kept that a runtime compiles for the device while it runs; TensorRT-RTX alone does.
 
     A CPU engine from another host still runs, so a foreign fingerprint is logged and not refused. Raises Unsupported
     for an unknown runtime, one that cannot run here, or a TensorRT engine that was built for something else, and
@@ -73,7 +78,7 @@ def load_engine(path: Path, artifact: EngineArtifact, threads: int, instances: i
             "engine was proven on another host; its measured accuracy and latency may not hold here",
             extra={"model": artifact.model, "variant": artifact.variant, "differences": differences},
         )
-    return _ADAPTERS[artifact.runtime](path, threads, instances)
+    return _ADAPTERS[artifact.runtime](path, threads, instances, kernels)
 
 
 def check_bytes(path: Path, artifact: EngineArtifact) -> None:

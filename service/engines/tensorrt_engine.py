@@ -16,6 +16,7 @@ from threading import Lock
 from service.engines.cuda_graph import cuda_graphs
 from service.engines.cuda_memory import CudaContext, cuda_context
 from service.engines.engine import Array
+from service.engines.runtime_cache import CacheStore, RuntimeCache
 from service.engines.stripped_plan import read_plan
 from service.engines.tensorrt_bindings import Profile, deserialized, engine_profiles, engine_specs, outside, refit
 from service.engines.tensorrt_import import tensorrt_module
@@ -44,17 +45,24 @@ class TensorRtEngine:
         self._warming = Lock()
 
     @classmethod
-    def load(cls, path: Path, instances: int = 1) -> TensorRtEngine:
+    def load(cls, path: Path, instances: int = 1, kernels: CacheStore | None = None) -> TensorRtEngine:
         """Reads `path`; `instances` batches, and two at least, may run beside each other.
 
         One more may be run by the event loop itself. Raises EngineFailed with TensorRT's own words, InvalidModel for a
         tensor that it has no array for, Unsupported where TensorRT or pycuda is missing.
         """
         plan, weights = read_plan(path)
-        return cls.from_plan((plan, weights), path.name, cuda_context(), max(_LANES, instances) + 1)
+        return cls.from_plan((plan, weights), path.name, cuda_context(), max(_LANES, instances) + 1, kernels)
 
     @classmethod
-    def from_plan(cls, content: tuple[bytes, bytes | None], name: str, cuda: CudaContext, lanes: int) -> TensorRtEngine:
+    def from_plan(
+        cls,
+        content: tuple[bytes, bytes | None],
+        name: str,
+        cuda: CudaContext,
+        lanes: int,
+        kernels: CacheStore | None = None,
+    ) -> TensorRtEngine:
         """As `load`, from the plan and, where it was stripped of them, the ONNX graph that has its weights."""
         trt = tensorrt_module()
         plan, weights = content
@@ -63,7 +71,9 @@ class TensorRtEngine:
             if weights is not None:
                 refit(trt, engine, weights, name)
         inputs, outputs = engine_specs(trt, engine)
-        loaded = LoadedEngine(trt, engine, inputs, outputs, cuda, cuda_graphs())
+        with cuda.active():
+            cache = RuntimeCache.open(trt, engine, kernels)
+        loaded = LoadedEngine(trt, engine, inputs, outputs, cuda, cuda_graphs(), cache)
         return cls(loaded, engine_profiles(engine, inputs), lanes)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -98,6 +108,17 @@ class TensorRtEngine:
                 # The one on top is taken first.
                 for kept in reversed(held):
                     self._free.put(kept)
+
+    def keep_compiled(self) -> None:
+        """Stores the kernels that running has compiled so far, where TensorRT-RTX did and there is a store."""
+        # Closing waits for it.
+        held = self._free.get()
+        try:
+            with self._active() as loaded:
+                if loaded.kernels is not None:
+                    loaded.kernels.keep()
+        finally:
+            self._free.put(held)
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
@@ -141,6 +162,8 @@ class TensorRtEngine:
                     lane = lanes.pop()
                     kept += lane.close() if lane is not None else 0
                     del lane
+                if loaded.kernels is not None:
+                    loaded.kernels.close()
                 del loaded
         except DeviceFailed as error:
             _log.warning("a lost GPU keeps what this engine held until the server ends", extra={"reason": str(error)})

@@ -17,6 +17,7 @@ from service.domain.tensor import TensorSpec
 from service.engines.cuda_graph import CudaGraphs
 from service.engines.cuda_memory import Bytes, CudaContext, DeviceBuffer, PinnedBuffer, free_all
 from service.engines.engine import Array
+from service.engines.runtime_cache import RuntimeCache
 from service.engines.tensorrt_outputs import OutputMemory, output_allocator
 from service.errors import EngineFailed
 
@@ -31,7 +32,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """What all lanes of one engine share. `graphs` None means that none are captured."""
+    """What all lanes of one engine share. `graphs` None means that none are captured, `kernels` that none are kept."""
 
     trt: Any
     engine: Any
@@ -39,6 +40,7 @@ class LoadedEngine:
     outputs: tuple[TensorSpec, ...]
     cuda: CudaContext
     graphs: CudaGraphs | None
+    kernels: RuntimeCache | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -154,7 +156,9 @@ class Lane:
 
     def _new_context(self, profile: int) -> Any:
         strategy = self._loaded.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._loaded.engine.create_execution_context(strategy)
+        kernels = self._loaded.kernels
+        # A runtime configuration carries the strategy too.
+        context = self._loaded.engine.create_execution_context(strategy if kernels is None else kernels.config)
         if context is None:
             raise EngineFailed("TensorRT makes no execution context; look at the server's log for its reason")
         # Shared by all contexts of the lane, of which one runs at a time.

@@ -96,10 +96,14 @@ class Blobs:
             self._download(key, cached)
         return cached
 
+    def size_bytes(self, key: str) -> int:
+        """The blob's size, without reading it. Raises NotFound."""
+        with _foreign_errors(key):
+            return int(obstore.head(self._store, key)["size"])
+
     def exists(self, key: str) -> bool:
         try:
-            with _foreign_errors(key):
-                obstore.head(self._store, key)
+            self.size_bytes(key)
         except NotFound:
             return False
         return True

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.engines.engine import Engine, Laned, sample_inputs
+from service.engines.engine import Compiling, Engine, Laned, sample_inputs
 from service.errors import EngineFailed, InvalidTensor
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEn
         # The largest first: what a lane keeps for a batch size goes when its buffers grow.
         for rows in sorted(seconds, reverse=True):
             engine.warm_lanes(sample_inputs(engine.inputs, rows))
+    if isinstance(engine, Compiling):
+        engine.keep_compiled()
     return WarmEngine(engine, max_rows if joined else 0, inline_rows, seconds)
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from benchmarks.gpu_plans import build_plan
 from service.engines.cuda_memory import cuda_context
-from service.engines.engine import sample_inputs
+from service.engines.engine import Compiling, sample_inputs
 from service.engines.gpu_requirements import missing_for
 from service.engines.loader import load_engine
+from service.engines.runtime_cache import CacheStore
+from service.engines.tensorrt_import import tensorrt_module
 from service.errors import EngineFailed, InvalidTensor
 from tests.contract.engines.test_engines import *  # noqa: F403 (the suite itself, over this folder's `load`)
 from tests.gpu.conftest import LARGEST_BATCH, Load
@@ -61,6 +64,27 @@ def test_a_shape_that_repeats_is_answered_alike_before_and_after_its_capture(loa
     changed, alone = (engine.infer({"x": images(count, seed=1)})["scores"][0] for count in (5, 1))
     assert np.allclose(changed, alone, rtol=1e-3)
     assert not np.allclose(changed, answers[0][0], rtol=1e-3)
+
+
+@pytest.mark.skipif(bool(missing_for("tensorrt")), reason=missing_for("tensorrt"))
+def test_kept_kernels_are_taken_by_the_next_load_which_answers_alike_and_has_nothing_new_to_keep(
+    tmp_path: Path,
+) -> None:
+    if not hasattr(tensorrt_module(), "IRuntimeCache"):
+        pytest.skip("TensorRT proper compiles when it builds")
+    model = saved(classifier(), tmp_path / "m.onnx")
+    plan = build_plan(model, tmp_path / "m.plan", (1, LARGEST_BATCH), tf32=False)
+    written: list[bytes] = []
+    kernels = CacheStore(lambda: written[-1] if written else None, written.append)
+    answers = []
+    for _ in range(2):
+        engine = load_engine(plan, replace(artifact(), runtime="tensorrt"), threads=1, kernels=kernels)
+        answers.append(engine.infer({"x": images(5)})["scores"])
+        assert isinstance(engine, Compiling)
+        engine.keep_compiled()
+        engine.close()
+    assert np.array_equal(answers[0], answers[1])
+    assert len(written) == 1
 
 
 @pytest.mark.skipif(bool(missing_for("tensorrt")), reason=missing_for("tensorrt"))

@@ -15,8 +15,10 @@ from service.api.dependencies import Services
 from service.domain.deployment import Deployment
 from service.domain.engine import Fingerprint
 from service.domain.limits import StageLimits
+from service.engines.fingerprint import host_fingerprint
 from service.errors import EngineFailed, OctavoError, StageCrashed, StageMemoryLimit, StageTimeLimit
-from service.registry.blobs import content_key
+from service.registry.blobs import content_key, content_sha256
+from service.registry.runtime_caches import StoredRuntimeCaches
 from tests.samples import artifact, quantize_request
 from tests.unit.api.conftest import Router
 from tests.uploading import digits_model, post_model, refusal
@@ -259,6 +261,7 @@ def test_deleting_a_withdrawn_version_removes_its_rows_and_files(
     post_model(client, labels=LABELS)
     services.blobs.put_bytes(artifact().blob_key, b"engine")
     services.engines.publish(artifact())
+    StoredRuntimeCaches(services.blobs).keep(content_sha256(artifact().blob_key), host_fingerprint(), b"kernels")
     services.deployments.withdraw("digits")
     answer = client.delete("/models/digits/versions/1")
     assert (answer.status_code, answer.content) == (204, b"")

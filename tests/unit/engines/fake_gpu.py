@@ -12,6 +12,7 @@ from service.engines import tensorrt_bindings, tensorrt_engine
 from service.engines.cuda_graph import CudaGraphs
 from service.engines.cuda_memory import CudaContext
 from service.engines.engine import Array
+from service.engines.runtime_cache import CacheStore
 from service.engines.tensorrt_engine import TensorRtEngine
 from service.engines.tensorrt_outputs import _allocator_class
 from tests.fake_cuda import FakeDriver, FakeGraphLibrary
@@ -25,9 +26,15 @@ class FakeGpu:
     library: FakeGraphLibrary
     cuda: CudaContext
 
-    def load(self, content: bytes | None = None, lanes: int = 2, weights: bytes | None = None) -> TensorRtEngine:
+    def load(
+        self,
+        content: bytes | None = None,
+        lanes: int = 2,
+        weights: bytes | None = None,
+        kernels: CacheStore | None = None,
+    ) -> TensorRtEngine:
         content = plan() if content is None else content
-        return TensorRtEngine.from_plan((content, weights), "engine.plan", self.cuda, lanes)
+        return TensorRtEngine.from_plan((content, weights), "engine.plan", self.cuda, lanes, kernels)
 
     @property
     def held(self) -> tuple[int, int, int, int, int]:

@@ -68,6 +68,18 @@ def test_every_lane_is_run_at_every_size_the_largest_first() -> None:
     assert engine.warmed == [6, 4, 2, 1]
 
 
+def test_what_running_compiled_is_kept_once_when_all_sizes_ran() -> None:
+    class Compiled(LanedEngine):
+        kept: tuple[int, ...] = ()
+
+        def keep_compiled(self) -> None:
+            self.kept = (*self.kept, len(self.warmed))
+
+    engine = Compiled()
+    warm_up(engine, 6, timed(1e-6)[1])
+    assert engine.kept == (4,)
+
+
 def test_lanes_are_run_at_no_size_that_warming_did_not_reach() -> None:
     class Slow(LanedEngine):
         now = 0.0

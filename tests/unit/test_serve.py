@@ -1,0 +1,37 @@
+"""What the serving process lends the engines that it loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from service import serve
+from service.domain.engine import EngineArtifact, Fingerprint, Gpu
+from service.engines.runtime_cache import CacheStore
+from service.registry.blobs import Blobs
+from tests.served_models import artifact
+
+HOST = Fingerprint("cpu", (), "none", {"tensorrt": "tensorrt_rtx 1.7"}, Gpu("RTX 5090", "12.0", "13.0"))
+
+
+def test_an_engines_compiled_kernels_are_kept_in_the_store_under_the_engine_and_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "load_engine", lambda *given: given[-1])
+    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+
+    def lent(engine: EngineArtifact, host: Fingerprint) -> CacheStore:
+        blobs.put_bytes(engine.blob_key, b"engine")
+        settings = SimpleNamespace(engine_threads=1, engine_instances=1)
+        server: Any = SimpleNamespace(_settings=settings, _blobs=blobs, _host=host)
+        return cast("CacheStore", serve.Server._load_engine(server, engine))
+
+    assert lent(artifact(), HOST).read() is None
+    lent(artifact(), HOST).write(b"kernels")
+    assert lent(artifact(), HOST).read() == b"kernels"
+    assert lent(replace(artifact(), sha256="f" * 64), HOST).read() is None
+    assert lent(artifact(), replace(HOST, gpu=Gpu("RTX 5090", "12.0", "13.1"))).read() is None
