@@ -145,7 +145,7 @@ ENGINE_LOAD_SECONDS = Gauge(
 )  # fmt: skip
 SHADOW_COMPARISONS = Counter(
     "octavo_shadow_comparisons_total",
-    "Mirrored requests by outcome: agree, differ, failed, or dropped because the shadow was full.",
+    "Mirrored requests by outcome: agree, differ, failed, or dropped because the shadow was full or too slow.",
     ("model", "version", "variant", "outcome"),
     registry=REGISTRY,
 )

@@ -36,7 +36,7 @@ from service.domain.limits import StageLimits
 from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import missing_for
-from service.engines.loader import load_engine
+from service.engines.loader import check_bytes, load_engine
 from service.engines.runtime_cache import CacheStore
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
@@ -226,9 +226,11 @@ class Server(uvicorn.Server):
 
     def _load_engine(self, artifact: EngineArtifact) -> Engine:
         threads, instances = self._settings.engine_threads, self._settings.engine_instances
+        path = self._blobs.fetch(artifact.blob_key)
+        check_bytes(path, artifact)
         stored, of = StoredRuntimeCaches(self._blobs), (artifact.sha256, self._host)
         kernels = CacheStore(partial(stored.read, *of), partial(stored.keep, *of))
-        return load_engine(self._blobs.fetch(artifact.blob_key), artifact, threads, instances, kernels)
+        return load_engine(path, artifact, threads, instances, kernels)
 
 
 def _end_without_threads() -> None:

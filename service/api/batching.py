@@ -7,12 +7,11 @@ from contextlib import suppress
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
 
-from service.api.dependencies import Services, ServicesDependency
+from service.api.dependencies import ServicesDependency
 from service.api.request_body import BoundedJsonRoute
 from service.api.schemas import errors
 from service.api.schemas_batching import BatchingBody
 from service.api.schemas_requests import ModelName
-from service.domain.deployment import Deployment
 from service.errors import NotFound, NotReady, OctavoError
 
 router = APIRouter(tags=["deployments"], route_class=BoundedJsonRoute)
@@ -27,21 +26,16 @@ def read_batching(name: ModelName, services: ServicesDependency) -> BatchingBody
 @router.put("/models/{name}/batching", responses=errors(400, 404, 413, 422, 500, 503))
 async def put_batching(name: ModelName, body: BatchingBody, services: ServicesDependency) -> BatchingBody:
     """Sets all of it; what is left out is back at its default. Nothing is loaded anew, and no request fails."""
-    before = await run_sync(services.deployments.find, name)
-    changed = await run_sync(services.deployments.set_batching, name, body.to_domain())
+    wished = body.to_domain()
+    changed, before = await run_sync(services.deployments.set_batching, name, wished)
     services.wake()
     try:
         await services.settle(name, changed.revision)
     except (NotFound, NotReady):
         raise
     except OctavoError:
-        await run_sync(_take_back, services, changed, before)
+        with suppress(OctavoError):
+            await run_sync(services.deployments.take_back_batching, name, wished, before)
         services.wake()
         raise
     return BatchingBody.of(changed.batching)
-
-
-def _take_back(services: Services, failed: Deployment, before: Deployment) -> None:
-    with suppress(OctavoError):
-        if services.deployments.find(failed.model).revision == failed.revision:
-            services.deployments.set_batching(failed.model, before.batching)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from service.engines.engine import Engine
 from service.engines.fingerprint import host_fingerprint
 from service.engines.gpu_requirements import foreign_reason, missing_for
 from service.engines.runtime_cache import CacheStore
-from service.errors import Unsupported
+from service.errors import EngineFailed, Unsupported
 
 _log = logging.getLogger(__name__)
 _EXTRAS = {"onnxruntime": "cpu"} | dict.fromkeys(GPU_RUNTIMES, "gpu")
@@ -78,6 +79,21 @@ def load_engine(
             extra={"model": artifact.model, "variant": artifact.variant, "differences": differences},
         )
     return _ADAPTERS[artifact.runtime](path, threads, instances, kernels)
+
+
+def check_bytes(path: Path, artifact: EngineArtifact) -> None:
+    """Raises EngineFailed unless these are the bytes that were uploaded, or validated: a certificate is theirs alone.
+
+    Reads the whole file.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != artifact.sha256:
+        raise EngineFailed(
+            f"the stored file of variant {artifact.variant!r} of model {artifact.model!r} is not what was registered: "
+            f"its SHA-256 is {found}, not {artifact.sha256}; restore blob {artifact.blob_key!r}, or quantize or upload "
+            "again"
+        )
 
 
 def check_runs_here(artifact: EngineArtifact) -> None:

@@ -33,6 +33,11 @@ _DATATYPES = {
 }
 
 
+# It quantizes what a graph keeps in float between two pairs, on one grid for all channels of a weight: a loss that no
+# plan knows of. For sessions' `disabled_optimizers`.
+LEFT_OUT_OPTIMIZERS = ("WeightBiasQuantization",)
+
+
 class OnnxRuntimeEngine:
     """One inference session. Loads any ONNX file that ONNX Runtime's CPU provider can run."""
 
@@ -48,7 +53,8 @@ class OnnxRuntimeEngine:
     def load(cls, path: Path, threads: int) -> OnnxRuntimeEngine:
         """Opens `path` with `threads` intra-op threads. Raises EngineFailed with ONNX Runtime's own words."""
         try:
-            session = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+            options, providers = session_options(threads), ["CPUExecutionProvider"]
+            session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:

@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 
 from service.engines.engine import Array
-from service.engines.onnxruntime_engine import session_options, tensor_spec, text_of
+from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, session_options, tensor_spec, text_of
 from service.errors import DeviceFailed, EngineFailed
 
 PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
@@ -51,7 +51,8 @@ class OnnxRuntimeGpuEngine:
         if runtime == "onnxruntime-tensorrt":
             providers.insert(0, (provider, _tensorrt_options(path)))
         try:
-            session = ort.InferenceSession(str(path), session_options(1), providers=providers)
+            options = session_options(1)
+            session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name} on the GPU: {error}; check the model") from error
         if session.get_providers()[0] != provider:

@@ -36,10 +36,18 @@ class Publication:
         """`gate` is the gate stage's summary; `folder` holds the engine file and the report.
 
         Gives {"state": "succeeded" or "rejected", "result": the job's result}. A rejected engine leaves its report
-        and certificate, but no artifact that could be deployed. Raises StageFailed where the job was to prove an
-        engine on one kind of host, and this worker could not run it.
+        and certificate, but no artifact that could be deployed. Raises StageFailed where the verdict is on other bytes
+        than the version's, or where the job was to prove an engine on one kind of host, and this worker could not run
+        it.
         """
-        if gate["verdict"] == "unproven" and QuantizeRequest.from_json(job.request).host is not None:
+        request = QuantizeRequest.from_json(job.request)
+        judged = gate["certificate"].get("model_sha256")
+        if judged is not None and judged != request.model_sha256:
+            raise StageFailed(
+                f"the stored file of version {job.version} of model {job.model!r} was changed: the engine was judged "
+                f"beside SHA-256 {judged}, not {request.model_sha256}; upload the model again, and quantize that"
+            )
+        if gate["verdict"] == "unproven" and request.host is not None:
             raise StageFailed(
                 "this job is to prove an engine on a host that can run it, and came to a worker that cannot: "
                 f"{gate['certificate']['reason']}; run octavo work on hosts like those of octavo serve"

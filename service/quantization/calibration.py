@@ -38,9 +38,9 @@ def calibrate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, 
     """
     if task.recipe.precision == "fp32":
         return {"skipped": True, "files": []}
-    rows = calibration_rows(task)
-    feed = Feed.of(rows, reference_inputs(task))
-    digests = rows.row_digests(task.recipe.calibration.rows)
+    feed = Feed.of(calibration_rows(task), reference_inputs(task))
+    rows = feed.rows
+    digests = rows.row_digests(feed.covered(task.recipe.calibration.rows))
     seen, reused = _calibrated(task, feed, digests, report_progress)
     found: dict[str, Any] = {"rows": seen.rows, "on": rows.name, "tensors": len(seen.histograms), "reused": reused}
     found["warnings"] = diagnose(task, seen, rows, digests)

@@ -31,7 +31,7 @@ def diagnose(task: PipelineTask, seen: Calibrated, rows: Rows, digests: list[byt
     statistics = row_statistics(rows, len(digests))
     found = [*_too_few(len(digests)), *_repeated(digests), *_constant(statistics)]
     if task.calibration is not None and task.validation is not None:
-        validation = Rows.open(task.validation, "validation")
+        validation = Rows.open(task.validation, "validation").only(rows.arrays)
         others = row_statistics(validation, len(validation))
         found += _shared(digests, validation)
         found += _unlike_validation(statistics, others)
@@ -166,17 +166,17 @@ def _unsettled(seen: Calibrated) -> list[str]:
         return []
     half = max(earlier)
     moved = {
-        tensor: (after - before) / before
+        tensor: (after - before) / before if before > 0 else math.inf
         for tensor, before, after in zip(seen.histograms, seen.curve[half], seen.curve[seen.rows], strict=True)
-        if before > 0 and abs(after - before) > _SETTLED * before
+        if abs(after - before) > _SETTLED * before
     }
     if len(moved) <= _UNSETTLED_SHARE * len(seen.histograms):
         return []
     worst = max(moved, key=lambda tensor: abs(moved[tensor]))
+    change = f"changed by {100 * moved[worst]:+.0f} %" if math.isfinite(moved[worst]) else "rose from zero"
     return [
         f"the ranges of {len(moved)} of {len(seen.histograms)} tensors still move: from {half} to {seen.rows} rows the "
-        f"{TAIL_PERCENT}th percentile of {worst!r} changed by {100 * moved[worst]:+.0f} %; send about "
-        f"{4 * seen.rows} rows"
+        f"{TAIL_PERCENT}th percentile of {worst!r} {change}; send about {4 * seen.rows} rows"
     ]
 
 

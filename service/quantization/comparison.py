@@ -56,10 +56,11 @@ def compare(reference: Engine, engine: Engine, feed: Feed, report_progress: Prog
     """Metrics, per-output figures and per-class figures over every row of the feed."""
     comparison = Comparison(spec.name for spec in reference.outputs if spec.datatype != "BYTES")
     labels = feed.rows.labels
-    for start, count, batch in feed.batches(len(feed.rows), affordable_rows(feed)):
+    total = feed.covered(len(feed.rows))
+    for start, count, batch in feed.batches(total, affordable_rows(feed)):
         part = None if labels is None else labels[start : start + count]
         comparison.add(reference.infer(batch), engine.infer(batch), count, part)
-        report_progress((start + count) / len(feed.rows))
+        report_progress((start + count) / total)
     return comparison.to_json()
 
 

@@ -182,8 +182,13 @@ _PROMISES: dict[str, _Promise] = {
 
 
 def difference(expected: Floats, given: Floats) -> float:
-    """The largest RMS difference of a row, as a share of the RMS of `expected`; infinite where NaN come or go."""
+    """The largest RMS difference of a row, as a share of the RMS of `expected`; infinite where NaN or infinity come, go
+    or become each other.
+    """
     if expected.shape != given.shape or not np.array_equal(np.isfinite(expected), np.isfinite(given)):
+        return float("inf")
+    unbound = ~np.isfinite(expected)
+    if not np.array_equal(expected[unbound], given[unbound], equal_nan=True):
         return float("inf")
     left, right = np.nan_to_num(expected, posinf=0, neginf=0), np.nan_to_num(given, posinf=0, neginf=0)
     if left.size == 0:

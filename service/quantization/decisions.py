@@ -77,6 +77,12 @@ class Decisions:
         self._chosen: list[tuple[Labels, Labels, Labels]] = []
 
     def add(self, reference: Array, engine: Array, labels: Labels | None) -> None:
+        # A row of NaN alone decides nothing that an engine could agree with.
+        told = ~np.isnan(reference).all(axis=1)
+        if told.any():
+            self._add_told(reference[told], engine[told], None if labels is None else labels[told])
+
+    def _add_told(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         ours, theirs = top_indices(reference, _TOP), top_indices(engine, _TOP)
         self._all_in_order &= reference.shape[1] > _PAIR and bool((np.diff(reference, axis=1) <= 0).all())
         self._agree.append(ours[:, 0] == theirs[:, 0])
@@ -107,6 +113,8 @@ class Decisions:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Each metric that can be told: value of the reference and of the engine, loss, and the loss's interval."""
+        if not self._agree:
+            return {}
         agree = np.concatenate(self._agree)
         found = {"agreement": _metric(np.ones_like(agree), agree)}
         agree5 = np.concatenate(self._agree5)
@@ -123,6 +131,8 @@ class Decisions:
         """The share of rows whose best class changed; with labels how many rows that cost and won, and the class that
         lost most of its top-1 (the larger one of equals).
         """
+        if not self._agree:
+            return {}
         found: dict[str, Any] = {"flip_rate": 1 - float(np.concatenate(self._agree).mean())}
         if not self._right["top1"]:
             return found

@@ -1,6 +1,7 @@
 """How far an engine's outputs are from the reference's: running sums and histograms, in the outputs' real units.
 
-The error is e = reference - engine. Values that are NaN or infinite on either side are counted and left out.
+The error is e = reference - engine. Values that are NaN or infinite on either side are counted and left out, and so are
+those too large to be squared, which only FP64 has.
 """
 
 from __future__ import annotations
@@ -12,32 +13,35 @@ import numpy as np
 import numpy.typing as npt
 
 from service.quantization.histogram import BINS, Histogram, MagnitudeHistogram
+from service.quantization.row_mean import RowMean
+from service.quantization.row_similarity import RowSimilarity
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 _PERCENTILES = (50, 90, 99)
 _SHOWN_BINS = 64
-_CONFIDENCE = 1.959964
+# The sum of very many squares of these is finite still.
+_LARGEST = 1e140
 
 
 class ErrorFigures:
     """E[e], E|e| and the distribution of |e| over whatever is added."""
 
     def __init__(self) -> None:
-        self._elements = 0
+        self.elements = 0
         self._sum = 0.0
         self._absolute = 0.0
         self._magnitudes = MagnitudeHistogram()
 
     def add(self, error: Floats) -> None:
         magnitude = np.abs(error)
-        self._elements += error.size
+        self.elements += error.size
         self._sum += float(error.sum())
         self._absolute += float(magnitude.sum())
         self._magnitudes.add(magnitude)
 
     def to_json(self) -> dict[str, Any]:
-        count = max(self._elements, 1)
+        count = max(self.elements, 1)
         percentiles = {f"p{percent}": self._magnitudes.percentile(percent) for percent in _PERCENTILES}
         errors = {"mean_error": self._sum / count, "mean_absolute_error": self._absolute / count}
         return errors | percentiles | {"max": self._magnitudes.maximum}
@@ -55,13 +59,15 @@ class OutputFigures:
         self._signal = 0.0
         self._noise = 0.0
         self.row_errors = RowMean()
-        self.row_cosines = RowMean()
+        self.row_cosines = RowSimilarity()
 
     def add(self, reference: Floats, engine: Floats) -> None:
         """Takes rows as FP64 [rows, elements]."""
-        sound, engine_sound = np.isfinite(reference), np.isfinite(engine)
+        sound, engine_sound = np.abs(reference) <= _LARGEST, np.abs(engine) <= _LARGEST
         self.reference_not_finite += int(reference.size - np.count_nonzero(sound))
-        self.engine_not_finite += int(np.count_nonzero(sound & ~engine_sound))
+        # An engine may be infinite where the reference is, towards the same side; where that is NaN nothing is known.
+        excused = np.isnan(reference) | (~sound & (np.sign(reference) == np.sign(engine)))
+        self.engine_not_finite += int(np.count_nonzero(~engine_sound & ~excused))
         both = sound & engine_sound
         left, right = np.where(both, reference, 0.0), np.where(both, engine, 0.0)
         error = left - right
@@ -69,8 +75,10 @@ class OutputFigures:
         self._histogram.add(error[both])
         self._signal += float((left**2).sum())
         self._noise += float((error**2).sum())
-        self.row_errors.add(np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))
-        self.row_cosines.add(_cosines(left, right))
+        # A row of which nothing can be compared is no row without error.
+        told = both.any(axis=1) | (both.shape[1] == 0)
+        self.row_errors.add((np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))[told])
+        self.row_cosines.add(left[told], right[told])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,55 +88,10 @@ class OutputFigures:
             "sqnr_db": _decibels(self._signal, self._noise),
             "cosine": self.row_cosines.mean,
             "cosine_min": self.row_cosines.low,
+            "compared": self._errors.elements,
             "engine_not_finite": self.engine_not_finite,
             "reference_not_finite": self.reference_not_finite,
         }
-
-
-class RowMean:
-    """The mean of a value of each row, with a normal 95 % interval."""
-
-    def __init__(self) -> None:
-        self._rows = 0
-        self._sum = 0.0
-        self._squares = 0.0
-        self._magnitudes = MagnitudeHistogram()
-        self.low = math.inf
-
-    def add(self, values: Floats) -> None:
-        self._rows += values.size
-        self._sum += float(values.sum())
-        self._squares += float((values**2).sum())
-        self._magnitudes.add(np.abs(values))
-        self.low = min(self.low, float(values.min(initial=math.inf)))
-
-    def percentile(self, percent: float) -> float:
-        """Of the values' magnitudes, over rows."""
-        return self._magnitudes.percentile(percent)
-
-    @property
-    def high(self) -> float:
-        """The largest magnitude."""
-        return self._magnitudes.maximum
-
-    @property
-    def mean(self) -> float:
-        return self._sum / max(self._rows, 1)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        variance = max(self._squares / max(self._rows, 1) - self.mean**2, 0.0)
-        half = _CONFIDENCE * math.sqrt(variance / max(self._rows, 1))
-        return self.mean - half, self.mean + half
-
-
-def _cosines(left: Floats, right: Floats) -> Floats:
-    """Cosine similarity of each row; 1 where both rows are all zero, 0 where one is."""
-    products = (left * right).sum(axis=1)
-    lengths = np.sqrt((left**2).sum(axis=1)) * np.sqrt((right**2).sum(axis=1))
-    equal = (left == right).all(axis=1)
-    cosines: Floats = np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1.0), equal.astype(np.float64))
-    return cosines.clip(-1, 1)
 
 
 def _decibels(signal: float, noise: float) -> float | None:

@@ -97,12 +97,19 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     timings = candidate["latency"]["engine"]
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
     broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
+    untold = [output for output in candidate["outputs"] if output["reference_not_finite"] and not output["compared"]]
     unsteady = [check for check in candidate["consistency"] if check["held"] is False]
     loss = figures["loss"]
-    passed = loss is not None and not broken and not unsteady and loss <= task.budget.max_loss + _TOLERANCE
+    within = loss is not None and loss <= task.budget.max_loss + _TOLERANCE
+    passed = within and not (broken or untold or unsteady)
     if broken:
         count, name = broken[0]["engine_not_finite"], broken[0]["name"]
-        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is finite"
+        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
+    elif untold:
+        reason = (
+            f"output {untold[0]['name']!r} of the reference is NaN or infinite everywhere {where}, so nothing is "
+            "proven; send rows that the model can compute, in its usual range"
+        )
     elif unsteady:
         reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
     elif loss is None:

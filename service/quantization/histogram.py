@@ -122,15 +122,15 @@ class _Scratch:
 
 
 class MagnitudeHistogram:
-    """Bins of equal ratio over 1e-12 to 1e12, for percentiles of absolute errors of any size to within 1 %."""
+    """Bins of equal ratio over the magnitudes that occurred, for percentiles of errors of any size to within 1 %."""
 
-    _LOWEST = -12.0
-    _HIGHEST = 12.0
-    _BINS = 2784
+    _BINS_A_DECADE = 116
 
     def __init__(self) -> None:
-        self._counts: Counts = np.zeros(self._BINS, np.int64)
-        self._tiny = 0
+        self._counts: Counts = np.zeros(0, np.int64)
+        # Which bin the first counter is: bin 0 begins at 1.
+        self._first = 0
+        self._zeros = 0
         self._total = 0
         self.maximum = 0.0
 
@@ -139,19 +139,26 @@ class MagnitudeHistogram:
         flat = magnitudes.reshape(-1)
         if flat.size == 0:
             return
-        counted = flat[flat > 10.0**self._LOWEST].astype(np.float64)
-        scale = self._BINS / (self._HIGHEST - self._LOWEST)
-        places = ((np.log10(counted) - self._LOWEST) * scale).astype(np.int64)
-        self._counts += np.bincount(np.clip(places, 0, self._BINS - 1), minlength=self._BINS)
-        self._tiny += flat.size - counted.size
+        counted = flat[flat > 0].astype(np.float64)
+        if counted.size:
+            places = np.floor(np.log10(counted) * self._BINS_A_DECADE).astype(np.int64)
+            first = int(places.min())
+            self._merge(first, np.bincount(places - first))
+        self._zeros += flat.size - counted.size
         self._total += flat.size
         self.maximum = max(self.maximum, float(flat.max()))
+
+    def _merge(self, first: int, counts: Counts) -> None:
+        parts = [(self._first, self._counts), (first, counts)] if self._counts.size else [(first, counts)]
+        self._first = min(start for start, _ in parts)
+        self._counts = np.zeros(max(start + part.size for start, part in parts) - self._first, np.int64)
+        for start, part in parts:
+            self._counts[start - self._first :][: part.size] += part
 
     def percentile(self, percent: float) -> float:
         """The value that `percent` % of those counted do not exceed; 0 where nothing was counted."""
         rank = percent / 100 * self._total
-        if self._total == 0 or rank <= self._tiny:
+        if self._total == 0 or rank <= self._zeros:
             return 0.0
-        index = int(np.searchsorted(np.cumsum(self._counts) + self._tiny, rank))
-        width = (self._HIGHEST - self._LOWEST) / self._BINS
-        return min(self.maximum, float(10.0 ** (self._LOWEST + (index + 0.5) * width)))
+        index = self._first + int(np.searchsorted(np.cumsum(self._counts) + self._zeros, rank))
+        return min(self.maximum, float(10.0 ** ((index + 0.5) / self._BINS_A_DECADE)))

@@ -5,6 +5,7 @@ The losses of the three legs add up to the engine's loss on the same rows; each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,13 +27,14 @@ _MOST_ROWS = 128
 _BATCH_ROWS = 8
 _MOST_OUTPUT_BYTES = 64 * 1024 * 1024
 LEGS = ("float_graph", "plan", "engine")
+_NO_OUTPUT = {"sqnr_db": None, "cosine": None, "max": 0.0, "engine_not_finite": 0}
 _Batches = list[dict[str, Array]]
 
 
 def split_loss(
     task: PipelineTask, runtime: str, engines: tuple[Engine, Engine | None], feed: Feed
 ) -> dict[str, Any] | None:
-    """Rows, metric and legs [{leg, loss, sqnr_db, cosine, value}], or None for an engine that no plan was made for.
+    """Rows, metric and legs [{leg, loss, sqnr_db, cosine, exact, value}], or None for an engine without a plan.
 
     `engines` is (reference, engine); an engine that cannot run here has no leg. Where the emitted graph cannot be
     simulated, `note` says so and the plan's leg is left out: the engine's then holds both.
@@ -56,7 +58,7 @@ def split_loss(
     if engine is not None:
         answers["engine"] = _answers(lambda: engine, feed, outputs, limit)
     legs = _Legs(task, feed, limit, outputs, before)
-    return {"rows": min(limit, len(feed.rows)), "note": note, **legs.to_json(answers)}
+    return {"rows": feed.covered(limit), "note": note, **legs.to_json(answers)}
 
 
 class _Legs:
@@ -68,20 +70,22 @@ class _Legs:
 
     def to_json(self, answers: dict[str, _Batches]) -> dict[str, Any]:
         before, lost = self._reference, 0.0
-        legs, metric = [], ""
+        legs: list[dict[str, Any]] = []
+        metric = ""
         for leg in (name for name in LEGS if name in answers):
             whole, step = self._compared(self._reference, answers[leg]), self._compared(before, answers[leg])
             metric = chosen_metric(self._task.budget, self._feed.rows.labels is not None, whole["scores"] is not None)
             figures = whole["metrics"].get(metric, {"loss": None, "engine": None})
             loss = None if figures["loss"] is None else figures["loss"] - lost
             lost = lost if figures["loss"] is None else figures["loss"]
-            worst = min(step["outputs"], key=_decibels_or_more, default={"sqnr_db": None, "cosine": None})
+            worst = min(step["outputs"], key=_decibels_or_more, default=_NO_OUTPUT)
             legs.append(
                 {"leg": leg, "value": figures["engine"], "loss": loss, "sqnr_db": worst["sqnr_db"],
-                 "cosine": worst["cosine"]}
+                 "cosine": worst["cosine"], "exact": _is_exact(worst)}
             )  # fmt: skip
             before = answers[leg]
-        return {"metric": metric, "total_loss": lost, "legs": legs}
+        told = all(leg["loss"] is not None for leg in legs)
+        return {"metric": metric, "total_loss": lost if told else None, "legs": legs}
 
     def _compared(self, expected: _Batches, given: _Batches) -> dict[str, Any]:
         comparison, labels = Comparison(self._outputs), self._feed.rows.labels
@@ -113,4 +117,12 @@ def _row_limit(reference: Engine, feed: Feed, outputs: list[str]) -> int:
 
 
 def _decibels_or_more(output: dict[str, Any]) -> float:
-    return float("inf") if output["sqnr_db"] is None else output["sqnr_db"]
+    """Infinite where there is no noise, and the least of all where there is nothing but noise."""
+    if output["sqnr_db"] is not None:
+        return float(output["sqnr_db"])
+    return math.inf if _is_exact(output) else -math.inf
+
+
+def _is_exact(output: dict[str, Any]) -> bool:
+    """Whether the leg changed nothing: noise on outputs that are all zero has no ratio either."""
+    return not output["max"] and not output["engine_not_finite"]

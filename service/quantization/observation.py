@@ -102,7 +102,7 @@ def observe_into(seen: Calibrated, model: ObservedModel, feed: Feed, limit: int,
 
     Raises StageFailed where a tensor that must stay finite does not.
     """
-    total = min(limit, len(feed.rows))
+    total = feed.covered(limit)
     written = watch.clock()
     for start, count, values in _outputs(model, feed, limit, seen.rows):
         for name, array in values:

@@ -19,7 +19,7 @@ from onnx import ModelProto, version_converter
 from service.domain.plan import OperatorPrecision
 from service.domain.recipe import Recipe
 from service.domain.tensor import TensorSpec
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, OnnxRuntimeEngine
 from service.errors import InvalidRecipe, StageFailed
 from service.quantization.atomic_files import replacing, require_space
 from service.quantization.decisions import check_labels, chosen_metric, scores_output
@@ -159,7 +159,7 @@ def _simplified(model: ModelProto, destination: Path, fold_norms: bool) -> Model
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(destination)
     options.log_severity_level = 4
-    left_out = [] if fold_norms else list(_NORM_FOLDS)
+    left_out = [*LEFT_OUT_OPTIMIZERS, *(() if fold_norms else _NORM_FOLDS)]
     providers = ["CPUExecutionProvider"]
     ort.InferenceSession(model.SerializeToString(), options, providers=providers, disabled_optimizers=left_out)
     simple = onnx.load_model(destination, load_external_data=False)

@@ -76,10 +76,13 @@ def _search(histogram: Histogram, full: tuple[float, float], cost: Cost, symmetr
 
 
 def _squared_error(histogram: Histogram, low: float, high: float) -> float:
-    """Sum of squared rounding and clipping errors of a LEVELS-level grid over [low, high]."""
+    """Sum of squared rounding and clipping errors of the grid over [low, high], one of whose levels is zero."""
     centers = histogram.centers
-    scale = (high - low) / (LEVELS - 1)
-    rounded = np.rint((centers.clip(low, high) - low) / scale) * scale + low
+    # As the planner makes grids: of a range that mirrors itself the lowest level stays unused.
+    steps = LEVELS - 2 if low == -high else LEVELS - 1
+    scale = (high - low) / steps
+    lowest = np.rint(low / scale)
+    rounded = np.rint(centers / scale).clip(lowest, lowest + steps) * scale
     return float(((centers - rounded) ** 2 * histogram.counts).sum())
 
 

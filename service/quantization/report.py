@@ -152,7 +152,7 @@ def _stage_warnings(task: PipelineTask) -> list[str]:
 
 
 def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict[str, Any]]) -> list[str]:
-    warnings = [*_stage_warnings(parts.task), *parts.found["warnings"]]
+    warnings = [*_stage_warnings(parts.task), *parts.found["warnings"], *_untold_warnings(measured["outputs"])]
     planned = [entry["name"] for entry in operators if entry["precision"] == "INT8" and entry["runs_int8"] is False]
     if planned:
         warnings.append(f"{len(planned)} operators planned in INT8 run in floating point, for example {planned[0]!r}")
@@ -170,6 +170,16 @@ def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict
         f"{key.replace('_', ' ')}: {measured[key]['note']}"
         for key in ("loss_split", "waterfall")
         if measured[key] is not None and measured[key]["note"]
+    ]
+
+
+def _untold_warnings(outputs: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"output {output['name']!r} of the reference is NaN or infinite in {output['reference_not_finite']} places, "
+        f"which no figure counts, beside {output['compared']} that are compared; look at the rows, unless the model "
+        "masks by infinity"
+        for output in outputs
+        if output["reference_not_finite"]
     ]
 
 

@@ -25,13 +25,18 @@ def loss_split(split: dict[str, Any] | None) -> str:
         return ""
     legs = [(_LEGS[leg["leg"]], leg["loss"]) for leg in split["legs"] if leg["loss"] is not None]
     rows = [
-        (_LEGS[leg["leg"]], number(leg["value"], 4), number(leg["loss"], 3), decibels(leg["sqnr_db"]))
+        (_LEGS[leg["leg"]], number(leg["value"], 4), number(leg["loss"], 3), _leg_decibels(leg))
         for leg in split["legs"]
     ]
     plot = falling_bars(legs, "Loss") if legs else ""
     body = plot + table(("leg", split["metric"], "loss", "SQNR dB to the leg before"), rows)
     about = f"On {split['rows']} rows. Float graph: as prepared; plan: simulated in float; kernels: the engine."
     return card("Where the loss comes from", body + soft(about))
+
+
+def _leg_decibels(leg: dict[str, Any]) -> str:
+    """Nothing but noise has no decibels either, and is the opposite of exact."""
+    return "noise alone" if leg["sqnr_db"] is None and not leg["exact"] else decibels(leg["sqnr_db"])
 
 
 def top_contributors(waterfall: dict[str, Any] | None) -> str:

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class InputStatistics:
     """One numeric input over the sampled rows. `dead` lists channels that are zero throughout; `grain` is the
-    correlation of neighbouring pixels, None where the input is no picture.
+    correlation of neighbouring pixels, beside or below each other, whichever is larger; None where it is no picture.
     """
 
     low: float
@@ -64,8 +64,8 @@ class _Gathered:
         self._sum = self._squares = 0.0
         self._low, self._high = float("inf"), -float("inf")
         self._used: npt.NDArray[np.bool_] | None = None
-        # Of pairs of neighbours: how many, their sum, the sum of their squares and of their products.
-        self._pairs: Floats = np.zeros(4)
+        # Of pairs beside and below each other: how many, their sum, the sum of their squares and of their products.
+        self._pairs: Floats = np.zeros((2, 4))
 
     def add(self, row: Array) -> bool:
         """Whether the row holds one value only, and more than one element."""
@@ -79,7 +79,8 @@ class _Gathered:
             channels = np.moveaxis(values, self._channel_axis, 0)
             used = np.asarray(channels.reshape(len(channels), -1).any(axis=1), np.bool_)
             self._used = used if self._used is None else np.logical_or(self._used, used)
-            self._pairs += _neighbours(channels)
+            self._pairs[0] += _neighbours(channels)
+            self._pairs[1] += _neighbours(channels.swapaxes(1, 2))
         return values.size > 1 and low == high
 
     def result(self) -> InputStatistics:
@@ -90,12 +91,17 @@ class _Gathered:
         return InputStatistics(self._low, self._high, mean, deviation, dead, self._grain())
 
     def _grain(self) -> float | None:
-        count, total, squares, products = self._pairs
-        if not count:
-            return None
-        mean = total / (2 * count)
-        variance = squares / (2 * count) - mean**2
-        return float((products / count - mean**2) / variance) if variance > 0 else None
+        found = [grain for grain in map(_correlation, self._pairs) if grain is not None]
+        return max(found, key=abs, default=None)
+
+
+def _correlation(pairs: Floats) -> float | None:
+    count, total, squares, products = pairs
+    if not count:
+        return None
+    mean = total / (2 * count)
+    variance = squares / (2 * count) - mean**2
+    return float((products / count - mean**2) / variance) if variance > 0 else None
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:

@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Rows:
                 arrays[member.filename.removesuffix(".npy")] = np.memmap(path, dtype, "r", file.tell(), shape)
         labels = arrays.pop("labels", None)
         return Rows(name, arrays, None if labels is None else np.asarray(labels, np.int64))
+
+    def only(self, names: Iterable[str]) -> Rows:
+        """The rows without arrays that the model does not take: a number of each row would tell equal rows apart."""
+        return Rows(self.name, {name: self.arrays[name] for name in names}, self.labels)
 
     def digests(self) -> set[bytes]:
         """A hash of each row's inputs, to find rows that two datasets share."""
@@ -98,7 +102,7 @@ class Feed:
         fixed = counts.pop() if counts else 0
         if fixed and len(rows) < fixed:
             raise InvalidDataset(f"the model takes {fixed} rows at once but the data has {len(rows)}; send more rows")
-        return Feed(rows, tuple(inputs), fixed or 0)
+        return Feed(rows.only(spec.name for spec in inputs), tuple(inputs), fixed or 0)
 
     def batch_rows(self, wanted: int) -> int:
         """The batch size nearest to `wanted` that the model takes and the dataset can fill."""
@@ -120,14 +124,17 @@ class Feed:
         whole = self.take(0, len(self.rows))
         return {name: np.resize(rows, (count, *rows.shape[1:])) for name, rows in whole.items()}
 
+    def covered(self, limit: int) -> int:
+        """How many rows `batches` gives of the first `limit`: whole batches of a fixed size, and one at least."""
+        total = min(limit, len(self.rows))
+        return max(self.fixed, total - total % self.fixed) if self.fixed else total
+
     def batches(self, limit: int, size: int, first: int = 0) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """(start, count, inputs) from row `first` up to the first `limit` rows; a fixed batch leaves out the rows that
         fill none.
         """
         step = self.batch_rows(size)
-        total = min(limit, len(self.rows))
-        if self.fixed:
-            total = max(step, total - total % step)
+        total = self.covered(limit)
         for start in range(first, total, step):
             count = min(step, total - start)
             yield start, count, self.take(start, count)

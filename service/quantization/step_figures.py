@@ -126,7 +126,8 @@ class StepFigures:
 
 
 def _power(values: Array) -> float:
-    flat = values.reshape(-1)
+    # FP32 holds squares of 1e-20 to 1e19 alone.
+    flat = values.reshape(-1).astype(np.float64)
     return float(np.dot(flat, flat))
 
 
@@ -135,6 +136,6 @@ def _decibels(more: float, less: float) -> float:
 
 
 def _shown(signal: float, noise: float) -> float | None:
-    """None where there is none of either, or where FP32 cannot hold their sums: JSON has no infinity."""
+    """None where there is none of either, or where one is not finite: JSON has no infinity."""
     told = 0 < signal < math.inf and 0 < noise < math.inf
     return _decibels(signal, noise) if told else None

@@ -20,7 +20,7 @@ from service.quantization.compiled_kernels import RUNTIME_CACHE
 from service.quantization.consistency import check_consistency
 from service.quantization.latency import measure_in_turn
 from service.quantization.loss_split import split_loss
-from service.quantization.preparation import judging_rows
+from service.quantization.preparation import judging_rows, reference_inputs
 from service.quantization.residency import loaded_with_growth
 from service.quantization.rows import Feed, Rows
 from service.quantization.simulated_figures import Simulation
@@ -35,19 +35,21 @@ _LATENCY_SHARE = 0.2
 def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
     """Writes every figure of each candidate and of the reference. Raises EngineFailed, InvalidDataset, StageFailed."""
     engines = task.read(BUILT)["engines"]
-    rows = judging_rows(task)
+    feed = Feed.of(judging_rows(task), reference_inputs(task))
+    rows = feed.rows
     found: dict[str, Any] = {
-        "rows": len(rows),
+        "rows": feed.covered(len(rows)),
         "validated_on": rows.name,
         "labels": rows.labels is not None,
-        "warnings": _warnings(task, rows),
+        "warnings": [*_left_out(feed), *_warnings(task, rows)],
         "candidates": {},
     }
     for index, (runtime, built) in enumerate(engines.items()):
         share = _Share(report_progress, index / len(engines), 1 / len(engines))
         found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
     kept = [f"{runtime}/{RUNTIME_CACHE}" for runtime in engines if (task.folder / runtime / RUNTIME_CACHE).exists()]
-    return {"files": [task.write(VALIDATED, found), *kept], "rows": len(rows), "validated_on": found["validated_on"]}
+    files = [task.write(VALIDATED, found), *kept]
+    return {"files": files, "rows": found["rows"], "validated_on": found["validated_on"]}
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,22 @@ class _Validator:
         return self._builder.load(self._path, self._task.threads)
 
 
+def _left_out(feed: Feed) -> list[str]:
+    rows, used = len(feed.rows), feed.covered(len(feed.rows))
+    if used == rows:
+        return []
+    return [
+        f"the last {rows - used} of {rows} rows are left out of every figure, for the model takes {feed.fixed} at "
+        "once; send a multiple of that"
+    ]
+
+
 def _warnings(task: PipelineTask, rows: Rows) -> list[str]:
     if task.validation is None:
         return ["no validation set was named: every figure is measured on the calibration rows, which proves less"]
     if task.calibration is None:
         return []
-    shared = len(rows.digests() & Rows.open(task.calibration, "calibration").digests())
+    shared = len(rows.digests() & Rows.open(task.calibration, "calibration").only(rows.arrays).digests())
     if shared:
         return [f"{shared} validation rows are calibration rows too; validate on rows that calibration has not seen"]
     return []

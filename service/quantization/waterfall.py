@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto
 
 from service.engines.engine import Engine
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, OnnxRuntimeEngine
 from service.quantization.emitted_graph import LOCAL, EmittedGraph, Step, cut_model, engine_model, result_of
 from service.quantization.graph import attribute
 from service.quantization.rows import Array, Feed
@@ -104,7 +104,7 @@ def explain(graphs: tuple[Path, Path], feed: Feed, form: tuple[bool, bool], thre
     """
     original, emitted = (onnx.load_model(path, load_external_data=False) for path in graphs)
     waterfall = Waterfall(original, emitted, threads)
-    limit = max(feed.fixed, min(MOST_ROWS, len(feed.rows)))
+    limit = feed.covered(MOST_ROWS)
     waterfall.observe(feed, limit)
     kernels, saturates = form
     if kernels:
@@ -117,7 +117,8 @@ def explain(graphs: tuple[Path, Path], feed: Feed, form: tuple[bool, bool], thre
 def kernels_differ(split: dict[str, Any] | None) -> bool:
     """Whether the loss split shows an engine that is not what its plan simulates."""
     legs = [leg for leg in (split or {"legs": []})["legs"] if leg["leg"] == "engine"]
-    return any(leg["sqnr_db"] is not None and leg["sqnr_db"] < _KERNELS_DIFFER_DB for leg in legs)
+    told = [leg["sqnr_db"] < _KERNELS_DIFFER_DB if leg["sqnr_db"] is not None else not leg["exact"] for leg in legs]
+    return any(told)
 
 
 def optimized(model: ModelProto, threads: int) -> Engine:
@@ -126,8 +127,8 @@ def optimized(model: ModelProto, threads: int) -> Engine:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return OnnxRuntimeEngine(session)
+    content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    return OnnxRuntimeEngine(ort.InferenceSession(content, options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS))
 
 
 def _output_axis(node: NodeProto, axes: int) -> int:

@@ -99,18 +99,25 @@ class DeploymentRegistry:
                 raise NotFound(f"failed to unload {model[:80]!r}, it is not deployed; GET /models lists what there is")
             return _set_loaded(connection, row, False)
 
-    def set_batching(self, model: str, batching: Batching) -> Deployment:
-        """How the model's requests wait and share batches from now on, whichever variants answer. Raises NotFound."""
+    def set_batching(self, model: str, batching: Batching) -> tuple[Deployment, Batching]:
+        """How the model's requests wait and share batches from now on, whichever variants answer; and how before.
+
+        Raises NotFound.
+        """
         with self._database.write(f"model:{model}") as connection:
             row = _row(connection, model)
             if row is None:
                 raise _not_deployed(model)
-            now = deployment_of_row(row)
-            if now.batching == batching:
-                return now
-            values = {"batching": batching.to_json(), "revision": row.revision + 1, "updated_at": datetime.now(UTC)}
-            connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model).values(values))
-            return replace(now, batching=batching, revision=row.revision + 1)
+            return _set_batching(connection, row, batching), deployment_of_row(row).batching
+
+    def take_back_batching(self, model: str, failed: Batching, before: Batching) -> None:
+        """Goes back to `before` where `failed` is still what is set: what another set since, stays. Raises NotFound."""
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is None:
+                raise _not_deployed(model)
+            if deployment_of_row(row).batching == failed:
+                _set_batching(connection, row, before)
 
     def withdraw(self, model: str) -> None:
         """Ends the model's serving. Raises NotFound where it is not deployed."""
@@ -191,6 +198,15 @@ def _set_loaded(connection: sa.Connection, row: sa.Row[Any], loaded: bool) -> De
     values = {"loaded": loaded, "revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == now.model).values(values))
     return replace(now, loaded=loaded, revision=row.revision + 1)
+
+
+def _set_batching(connection: sa.Connection, row: sa.Row[Any], batching: Batching) -> Deployment:
+    now = deployment_of_row(row)
+    if now.batching == batching:
+        return now
+    values = {"batching": batching.to_json(), "revision": row.revision + 1, "updated_at": datetime.now(UTC)}
+    connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == now.model).values(values))
+    return replace(now, batching=batching, revision=row.revision + 1)
 
 
 def _fields(deployment: Deployment) -> dict[str, Any]:

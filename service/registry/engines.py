@@ -83,16 +83,15 @@ def _proven(connection: sa.Connection, artifact: EngineArtifact) -> EngineArtifa
 
 
 def _free_name(connection: sa.Connection, artifact: EngineArtifact) -> str:
-    here = sa.select(ENGINES.c.variant, ENGINES.c.recipe_digest, ENGINES.c.job).where(
+    here = sa.select(ENGINES.c.variant, ENGINES.c.recipe_digest).where(
         ENGINES.c.model == artifact.model, ENGINES.c.version == artifact.version
     )
-    holders = {row.variant: row for row in connection.execute(here)}
-    for variant, row in holders.items():
-        if row.recipe_digest == artifact.recipe_digest and variant.startswith(artifact.variant):
-            return str(variant)
-    if artifact.variant not in holders:
-        return artifact.variant
-    return f"{artifact.variant}-{artifact.recipe_digest[:8]}"
+    holders = {row.variant: row.recipe_digest for row in connection.execute(here)}
+    own = f"{artifact.variant}-{artifact.recipe_digest[:8]}"
+    # Names that merely begin alike are of other runtimes: fp16-onnxruntime-cuda is no fp16-onnxruntime.
+    if own in holders:
+        return own
+    return artifact.variant if holders.get(artifact.variant, artifact.recipe_digest) == artifact.recipe_digest else own
 
 
 def _values(artifact: EngineArtifact) -> dict[str, Any]:

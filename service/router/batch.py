@@ -22,8 +22,8 @@ Outputs = dict[str, Array]
 class Pending:
     """One admitted request: `key` tells which others it may share a batch with.
 
-    From `deadline` on, `timeout` seconds after it was queued, its answer is of no use. `level` 0 goes first. `cut`
-    takes from its outputs what answers its padding.
+    Its answer must be on its way by `deadline`, to be there `timeout` seconds after it was queued. `level` 0 goes
+    first. `cut` takes from its outputs what answers its padding.
     """
 
     inputs: Mapping[str, Array]

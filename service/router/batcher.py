@@ -17,7 +17,15 @@ from service.domain.batching import QueuePolicy
 from service.router.backlog import Backlog
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.execution_times import ExecutionTimes
-from service.router.permit import check_deadline, displaced_by_priority, make_room, refuse, stopping, too_late
+from service.router.permit import (
+    answering_seconds,
+    check_deadline,
+    displaced_by_priority,
+    make_room,
+    refuse,
+    stopping,
+    too_late,
+)
 from service.router.waiting import WaitingRequests
 from service.router.warmup import INLINE_SECONDS
 
@@ -101,7 +109,7 @@ class Batcher:
         if self._closing:
             raise stopping()
         pending.queued_at = self._runner.clock()
-        pending.deadline = pending.queued_at + pending.timeout
+        pending.deadline = pending.queued_at + answering_seconds(pending.timeout)
         with self._lock:
             pending.level = self._policy.level_of(pending.priority)
             if pending.deadline < inf:
@@ -131,14 +139,16 @@ class Batcher:
     def _due_at(self) -> float:
         """When the waiting requests start at the latest, company or not. Called with the lock held."""
         waiting, policy = self._waiting, self._policy
-        if self._closing or waiting.rows >= policy.full_rows:
+        # Nothing waits where another instance took it all: a timer for that would never fire, and wake nobody.
+        if self._closing or not waiting or waiting.rows >= policy.full_rows:
             return -inf
-        run = _HASTE * self._times.bound(max(1, waiting.rows))
+        run = _HASTE * self._times.bound(waiting.rows)
         return min(waiting.oldest_at() + policy.delay_seconds, waiting.latest_start(run))
 
     def _end_wait(self) -> None:
         # Said and not computed again: a timer may fire a little early.
         self._delay_over = True
+        self._timer = None
         self._start()
 
     def _end_delay(self) -> None:
@@ -149,14 +159,14 @@ class Batcher:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
-        self._timer = None
+        # A timer that is set by now is another instance's.
         if self._closed:
             return
         if not self._fits_inline():
             self._give_turn()
             return
         with self._lock:
-            batch = self._take(self._inline_rows)
+            batch = self._take(min(self._inline_rows, self._policy.max_rows))
         if batch is not None:
             self._runner.run(batch)
             self._watch_overruns(batch.seconds)

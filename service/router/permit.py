@@ -11,10 +11,19 @@ from service.router.backlog import Backlog
 from service.router.batch import Pending
 from service.router.waiting import WaitingRequests
 
+# An answer that leaves at its deadline arrives after it: so much is kept for its way, or less of a short timeout.
+_RETURN_SECONDS = 0.005
+_RETURN_SHARE = 0.02
+
+
+def answering_seconds(timeout: float) -> float:
+    """How long after it was queued a request's answer must be on its way, to be there within `timeout` seconds."""
+    return timeout - min(_RETURN_SECONDS, _RETURN_SHARE * timeout)
+
 
 def check_deadline(pending: Pending, backlog: Backlog, waiting: WaitingRequests, policy: QueuePolicy) -> None:
     """Raises DeadlineUnreachable where what waits and runs leaves too little time to answer before the deadline."""
-    left = pending.timeout
+    left = pending.deadline - pending.queued_at
     if backlog.seconds_until_answered(waiting, policy, pending) <= left:
         return
     waiting.sweep(pending.queued_at)
@@ -24,8 +33,8 @@ def check_deadline(pending: Pending, backlog: Backlog, waiting: WaitingRequests,
     if not waiting and not backlog.running:
         backlog.times.forgive()
     refusal = DeadlineUnreachable(
-        f"a timeout of {round(left * 1e6)} microseconds cannot be met: with {waiting.rows} rows waiting an answer "
-        f"takes up to {ceil(needed * 1e6)}; allow more, or try again after the seconds in Retry-After"
+        f"a timeout of {round(pending.timeout * 1e6)} microseconds cannot be met: with {waiting.rows} rows waiting an "
+        f"answer takes up to {ceil(needed * 1e6)}; allow more, or try again after the seconds in Retry-After"
     )
     refusal.retry_after_seconds = max(1, ceil(needed - left))
     raise refusal

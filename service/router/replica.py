@@ -19,8 +19,9 @@ from service.router.admission import Signature
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.batcher import Batcher
 from service.router.execution_times import ExecutionTimes
-from service.router.padding import Padder, proven_padder
-from service.router.permit import expired
+from service.router.padding import Padder
+from service.router.padding_proof import proven_padder
+from service.router.permit import answering_seconds, expired
 from service.router.route import Route
 from service.router.warmup import WarmEngine
 
@@ -123,7 +124,7 @@ class Replica:
 
     def _limit(self, future: asyncio.Future[InferResult], seconds: float) -> None:
         """The deadline holds while the engine is busy too; what has expired is not run any more."""
-        timer = self._loop.call_later(seconds, _expire, future, seconds)
+        timer = self._loop.call_later(answering_seconds(seconds), _expire, future, seconds)
         future.add_done_callback(lambda _: timer.cancel())
 
     def _deliver(self, batch: Batch) -> None:

@@ -9,12 +9,14 @@ from functools import partial
 import numpy as np
 
 from service.domain.inference import Array, InferRequest, InferResult
-from service.errors import OctavoError, QueueFull, Stopping
+from service.errors import DeadlineExceeded, DeadlineUnreachable, OctavoError, QueueFull, Stopping
 from service.metrics import SHADOW_COMPARISONS
 from service.router.routes import RoutedReplica
 
 # Outputs without classes agree within this share of their largest value.
 _TOLERANCE = 0.02
+# A shadow without time or place for a request failed none.
+_DROPPED = (QueueFull, Stopping, DeadlineUnreachable, DeadlineExceeded)
 
 
 class ShadowMirror:
@@ -42,7 +44,7 @@ class ShadowMirror:
         plain = request._replace(variant=None, timeout_seconds=None)
         try:
             mirrored = self._shadow.replica.submit(plain, self._shadow.route)
-        except (QueueFull, Stopping):
+        except _DROPPED:
             self._count["dropped"]()
         except OctavoError:
             self._count["failed"]()
@@ -50,7 +52,10 @@ class ShadowMirror:
             mirrored.add_done_callback(partial(self._compare, answer))
 
     def _compare(self, answer: InferResult, mirrored: asyncio.Future[InferResult]) -> None:
-        if mirrored.cancelled() or mirrored.exception() is not None:
+        failure = None if mirrored.cancelled() else mirrored.exception()
+        if isinstance(failure, _DROPPED):
+            self._count["dropped"]()
+        elif failure is not None or mirrored.cancelled():
             self._count["failed"]()
         else:
             self._count["agree" if agree(answer.outputs, mirrored.result().outputs) else "differ"]()

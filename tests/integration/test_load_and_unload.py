@@ -93,3 +93,18 @@ def test_load_and_unload_again_and_again(tmp_path: Path, cycles: int) -> None:
             assert not ready(client)
             change(client, "load")
             assert ready(client)
+
+
+def test_a_stored_file_that_was_changed_is_not_served(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        change(client, "unload")
+        data = bytearray((DIGITS / "digits.onnx").read_bytes())
+        (stored,) = (path for path in tmp_path.rglob("content/*/*") if path.stat().st_size == len(data))
+        data[len(data) // 2] ^= 1
+        stored.chmod(0o600)
+        stored.write_bytes(data)
+        answer = client.post(f"{REPOSITORY}/models/digits/load")
+        assert answer.status_code >= 500
+        assert "is not what was registered: its SHA-256 is" in answer.text
+        assert not ready(client)

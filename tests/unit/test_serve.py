@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from service import serve
-from service.domain.engine import EngineArtifact, Fingerprint, Gpu
+from service.domain.engine import Fingerprint, Gpu
 from service.engines.runtime_cache import CacheStore
 from service.registry.blobs import Blobs
 from tests.served_models import artifact
@@ -24,14 +25,16 @@ def test_an_engines_compiled_kernels_are_kept_in_the_store_under_the_engine_and_
     monkeypatch.setattr(serve, "load_engine", lambda *given: given[-1])
     blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
 
-    def lent(engine: EngineArtifact, host: Fingerprint) -> CacheStore:
-        blobs.put_bytes(engine.blob_key, b"engine")
+    def lent(content: bytes, host: Fingerprint) -> CacheStore:
+        digest = hashlib.sha256(content).hexdigest()
+        engine = replace(artifact(), sha256=digest, blob_key=f"content/{digest}")
+        blobs.put_bytes(engine.blob_key, content)
         settings = SimpleNamespace(engine_threads=1, engine_instances=1)
         server: Any = SimpleNamespace(_settings=settings, _blobs=blobs, _host=host)
         return cast("CacheStore", serve.Server._load_engine(server, engine))
 
-    assert lent(artifact(), HOST).read() is None
-    lent(artifact(), HOST).write(b"kernels")
-    assert lent(artifact(), HOST).read() == b"kernels"
-    assert lent(replace(artifact(), sha256="f" * 64), HOST).read() is None
-    assert lent(artifact(), replace(HOST, gpu=Gpu("RTX 5090", "12.0", "13.1"))).read() is None
+    assert lent(b"engine", HOST).read() is None
+    lent(b"engine", HOST).write(b"kernels")
+    assert lent(b"engine", HOST).read() == b"kernels"
+    assert lent(b"another", HOST).read() is None
+    assert lent(b"engine", replace(HOST, gpu=Gpu("RTX 5090", "12.0", "13.1"))).read() is None

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto
 from service.domain.plan import QuantizationPlan
 from service.quantization.emitters.qdq import QdqWriter
 from service.quantization.graph import Graph
-from service.quantization.placements.openvino import MOVING
+from service.quantization.placements.openvino import MOVING, averages_padding
 
 # OpenVINO 2026.4 applies the weight's scale twice to an INT8 convolution that has no bias, or zeros for one, where its
 # result is read in two ways. A bias too small to change any sum keeps it from that.
@@ -36,7 +36,8 @@ def emit_openvino(model: ModelProto, plan: QuantizationPlan) -> ModelProto:
         made_in_int8 = maker is not None and maker.name in int8
         if maker is not None and made_in_int8 and maker.op_type in MOVING:
             continue
-        readers = {node.name for node in graph.readers[grid.tensor]}
+        # Behind a pair the device would average in INT8 whatever the plan says.
+        readers = {node.name for node in graph.readers[grid.tensor] if not averages_padding(node)}
         writer.insert_pair(grid, readers if made_in_int8 else readers & int8)
     return writer.finished()
 

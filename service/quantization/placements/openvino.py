@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
-from service.quantization.graph import Graph, clip_bounds
+from service.quantization.graph import Graph, attribute, clip_bounds
 from service.quantization.placements.placement import (
     WEIGHTED,
     Placement,
@@ -82,7 +82,9 @@ class _Placer:
         return node.op_type in MOVING and self._is_activation(node.input[0]) and not any(node.output[1:])
 
     def _joins(self, node: NodeProto) -> bool:
-        return node.op_type in JOINING and all(self._is_activation(name) for name in self._activations(node))
+        if node.op_type not in JOINING or averages_padding(node):
+            return False
+        return all(self._is_activation(name) for name in self._activations(node))
 
     def _is_activation(self, tensor: str) -> bool:
         return tensor not in self._graph.constants and self._graph.is_float(tensor)
@@ -120,7 +122,8 @@ class _Placer:
 
     def _place_joining(self, node: NodeProto) -> None:
         if not self._joins(node) or not self._result_is_wanted(node):
-            self._reasons[node.name] = "its result is used in floating point"
+            padded = "it counts its padding, which the INT8 kernel takes for the integer 0 and not for the number"
+            self._reasons[node.name] = padded if averages_padding(node) else "its result is used in floating point"
             return
         inputs = self._activations(node)
         makers = [self._graph.producer.get(name) for name in inputs]
@@ -167,3 +170,12 @@ class _Placer:
             return OperatorPrecision(node.name, node.op_type, "INT8", self._int8[node.name])
         reason = self._reasons.get(node.name, f"{node.op_type} is computed in floating point on this runtime")
         return float_precision(node, self._graph, self._kept[node.name], reason)
+
+
+def averages_padding(node: NodeProto) -> bool:
+    """Whether padding goes into the averages: the device's INT8 kernel pads with integers, whose 0 is a number of its
+    own on a grid with a zero point.
+    """
+    if node.op_type != "AveragePool" or not attribute(node, "count_include_pad", 0):
+        return False
+    return any(attribute(node, "pads", ())) or attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")

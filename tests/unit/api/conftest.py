@@ -40,12 +40,14 @@ class Router:
     woken: int = 0
     settled: list[tuple[str, int]] = field(default_factory=list)
     failure: OctavoError | None = None
+    meanwhile: Callable[[], object] = lambda: None
 
     def wake(self) -> None:
         self.woken += 1
 
     async def settle(self, model: str, revision: int) -> None:
         self.settled.append((model, revision))
+        self.meanwhile()
         if self.failure is not None:
             raise self.failure
 

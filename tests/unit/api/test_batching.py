@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from service.api.dependencies import Services
+from service.domain.deployment import Deployment
 from service.errors import InvalidInput, NotReady
 from tests.samples import artifact, new_model
 from tests.unit.api.conftest import Router
@@ -74,6 +75,16 @@ def test_what_does_not_hold_is_taken_back_with_the_reason(client: httpx.Client, 
     router.failure = InvalidInput("padding changes the answers: output 'y' differs")
     refusal(client.put(PATH, json=SET), 400, "padding changes the answers")
     assert client.get(PATH).json() == DEFAULT | {"max_queue_rows": 8}
+
+
+def test_what_does_not_hold_is_taken_back_though_other_variants_were_deployed_meanwhile(
+    client: httpx.Client, services: Services, router: Router
+) -> None:
+    router.meanwhile = lambda: services.deployments.put(Deployment("digits", 1, "int8-onnxruntime"))
+    router.failure = InvalidInput("padding changes the answers: output 'y' differs")
+    refusal(client.put(PATH, json=SET), 400, "padding changes the answers")
+    assert client.get(PATH).json() == DEFAULT
+    assert services.deployments.find("digits").stable == "int8-onnxruntime"
 
 
 def test_what_is_still_on_its_way_is_not_taken_back(client: httpx.Client, router: Router) -> None:

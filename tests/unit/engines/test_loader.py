@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from service.domain.engine import GPU_RUNTIMES, Fingerprint
 from service.engines import gpu_requirements, loader
 from service.engines.fingerprint import engine_fingerprint, host_fingerprint
-from service.engines.loader import foreign_parts, load_engine
+from service.engines.loader import check_bytes, foreign_parts, load_engine
 from service.errors import EngineFailed, Unsupported
 from tests.served_models import artifact, write_linear
 
@@ -39,6 +40,15 @@ def test_device_flags_driver_and_the_artifacts_own_runtime_count() -> None:
         "onnxruntime: 1.31.0 -> 1.32.0",
     ]
     assert proven_on(replace(HERE, libraries={"onnxruntime": "1.32.0", "openvino": "2020"})) == []
+
+
+def test_bytes_that_are_not_those_of_the_certificate_are_not_trusted(tmp_path: Path) -> None:
+    path = write_linear(tmp_path / "m.onnx")
+    whole = replace(artifact(), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    check_bytes(path, whole)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(EngineFailed, match=r"is not what was registered: its SHA-256 is .*; restore blob 'content/x'"):
+        check_bytes(path, whole)
 
 
 def test_a_foreign_cpu_engine_is_loaded_and_said_to_be_foreign(

@@ -106,3 +106,15 @@ def test_a_job_that_is_to_prove_an_engine_fails_where_it_cannot_run(
     ):
         publication.publish(job, gate(), folder)
     assert publication.engines.never_ran() == ()
+
+
+def test_a_verdict_on_another_models_bytes_is_not_published(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    job = job_of(database, quantize_request())
+    seen = gate("passed")
+    seen["certificate"]["model_sha256"] = "9" * 64
+    with pytest.raises(StageFailed, match=r"model 'digits' was changed: .* beside SHA-256 9+, not a+; upload"):
+        publication.publish(job, seen, folder)
+    seen["certificate"]["model_sha256"] = "a" * 64
+    assert publication.publish(job, seen, folder)["state"] == "succeeded"

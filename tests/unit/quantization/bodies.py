@@ -54,6 +54,17 @@ BODIES: dict[str, list[NodeProto]] = {
     "MaxPool at the end": [conv("x", "a", "first"), _node("MaxPool", ["a"], ["y"], "it", kernel_shape=[2, 2])],
     "AveragePool": _between(_node("AveragePool", ["a"], ["c"], "it", kernel_shape=[2, 2])),
     "AveragePool with padding": _between(_node("AveragePool", ["a"], ["c"], "it", kernel_shape=[3, 3], pads=[1] * 4)),
+    "AveragePool of its padding": _between(
+        _node("AveragePool", ["a"], ["c"], "it", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
+    ),
+    "AveragePool of its padding beside a convolution": [
+        conv("x", "a", "first"),
+        _node("AveragePool", ["a"], ["b"], "it", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+        conv("b", "d", "behind", "k2"),
+        conv("a", "e", "beside", "k3"),
+        _node("Add", ["d", "e"], ["c"], "add"),
+        conv("c", "y", "last", "k4"),
+    ],
     "GlobalAveragePool": _between(_node("GlobalAveragePool", ["a"], ["c"], "it")),
     "Transpose": _between(_node("Transpose", ["a"], ["c"], "it", perm=[0, 1, 3, 2])),
     "Squeeze": _between(_node("Unsqueeze", ["a", "axes"], ["u"], "up"), _node("Squeeze", ["u", "axes"], ["c"], "it")),

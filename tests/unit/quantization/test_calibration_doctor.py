@@ -13,6 +13,7 @@ from service.quantization.calibrated import Calibrated
 from service.quantization.calibration import calibrate_stage
 from service.quantization.calibration_doctor import diagnose
 from service.quantization.preparation import inspect_stage
+from service.quantization.row_statistics import row_statistics
 from service.quantization.rows import Array, Rows
 from service.quantization.task import PipelineTask
 from tests.unit.quantization.small_models import classifier, fp32, images, model_of, saved, saved_rows, value
@@ -54,6 +55,21 @@ def test_repeated_rows_are_listed_with_the_row_that_they_repeat(tmp_path: Path) 
         "8 of 256 calibration rows repeat earlier ones: rows 40, 41, 200, 201, 202 and 3 more, for example row 40 "
         "repeats row 7; send rows that all differ"
     )
+
+
+def test_an_array_beside_the_inputs_hides_neither_repeated_nor_shared_nor_constant_rows(tmp_path: Path) -> None:
+    rows, validation = digits("calibration"), digits("validation")
+    rows[40], rows[3] = rows[7], 0
+    validation[100] = rows[20]
+    calibration = saved_rows(tmp_path / "c.npz", input=rows, number=np.arange(len(rows)))
+    others = saved_rows(tmp_path / "v.npz", input=validation)
+    recipe = Recipe(calibration=Calibration(rows=len(rows)))
+    task = PipelineTask(tmp_path / "job", DIGITS / "digits.onnx", recipe, Budget("mae", 1), calibration, others, 1)
+    inspect_stage(task, lambda fraction: None)
+    repeated, constant, shared = calibrate_stage(task, lambda fraction: None)["warnings"]
+    assert "1 of 256 calibration rows repeat earlier ones: row 40" in repeated
+    assert "1 calibration rows hold one value only: row 3" in constant
+    assert "1 calibration rows are validation rows too: row 20" in shared
 
 
 def test_rows_of_one_value_are_listed(tmp_path: Path) -> None:
@@ -149,3 +165,21 @@ def test_token_ids_and_flags_are_no_pictures_and_raise_nothing(tmp_path: Path) -
     rows = Rows("calibration", {"ids": ids, "types": np.zeros((64, 16), np.int64)}, None)
     task = PipelineTask(tmp_path, saved(classifier(), tmp_path / "m.onnx"), Recipe(), Budget(), None, None, 1)
     assert diagnose(task, Calibrated.empty("", (), {}), rows, rows.row_digests(64)) == []
+
+
+def test_tensors_that_wake_in_the_second_half_of_the_rows_have_not_settled(tmp_path: Path) -> None:
+    rows = images(64)
+    rows[:32] = 0
+    warnings = warnings_for(tmp_path, rows, model=saved(classifier(), tmp_path / "m.onnx"))
+    (warning,) = [found for found in warnings if "still move" in found]
+    assert "from 32 to 64 rows the 99.9th percentile of" in warning
+    assert "rose from zero; send about 256 rows" in warning
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_pictures_that_are_smooth_in_one_direction_only_are_no_noise(axis: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (64, 3, 16, 16)).astype(np.float32)
+    for values, grainy in ((noise, True), (noise.cumsum(axis=axis), False)):
+        grain = row_statistics(Rows("calibration", {"x": values}, None), 64).inputs["x"].grain
+        assert grain is not None
+        assert (abs(grain) < 0.1) is grainy

@@ -129,3 +129,10 @@ def test_a_real_int8_engine_keeps_every_promise(tmp_path: Path) -> None:
     feed = Feed.of(Rows("validation", {"x": images(12, 4)}, None), engine.inputs)
     found = check_consistency(engine, reference, feed, ("int8", (1, 2, 16)))
     assert [(check.name, check.detail) for check in found if not check.held] == []
+
+
+def test_infinity_that_changes_sides_or_becomes_nan_is_a_difference() -> None:
+    masked = np.array([[1.0, -np.inf], [2.0, np.nan]])
+    assert difference(masked, masked.copy()) == 0
+    for other in (np.array([[1.0, np.inf], [2.0, np.nan]]), np.array([[1.0, np.nan], [2.0, np.nan]])):
+        assert difference(masked, other) == np.inf

@@ -70,6 +70,18 @@ def test_scores_that_are_not_numbers_come_last() -> None:
     assert top_indices(np.array([[np.nan, 1.0, 2.0]]), 3).tolist() == [[2, 1, 0]]
 
 
+def test_rows_on_which_the_reference_gives_nan_alone_are_left_out() -> None:
+    reference = np.array([[np.nan, np.nan, np.nan], [0.0, 1.0, 2.0]])
+    engine = np.array([[1.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
+    decisions = Decisions()
+    decisions.add(reference, engine, np.array([0, 2]))
+    assert decisions.metrics()["agreement"]["engine"] == 0
+    assert decisions.classes()[0]["label"] == 2
+    nothing = Decisions()
+    nothing.add(reference[:1], engine[:1], np.array([0]))
+    assert (nothing.metrics(), nothing.classes(), nothing.tails()) == ({}, [], {})
+
+
 def test_ties_go_to_the_lower_class() -> None:
     assert top_indices(np.array([[1.0, 1.0, 0.0]]), 1).tolist() == [[0]]
 

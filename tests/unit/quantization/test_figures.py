@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.quantization.figures import Floats, OutputFigures, RowMean
+from service.quantization.figures import Floats, OutputFigures
+from service.quantization.row_mean import RowMean
 
 RANDOM = np.random.default_rng(0)
 REFERENCE = RANDOM.normal(0, 3, (400, 10))
@@ -66,6 +68,42 @@ def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     assert (found["reference_not_finite"], found["engine_not_finite"]) == (1, 1)
     assert found["mean_absolute_error"] == 0.25
     assert found["max"] == 0.5
+
+
+def test_rows_that_the_reference_cannot_compute_are_no_rows_without_error() -> None:
+    reference, engine = np.ones((4, 2)), np.array([[1.0, -1.0]] * 4)
+    reference[1:] = np.nan
+    output = OutputFigures("scores")
+    output.add(reference, engine)
+    assert (output.row_errors.mean, output.row_cosines.mean) == (1, 0)
+    assert output.to_json()["compared"] == 2
+
+
+def test_outputs_that_are_nowhere_finite_tell_nothing() -> None:
+    found = figures_of(np.full((3, 4), np.nan), np.ones((3, 4)))
+    assert (found["compared"], found["reference_not_finite"], found["cosine"], found["cosine_min"]) == (0, 12, 0, 0)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-30, 1e30, 1e139])
+def test_percentiles_of_errors_hold_at_any_scale(size: float) -> None:
+    found = figures_of(REFERENCE * size, ENGINE * size)
+    for percent in (50, 90, 99):
+        wanted = np.percentile(np.abs(REFERENCE - ENGINE) * size, percent)
+        assert found[f"p{percent}"] == pytest.approx(wanted, rel=0.02, abs=0)
+
+
+def test_numbers_too_large_to_square_count_as_not_finite() -> None:
+    reference, engine = np.array([[1e308, -1e308, 2.0, 3.0]]), np.array([[-1e308, -1e308, 1e200, 3.0]])
+    found = figures_of(reference, engine)
+    json.dumps(found, allow_nan=False)
+    assert (found["reference_not_finite"], found["engine_not_finite"], found["compared"]) == (2, 2, 1)
+
+
+def test_infinity_is_excused_only_where_the_reference_has_the_same() -> None:
+    reference = np.array([[-np.inf, -np.inf, -np.inf, -np.inf, np.nan, 1.0]])
+    engine = np.array([[-np.inf, np.inf, np.nan, -1e30, np.nan, 1.0]])
+    found = figures_of(reference, engine)
+    assert (found["reference_not_finite"], found["engine_not_finite"], found["compared"]) == (5, 2, 1)
 
 
 def test_zero_rows_have_a_cosine_too() -> None:

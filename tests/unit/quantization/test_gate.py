@@ -23,7 +23,9 @@ def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
         "scores": "scores",
         "metrics": {"top1": {"reference": 0.98, "engine": engine, "loss": loss}, "mae": {"engine": 0.5, "loss": 0.5}},
         "latency": {"engine": timings},
-        "outputs": [{"name": "scores", "engine_not_finite": engine_not_finite}],
+        "outputs": [
+            {"name": "scores", "engine_not_finite": engine_not_finite, "reference_not_finite": 0, "compared": 5120}
+        ],
         "consistency": [{"name": "row_order", "held": True, "detail": ""}, {"name": "zero_rows", "held": None}],
     }
     return {"labels": True, "rows": 512, "validated_on": "validation", "candidates": {"onnxruntime": candidate}}
@@ -50,6 +52,14 @@ def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy() -> None:
     judgement = judge(task(), found(0.0, engine_not_finite=3), "onnxruntime")
     assert not judgement.passed
     assert judgement.reason.startswith("output 'scores' of the engine is NaN or infinite in 3 places")
+
+
+def test_a_reference_that_is_nowhere_finite_proves_nothing() -> None:
+    seen = found(0.0)
+    seen["candidates"]["onnxruntime"]["outputs"][0] |= {"reference_not_finite": 5120, "compared": 0}
+    judgement = judge(task("mae"), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason.startswith("output 'scores' of the reference is NaN or infinite everywhere on 512")
 
 
 def test_an_engine_that_breaks_a_promise_is_rejected_whatever_its_accuracy() -> None:

@@ -14,7 +14,7 @@ from service.domain.recipe import Budget, Recipe
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization.loss_split import split_loss
+from service.quantization.loss_split import _decibels_or_more, split_loss
 from service.quantization.rows import Feed, Rows
 from service.quantization.simulation import simulated
 from service.quantization.task import PipelineTask
@@ -109,3 +109,20 @@ def test_a_float_engine_has_no_plan_to_split_by(task: PipelineTask) -> None:
     feed = Feed.of(Rows("validation", {"x": images(8)}, None), reference.inputs)
     fp32 = replace(task, recipe=Recipe(precision="fp32"))
     assert split_loss(fp32, RUNTIME, (reference, reference), feed) is None
+
+
+def test_noise_on_outputs_that_are_all_zero_is_the_worst_of_all() -> None:
+    noise = {"sqnr_db": None, "max": 0.5, "engine_not_finite": 0}
+    assert _decibels_or_more(noise) < _decibels_or_more({"sqnr_db": -90.0, "max": 1.0, "engine_not_finite": 0})
+    assert _decibels_or_more({"sqnr_db": None, "max": 0.0, "engine_not_finite": 0}) > 1e9
+    assert _decibels_or_more({"sqnr_db": None, "max": 0.0, "engine_not_finite": 7}) < -1e9
+
+
+def test_a_loss_that_no_leg_tells_is_not_zero(task: PipelineTask) -> None:
+    reference = OnnxRuntimeEngine.load(task.model, 1)
+    rows = images(40, 7)
+    labels = (reference.infer({"x": rows})["scores"].argmax(axis=1) + 1) % 4
+    feed = Feed.of(Rows("validation", {"x": rows}, labels), reference.inputs)
+    found = split_loss(replace(task, budget=Budget("top1", 1)), RUNTIME, (reference, None), feed)
+    assert found is not None
+    assert found["total_loss"] is None

@@ -295,3 +295,13 @@ def test_a_model_that_was_trained_with_pairs_is_built_on_its_own_grids_for_any_r
     # A CPU without VNNI may bound some weights instead.
     if not saturates(host_fingerprint().flags):
         assert {name: scales[name] for name in as_uploaded} == as_uploaded
+
+
+def test_rows_that_fill_no_fixed_batch_are_counted_nowhere_and_warned_of(task: PipelineTask, tmp_path: Path) -> None:
+    path = saved(classifier(batch=3), tmp_path / "fixed.onnx")
+    run_all(replace(task, model=path))
+    report = report_of(task)
+    assert report["validation"]["rows"] == 198
+    assert report["certificate"]["reason"].endswith("on 198 validation rows")
+    assert report["loss_split"]["rows"] % 3 == report["waterfall"]["rows"] % 3 == 0
+    assert any("the last 2 of 200 rows are left out of every figure" in warning for warning in report["warnings"])

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from service.domain.recipe import METHODS, Calibration
 from service.quantization.histogram import Histogram
+from service.quantization.planner import activation_grid
 from service.quantization.ranges import find_range
 from tests.unit.quantization.small_models import fp32
 
@@ -31,10 +32,11 @@ def found(values: npt.NDArray[Any], method: str, symmetric: bool = False, **more
 
 
 def grid_error(values: npt.NDArray[Any], extent: tuple[float, float]) -> float:
-    low, high = extent
-    scale = (high - low) / 255
-    rounded = np.rint((values.clip(low, high) - low) / scale) * scale + low
-    return float(((values - rounded) ** 2).mean())
+    """The error of the grid that the plan makes of the range."""
+    wide = values.astype(np.float64)
+    grid = activation_grid("x", extent, -extent[0] == extent[1], np.inf)
+    levels = np.clip(np.rint(wide / grid.scales[0]) + grid.zero_point, 0, 255)
+    return float(((wide - (levels - grid.zero_point) * grid.scales[0]) ** 2).mean())
 
 
 def test_minmax_is_the_extremes() -> None:
@@ -81,6 +83,14 @@ def test_mse_has_the_smallest_error_of_all_methods() -> None:
     errors = {method: grid_error(OUTLIER, found(OUTLIER, method)) for method in METHODS}
     assert errors["mse"] == min(errors.values())
     assert errors["mse"] < errors["minmax"] * 0.8
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("reach", [40.0, 1e3, 1e6])
+def test_mse_clips_an_outlier_only_where_the_plans_own_grid_gains_by_it(reach: float, symmetric: bool) -> None:
+    values = np.append(NORMAL, np.float32(reach))
+    chosen = grid_error(values, found(values, "mse", symmetric))
+    assert chosen <= grid_error(values, found(values, "minmax", symmetric)) * 1.01
 
 
 def test_entropy_keeps_nearly_all_of_a_well_behaved_tensor() -> None:

@@ -32,9 +32,9 @@ def figures() -> dict[str, Any]:
         "consistency": [{"name": "row_order", "held": False, "detail": f"answers {EVIL} differ"},
                         {"name": "zero_rows", "held": None, "detail": "it does not apply"}],
         "loss_split": {"rows": 64, "metric": "top1", "note": None, "legs": [
-            {"leg": "float_graph", "value": 0.99, "loss": 0.0, "sqnr_db": None},
-            {"leg": "plan", "value": 0.97, "loss": 0.02, "sqnr_db": 21.5},
-            {"leg": "engine", "value": 0.98, "loss": -0.01, "sqnr_db": 33.25}]},
+            {"leg": "float_graph", "value": 0.99, "loss": 0.0, "sqnr_db": None, "exact": True},
+            {"leg": "plan", "value": 0.97, "loss": 0.02, "sqnr_db": 21.5, "exact": False},
+            {"leg": "engine", "value": 0.98, "loss": -0.01, "sqnr_db": 33.25, "exact": False}]},
         "waterfall": {"rows": 12, "note": None, "top": [EVIL], "operators": [
             {"name": EVIL, "operator": "Conv", "share": 0.75, "cause": "weight_rounding", "evidence": "29 dB behind",
              "local_sqnr_db": 29.0, "accumulated_sqnr_db": 12.5, "unfused": True}]},
@@ -214,3 +214,10 @@ def test_an_engine_that_did_not_run_has_no_speed_and_says_so() -> None:
     for told in ("Built, and not proven, on", "FP32 beside this engine, simulated", "unknown"):
         assert told in page, told
     assert "agrees with itself" not in page
+
+
+def test_a_leg_that_is_nothing_but_noise_is_not_called_exact() -> None:
+    report = figures()
+    report["loss_split"]["legs"][1]["sqnr_db"] = None
+    assert "noise alone" in render_page(report)
+    assert "noise alone" not in render_page(figures())

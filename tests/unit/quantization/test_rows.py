@@ -129,3 +129,18 @@ def test_rows_that_two_sets_share_have_one_digest(tmp_path: Path) -> None:
     other = rows(tmp_path, x=np.concatenate([X[3:], X[3:] + 100])).digests()
     assert len(mine) == 5
     assert len(mine & other) == 2
+
+
+def test_an_array_that_the_model_does_not_take_does_not_tell_equal_rows_apart(tmp_path: Path) -> None:
+    plain, numbered = tmp_path / "plain", tmp_path / "numbered"
+    for folder in (plain, numbered):
+        folder.mkdir()
+    one = Feed.of(rows(plain, x=X), [spec(-1, 2, 3)])
+    other = Feed.of(rows(numbered, x=X, number=np.arange(5)), [spec(-1, 2, 3)])
+    assert other.rows.row_digests(5) == one.rows.row_digests(5)
+
+
+@pytest.mark.parametrize(("batch", "limit", "covered"), [(-1, 5, 5), (-1, 3, 3), (2, 5, 4), (2, 1, 2), (3, 9, 3)])
+def test_what_a_feed_covers_is_what_its_batches_give(tmp_path: Path, batch: int, limit: int, covered: int) -> None:
+    feed = Feed.of(rows(tmp_path, x=X), [spec(batch, 2, 3)])
+    assert feed.covered(limit) == covered == sum(count for _, count, _ in feed.batches(limit, 2))

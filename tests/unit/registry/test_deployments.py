@@ -113,6 +113,14 @@ def test_another_recipe_of_a_taken_name_gets_its_digest_and_the_same_recipe_repl
     assert other.variant == f"{INT8}-q2q2q2q2"
     assert engines.publish(artifact(digest="q2")).variant == other.variant
     assert engines.publish(artifact(digest="r1")).variant == INT8
+
+
+def test_a_recipe_that_another_runtime_wins_leaves_the_first_ones_engine(database: Database) -> None:
+    ModelRegistry(database).add(new_model())
+    engines = EngineRegistry(database)
+    gpu = engines.publish(replace(artifact("int8-onnxruntime-cuda"), runtime="onnxruntime-cuda", sha256="2" * 64))
+    assert engines.publish(artifact()).variant == INT8
+    assert engines.find("digits", 1, "int8-onnxruntime-cuda").sha256 == gpu.sha256
     assert len(engines.list("digits", 1)) == 3
     assert engines.find("digits", 1, INT8).certificate == artifact().certificate
 
@@ -188,14 +196,30 @@ def test_batching_is_kept_over_every_change_of_the_routes_and_raises_the_revisio
 ) -> None:
     wished = Batching(preferred_batch_rows=(4, 8), padding=Padding((16, 32), (("ids", 1.0),)))
     before = deployments.find("digits").revision
-    assert deployments.set_batching("digits", wished).revision == before + 1
-    assert deployments.set_batching("digits", wished).revision == before + 1, "an equal one changes nothing"
+    assert deployments.set_batching("digits", wished)[0].revision == before + 1
+    assert deployments.set_batching("digits", wished)[0].revision == before + 1, "an equal one changes nothing"
     assert deployments.put(Deployment("digits", 1, INT8)).batching == wished
     assert deployments.rollback("digits").batching == wished
     assert deployments.unload("digits").batching == wished
     assert deployments.find("digits").batching == wished
 
 
+def test_batching_that_failed_is_taken_back_over_a_newer_deployment_but_not_over_what_another_set(
+    deployments: DeploymentRegistry,
+) -> None:
+    failed, newer = Batching(padding=Padding((4,))), Batching(max_queue_rows=8)
+    _, before = deployments.set_batching("digits", failed)
+    deployments.put(Deployment("digits", 1, INT8))
+    deployments.take_back_batching("digits", failed, before)
+    assert deployments.find("digits").batching == before == Batching()
+    deployments.set_batching("digits", failed)
+    assert deployments.set_batching("digits", newer)[1] == failed
+    deployments.take_back_batching("digits", failed, before)
+    assert deployments.find("digits").batching == newer
+
+
 def test_batching_of_what_is_not_deployed_is_not_found(deployments: DeploymentRegistry) -> None:
     with pytest.raises(NotFound, match="'none' is not deployed"):
         deployments.set_batching("none", Batching())
+    with pytest.raises(NotFound, match="'none' is not deployed"):
+        deployments.take_back_batching("none", Batching(), Batching())

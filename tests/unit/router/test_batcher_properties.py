@@ -51,7 +51,7 @@ SETTINGS = st.builds(
     Batching,
     max_batch_rows=st.sampled_from([None, 1, 3, MAX_ROWS]),
     preferred_batch_rows=st.sampled_from([(), (2,), (2, 4)]),
-    batch_delay_seconds=st.sampled_from([None, 0.001, 0.003]),
+    batch_delay_seconds=st.sampled_from([None, 0.001, 0.003, 60.0]),
     max_queue_rows=st.sampled_from([None, 4, 12]),
     timeout_seconds=st.sampled_from([None, None, 0.004]),
     priority_levels=st.just(3),
@@ -141,6 +141,8 @@ def test_every_request_ends_with_its_own_answer_or_its_own_refusal(
         traffic = Traffic(bench, may_block=not inline_rows)
         for step in script:
             await traffic.play(step)
+        # Nothing waits for company any more: neither a request nor an instance may be left with the delay before.
+        bench.replica.follow(Batching())
         if traffic.sent:
             await traffic.check()
         assert max((len(batch) for batch in bench.engine.batches), default=0) <= MAX_ROWS

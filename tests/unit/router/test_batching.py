@@ -9,6 +9,7 @@ import pytest
 from service.domain.batching import Batching
 from service.domain.inference import InferRequest
 from service.errors import DeadlineExceeded, DeadlineUnreachable, InvalidTensor, QueueFull
+from service.router.permit import answering_seconds
 from tests.fake_engine import rows
 from tests.unit.router.bench import ROUTE, Bench, run, values
 
@@ -231,3 +232,19 @@ def test_one_flooded_model_on_the_loop_leaves_every_other_its_turn() -> None:
         await neighbour.replica.close(5)
 
     run(scenario, inline_rows=8)
+
+
+def test_a_little_of_every_timeout_is_kept_for_the_answers_way_back() -> None:
+    assert answering_seconds(10.0) == 9.995
+    assert answering_seconds(0.1) == pytest.approx(0.098)
+    assert answering_seconds(float("inf")) == float("inf")
+
+
+@pytest.mark.parametrize("inline_rows", [0, 1, 8])
+def test_a_batch_on_the_loop_has_no_more_rows_than_the_model_is_allowed_either(inline_rows: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(max_batch_rows=3))
+        assert await values(*[bench.send(value) for value in range(8)]) == list(range(8))
+        assert max(len(batch) for batch in bench.engine.batches) <= 3
+
+    run(scenario, inline_rows=inline_rows)

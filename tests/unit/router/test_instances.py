@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.batching import Batching
 from service.domain.inference import InferRequest
 from service.domain.limits import InferLimits
+from service.router.batcher import Batcher
 from service.router.execution_times import ExecutionTimes
 from service.router.replica import Replica
 from service.router.waiting import Taken, WaitingRequests
@@ -145,3 +147,49 @@ def test_engines_on_a_gpu_run_two_batches_at_once_unasked(runtime: str, beside: 
         await replica.close(5)
 
     asyncio.run(scenario())
+
+
+def test_an_instance_that_is_woken_for_what_another_took_in_between_sleeps_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(batch_delay_seconds=0.001, max_batch_rows=2))
+        bench.engine.block()
+        first = bench.replica.submit(InferRequest(rows(1, 2)), ROUTE)
+        assert await asyncio.to_thread(bench.engine.running.wait, 10)
+        wake, taken = Batcher._wake, threading.Event()
+
+        def late(batcher: Batcher) -> None:
+            bench.engine.gate.set()
+            assert taken.wait(10)
+            wake(batcher)
+
+        take = WaitingRequests.take
+
+        def noted(waiting: WaitingRequests, max_rows: int, times: ExecutionTimes, now: float) -> Taken:
+            found = take(waiting, max_rows, times, now)
+            taken.set()
+            return found
+
+        monkeypatch.setattr(Batcher, "_wake", late)
+        monkeypatch.setattr(WaitingRequests, "take", noted)
+        second = bench.replica.submit(InferRequest(rows(3, 4)), ROUTE)
+        monkeypatch.undo()
+        assert await values(first, second) == [1, 3]
+        assert await values(bench.send(5)) == [5], "it waits for nothing that is gone"
+
+    run(scenario, instances=2)
+
+
+def test_no_instance_is_left_behind_on_a_timer_that_another_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(batch_delay_seconds=9.0))
+        # The second has the delay looked at anew; before that happens, the third wakes the other instance.
+        sent = [bench.send(1), bench.send(2, timeout=60), bench.send(3)]
+        await asyncio.sleep(0.01)
+        bench.replica.follow(Batching())
+        assert await values(*sent) == [1, 2, 3]
+        await bench.replica.close(0.5)
+        assert not caplog.messages, "both sleep, so there is nothing to drain"
+
+    run(scenario, instances=2)

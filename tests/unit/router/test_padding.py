@@ -11,7 +11,7 @@ from service.domain.batching import Batching, Padding
 from service.domain.inference import Array, InferRequest
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidInput, InvalidTensor
-from service.router.padding import proven_padder
+from service.router.padding_proof import proven_padder
 from tests.unit.router.bench import ROUTE, Bench, run, values
 
 SEQUENCE = TensorSpec("x", "FP32", (-1, -1))
@@ -140,3 +140,74 @@ def test_a_length_that_the_engine_refuses_refuses_the_padding_in_its_words() -> 
 
     with pytest.raises(InvalidInput, match=r"length 4, so padding cannot be proven: the profile takes lengths up to 2"):
         proven_padder(Formula((SEQUENCE,), narrow), Padding((4,)))
+
+
+def test_a_longer_bucket_that_the_engine_refuses_refuses_the_padding_too() -> None:
+    def narrow(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if inputs["x"].shape[1] > 16:
+            raise RuntimeError("positions end at 16")
+        return {"y": inputs["x"]}
+
+    with pytest.raises(InvalidInput, match="length 32, so padding cannot be proven: positions end at 16"):
+        proven_padder(Formula((SEQUENCE,), narrow), Padding((4, 8, 32)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda inputs: {"y": inputs["x"].max(1, keepdims=True)},
+        lambda inputs: {"y": inputs["x"].min(1, keepdims=True)},
+        lambda inputs: {"y": np.maximum(inputs["x"], -inputs["x"].max(1, keepdims=True))},
+    ],
+)
+def test_values_of_either_sign_show_a_padding_that_only_some_answers_notice(
+    answer: Callable[[Mapping[str, Array]], dict[str, Array]],
+) -> None:
+    with pytest.raises(InvalidInput, match="padding changes the answers"):
+        proven_padder(Formula((SEQUENCE,), answer), Padding((4, 8)))
+
+
+def test_an_output_that_follows_the_length_at_first_only_is_refused() -> None:
+    engine = Formula((SEQUENCE,), lambda inputs: {"y": inputs["x"][:, :4]})
+    with pytest.raises(InvalidInput, match="cannot be told from the answer"):
+        proven_padder(engine, Padding((4, 16)))
+
+
+def test_a_mask_of_floats_lets_everything_of_the_proof_through() -> None:
+    def additive(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        weight = np.exp((inputs["mask"] - 1) * 1e4)
+        return {"y": (inputs["x"] * weight).sum(1, keepdims=True) / weight.sum(1, keepdims=True)}
+
+    mask = TensorSpec("attention_mask", "FP32", (-1, -1))
+    engine = Formula((SEQUENCE, mask), lambda inputs: additive({"x": inputs["x"], "mask": inputs["attention_mask"]}))
+    assert proven_padder(engine, Padding((4, 8))).outputs == {}
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [
+        ("INT64", 1e30),
+        ("INT64", 0.5),
+        ("UINT8", 300.0),
+        ("UINT8", -1.0),
+        ("BOOL", 2.0),
+        ("FP16", 1e10),
+        ("BF16", 1.0),
+    ],
+)
+def test_a_value_that_the_input_cannot_hold_is_refused_by_name(datatype: str, value: float) -> None:
+    engine = Formula((TensorSpec("x", datatype, (-1, -1)),), lambda inputs: {"y": inputs["x"][:, :1]})
+    with pytest.raises(InvalidInput, match=f"for 'x', which cannot be appended to {datatype}"):
+        proven_padder(engine, Padding((4,), (("x", value),)))
+
+
+@pytest.mark.parametrize(("datatype", "value"), [("INT64", -100.0), ("UINT8", 255.0), ("FP16", 0.1), ("BF16", 0.0)])
+def test_a_value_that_the_input_can_hold_is_proven(datatype: str, value: float) -> None:
+    engine = Formula((TensorSpec("x", datatype, (-1, -1)),), lambda inputs: {"y": inputs["x"][:, :1]})
+    assert proven_padder(engine, Padding((4,), (("x", value),))).outputs == {}
+
+
+def test_buckets_that_would_take_the_memory_are_refused() -> None:
+    engine = Formula((TensorSpec("x", "FP32", (-1, -1, -1)),), lambda inputs: {"y": inputs["x"][:, :1, 0]})
+    with pytest.raises(InvalidInput, match=f"a row of 'x' padded to {2**20} would take {2**42} bytes"):
+        proven_padder(engine, Padding((4, 2**20)))

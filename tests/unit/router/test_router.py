@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.batching import Batching
 from service.domain.deployment import Deployment, ServedModel
 from service.domain.engine import Fingerprint, on_host
 from service.domain.inference import InferRequest, InferResult
@@ -230,6 +231,23 @@ def test_a_stuck_shadow_delays_no_answer_and_costs_no_more_than_its_queue() -> N
             assert await value(router) == 1
         await until(lambda: sample("octavo_shadow_comparisons_total", **labels) > before)
         shadow.gate.set()
+
+    run(scenario)
+
+
+def test_a_shadow_too_slow_for_the_models_timeout_has_dropped_and_not_failed_a_request() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        labels = {"model": "m", "version": "1", "variant": INT8}
+        dropped, failed = (
+            sample("octavo_shadow_comparisons_total", **labels, outcome=each) for each in ("dropped", "failed")
+        )
+        timeout = Batching(timeout_seconds=0.05)
+        await router.deploy(served(replace(with_shadow(deployment(), INT8), batching=timeout)))
+        shelf.engines["m-1-" + INT8].block()
+        assert await value(router) == 1
+        await until(lambda: sample("octavo_shadow_comparisons_total", **labels, outcome="dropped") == dropped + 1)
+        shelf.engines["m-1-" + INT8].gate.set()
+        assert sample("octavo_shadow_comparisons_total", **labels, outcome="failed") == failed
 
     run(scenario)
 

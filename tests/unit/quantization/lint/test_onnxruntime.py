@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 from service.domain.recipe import Recipe
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
@@ -115,6 +115,16 @@ def test_digits_runs_as_predicted(tmp_path: Path) -> None:
     emitted, _ = quantize(onnx.load_model(DIGITS / "digits.onnx"), rows, tmp_path)
     assert contradictions(emitted, tmp_path) == []
     assert all(entry.int8 for entry in lint(emitted).values() if entry.operator in ("Conv", "Gemm"))
+
+
+def test_a_weight_that_is_kept_in_float_between_int8_operators_stays_so(tmp_path: Path) -> None:
+    """ONNX Runtime would quantize it by itself, on one grid for all its channels, once a pair has moved next to it."""
+    pool = helper.make_node("MaxPool", ["x_d"], ["pooled"], "pool", kernel_shape=[2, 2], strides=[1, 1])
+    network = small([*pair("x"), pool, convolution("pooled", "w"), *pair("y")], "y_d")
+    w = next(tensor for tensor in network.graph.initializer if tensor.name == "w")
+    w.CopyFrom(numpy_helper.from_array(np.geomspace(1e-4, 1, 16, dtype=np.float32).reshape(4, 4, 1, 1), "w"))
+    assert contradictions(network, tmp_path) == []
+    assert not lint(network)["conv"].int8
 
 
 @given(seed=st.integers(0, 10_000), layers=st.integers(0, 8), scheme=st.sampled_from(["symmetric", "asymmetric"]))

@@ -74,6 +74,13 @@ def test_averages_run_in_int8_with_grids_on_both_sides(body: str) -> None:
     assert placement.grids == {"x": "x", "a": "a", "c": "c"}
 
 
+def test_an_average_that_counts_its_padding_stays_in_float_and_says_why() -> None:
+    placement = placed("AveragePool of its padding")
+    assert precisions(placement)["it"] == "FP32"
+    assert placement.grids == {"x": "x", "c": "c"}
+    assert "it counts its padding" in reasons(placement)["it"]
+
+
 def test_of_the_branches_of_an_add_the_last_one_straight_from_a_kernel_is_not_rounded() -> None:
     assert placed("Add").grids == {"x": "x", "a": "a", "c": "c"}
     assert placed("residual").grids == {"x": "x", "b": "b", "c": "c"}

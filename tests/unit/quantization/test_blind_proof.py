@@ -1,0 +1,61 @@
+"""What cannot be told is no proof: outputs of one number a row, and models that answer with NaN."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+from service.domain.recipe import BatchProfile, Budget, Recipe, Tuning
+from service.quantization import latency
+from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from tests.unit.quantization.small_models import model_of, saved, saved_rows, value
+
+RANDOM = np.random.default_rng(4)
+
+
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "MAX_ROUNDS", 12)
+
+
+def judged(model: ModelProto, calibration: Any, validation: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The gate's findings and the report."""
+    files = [saved_rows(folder / f"{name}.npz", x=rows) for name, rows in (("c", calibration), ("v", validation))]
+    recipe = Recipe(runtime="onnxruntime", batch=BatchProfile(1, 2, 4), tuning=Tuning.none())
+    task = PipelineTask(folder / "job", saved(model, folder / "m.onnx"), recipe, Budget(), files[0], files[1], 1)
+    found = [run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None) for stage in STAGES]
+    return found[-1], json.loads((task.folder / "report.json").read_text())
+
+
+def layers(classes: int, last: str) -> ModelProto:
+    """y = last(Sigmoid(x w) v), FP32 [batch, 8] to [batch, classes]."""
+    constants = {
+        "w": RANDOM.normal(0, 1, (8, 8)).astype(np.float32),
+        "v": np.abs(RANDOM.normal(0, 2, (8, classes))).astype(np.float32),
+    }
+    ends = (("MatMul", ["x", "w"], "a"), ("Sigmoid", ["a"], "b"), ("MatMul", ["b", "v"], "c"), (last, ["c"], "y"))
+    nodes = [helper.make_node(kind, inputs, [made], made) for kind, inputs, made in ends]
+    return model_of(nodes, [value("x", ["batch", 8])], [value("y", ["batch", classes])], constants)
+
+
+def test_an_engine_of_one_number_a_row_that_always_gives_the_same_is_rejected(tmp_path: Path) -> None:
+    # Calibrated on zeros alone, every input becomes zero.
+    rows = RANDOM.normal(0, 1, (60, 8)).astype(np.float32)
+    gate, _ = judged(layers(1, "Identity"), np.zeros_like(rows), rows, tmp_path)
+    assert gate["verdict"] == "rejected"
+    assert "outside the budget" in gate["certificate"]["reason"]
+
+
+def test_an_engine_beside_a_model_that_gives_nan_alone_is_rejected(tmp_path: Path) -> None:
+    rows = RANDOM.normal(0, 1, (40, 8)).astype(np.float32)
+    model = layers(3, "Log")
+    model.graph.initializer[1].raw_data = (-np.ones((8, 3), np.float32)).tobytes()
+    gate, report = judged(model, rows, rows[::-1] * np.float32(0.9), tmp_path)
+    assert gate["verdict"] == "rejected"
+    assert "output 'y' of the reference is NaN or infinite everywhere" in gate["certificate"]["reason"]
+    assert any("NaN or infinite" in warning for warning in report["warnings"])
