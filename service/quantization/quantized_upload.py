@@ -144,8 +144,8 @@ class _Reader:
         odd = [reader.op_type for reader in self._graph.readers[result] if reader.op_type != _DEQUANTIZE]
         if odd or result in self._graph.outputs or result in self._graph.read_inside:
             raise InvalidRecipe(
-                f"what QuantizeLinear {node.name!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not "
-                "by DequantizeLinear alone; export the model with Q/DQ pairs, or upload its float version"
+                f"what QuantizeLinear {node.name!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not by "
+                "DequantizeLinear alone; export the model with Q/DQ pairs, or upload its float version"
             )
 
     def _dequantize(self, node: NodeProto) -> list[NodeProto]:
@@ -158,8 +158,8 @@ class _Reader:
         maker = self._graph.producer.get(source)
         if maker is None or maker.op_type != _QUANTIZE:
             raise InvalidRecipe(
-                f"DequantizeLinear {node.name!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export "
-                "the model with Q/DQ pairs and float inputs, or upload its float version"
+                f"DequantizeLinear {node.name!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export the "
+                "model with Q/DQ pairs and float inputs, or upload its float version"
             )
         values = self._graph.constant(maker.input[0])
         if values is not None:
@@ -192,8 +192,8 @@ class _Reader:
         zeros = self._graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
         if scales is None or zeros is None or scales.ndim > 1 or len(set(zeros.reshape(-1).tolist())) != 1:
             raise InvalidRecipe(
-                f"{node.op_type} {node.name!r:.120} has a scale or zero point that is computed, by blocks, or "
-                "differs between channels; export the model with constant ones, or upload its float version"
+                f"{node.op_type} {node.name!r:.120} has a scale or zero point that is computed, by blocks, or differs "
+                "between channels; export the model with constant ones, or upload its float version"
             )
         # One scale in a vector is one for the whole tensor.
         axis = attribute(node, "axis", 1) if scales.size > 1 else None
