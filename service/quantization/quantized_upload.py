@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from service.domain.plan import QuantizationPlan, TensorGrid, WeightGrid
 from service.errors import InvalidRecipe
@@ -131,7 +131,7 @@ class _Reader:
                 self._check_pair(node)
             elif node.op_type.startswith(_INTEGER):
                 raise InvalidRecipe(
-                    f"node {node.name!r:.120} is {node.op_type}, an integer operator; export the model with "
+                    f"node {node.name or node.output[0]!r:.120} is {node.op_type}, an integer operator; export the model with "
                     "QuantizeLinear and DequantizeLinear around float operators, or upload its float version"
                 )
             else:
@@ -144,7 +144,7 @@ class _Reader:
         odd = [reader.op_type for reader in self._graph.readers[result] if reader.op_type != _DEQUANTIZE]
         if odd or result in self._graph.outputs or result in self._graph.read_inside:
             raise InvalidRecipe(
-                f"what QuantizeLinear {node.name!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not by "
+                f"what QuantizeLinear {node.name or node.output[0]!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not by "
                 "DequantizeLinear alone; export the model with Q/DQ pairs, or upload its float version"
             )
 
@@ -158,16 +158,17 @@ class _Reader:
         maker = self._graph.producer.get(source)
         if maker is None or maker.op_type != _QUANTIZE:
             raise InvalidRecipe(
-                f"DequantizeLinear {node.name!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export the "
+                f"DequantizeLinear {node.name or node.output[0]!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export the "
                 "model with Q/DQ pairs and float inputs, or upload its float version"
             )
+        self._check_one_grid(maker, node)
         values = self._graph.constant(maker.input[0])
         if values is not None:
             grid = self._grid(maker, maker.input[0])
             self._add_weight(node, result, _rounded(values, grid))
             return []
         tensor = self._sources.get(maker.input[0], maker.input[0])
-        self._grids.setdefault(tensor, self._grid(maker, tensor))
+        self._add_grid(self._grid(maker, tensor))
         if result in self._graph.outputs or result in self._graph.read_inside:
             # Whoever simplifies the graph keeps one of the two names.
             self._grids.setdefault(result, self._grid(maker, result))
@@ -175,25 +176,54 @@ class _Reader:
         self._sources[result] = tensor
         return []
 
+    def _add_grid(self, grid: TensorGrid) -> None:
+        """Of several grids of one tensor, the widest: it clips what no reader was trained without."""
+        known = self._grids.setdefault(grid.tensor, grid)
+        if sum(map(abs, _extent(grid))) > sum(map(abs, _extent(known))):
+            self._grids[grid.tensor] = grid
+
+    def _check_one_grid(self, quantize: NodeProto, dequantize: NodeProto) -> None:
+        ours, theirs = (self._grid(node, quantize.input[0], "any") for node in (quantize, dequantize))
+        # One scale for all channels may be spelled as one each.
+        alike = len({*ours.scales, *theirs.scales}) == 1 or (ours.scales, ours.axis) == (theirs.scales, theirs.axis)
+        if not alike or ours.zero_point != theirs.zero_point:
+            first, second = (node.name or node.output[0] for node in (quantize, dequantize))
+            raise InvalidRecipe(
+                f"DequantizeLinear {second!r:.120} has another scale, zero point or axis than QuantizeLinear "
+                f"{first!r:.120} before it; export the model with pairs of one grid, or upload its float version"
+            )
+
     def _add_weight(self, node: NodeProto, result: str, integers: Array) -> None:
         # A name of its own, for an emitter may want the one that the pair's result had.
         name = result
         if result not in self._graph.outputs | self._graph.read_inside:
             name = self._sources[result] = f"{result}/trained"
         grid = self._grid(node, name, integers.dtype.name.upper())
+        if grid.axis is not None:
+            grid = replace(grid, axis=grid.axis % integers.ndim)
         scales = _along(np.asarray(grid.scales), grid.axis, integers.ndim)
         values = (integers.astype(np.float64) - grid.zero_point) * scales
         self._weights[name] = grid
-        self._model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+        # A pair's float type is that of its scale.
+        element = self._graph.constants[node.input[1]].data_type
+        typed = values.astype(helper.tensor_dtype_to_np_dtype(element))
+        self._model.graph.initializer.append(numpy_helper.from_array(typed, name))
 
     def _grid(self, node: NodeProto, tensor: str, datatype: str | None = None) -> TensorGrid:
         """The node's grid, for `tensor`."""
         scales = self._graph.constant(node.input[1])
-        zeros = self._graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1, np.uint8)
+        zeros: Array | None = np.zeros(1, helper.tensor_dtype_to_np_dtype(_unstated_type(node)))
+        if len(node.input) > 2 and node.input[2]:
+            zeros = self._graph.constant(node.input[2])
         if scales is None or zeros is None or scales.ndim > 1 or len(set(zeros.reshape(-1).tolist())) != 1:
             raise InvalidRecipe(
-                f"{node.op_type} {node.name!r:.120} has a scale or zero point that is computed, by blocks, or differs "
+                f"{node.op_type} {node.name or node.output[0]!r:.120} has a scale or zero point that is computed, by blocks, or differs "
                 "between channels; export the model with constant ones, or upload its float version"
+            )
+        if not (np.isfinite(scales.astype(np.float32)) & (scales.astype(np.float32) > 0)).all():
+            raise InvalidRecipe(
+                f"{node.op_type} {node.name or node.output[0]!r:.120} has the scale {float(scales.min()):g}; export the model with "
+                "positive, finite scales, or upload its float version"
             )
         # One scale in a vector is one for the whole tensor.
         axis = attribute(node, "axis", 1) if scales.size > 1 else None
@@ -211,6 +241,12 @@ class _Reader:
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
+
+
+def _unstated_type(node: NodeProto) -> int:
+    """The integers of a node without a zero point."""
+    stated = attribute(node, "output_dtype", 0) if node.op_type == _QUANTIZE else 0
+    return int(stated) or int(TensorProto.UINT8)
 
 
 def _rounded(values: Array, grid: TensorGrid) -> Array:

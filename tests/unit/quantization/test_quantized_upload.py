@@ -155,6 +155,61 @@ def test_scales_may_be_constant_nodes() -> None:
     assert read_quantized(model).ranges == read_quantized(conv_upload({})).ranges
 
 
+@pytest.mark.parametrize(("scale", "zero"), [(0.2, 0), (0.1, 3)])
+def test_a_pair_of_two_grids_is_refused(scale: float, zero: int) -> None:
+    model = conv_upload({"s2": fp32(scale), "z2": np.array(zero, np.int8)})
+    model.graph.node[1].input[1:] = ["s2", "z2"]
+    with pytest.raises(InvalidRecipe, match="'x/d' has another scale, zero point or axis than QuantizeLinear 'x/q'"):
+        read_quantized(model)
+
+
+def test_a_pair_may_spell_one_scale_as_one_for_each_channel() -> None:
+    model = conv_upload({"s2": np.full(16, 0.1, np.float32), "z2": np.zeros(16, np.int8)})
+    model.graph.node[1].input[1:] = ["s2", "z2"]
+    assert read_quantized(model).ranges["x"] == pytest.approx((-12.7, 12.7))
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.1, np.nan, np.inf])
+def test_scales_that_no_runtime_takes_are_refused(scale: float) -> None:
+    with pytest.raises(InvalidRecipe, match=r"has the scale .*; export the model with positive, finite scales"):
+        read_quantized(conv_upload({"s": fp32(scale)}))
+
+
+def test_of_several_grids_of_one_tensor_the_widest_is_kept() -> None:
+    model = conv_upload({"s2": fp32(0.3)})
+    model.graph.node.insert(0, node("QuantizeLinear", ["x", "s2", "z"], ["x_q2"], "x/q2"))
+    model.graph.node.insert(1, node("DequantizeLinear", ["x_q2", "s2", "z"], ["x_d2"], "x/d2"))
+    model.graph.node.extend([node("Relu", ["x_d2"], ["y2"], "relu")])
+    model.graph.output.append(value("y2", SHAPE))
+    assert read_quantized(model).grids["x"].scales == (pytest.approx(0.3),)
+    assert read_quantized(conv_upload({})).grids["x"].scales == (pytest.approx(0.1),)
+
+
+def test_an_axis_counted_from_the_end_is_the_same_axis() -> None:
+    model = conv_upload({})
+    model.graph.node[2].attribute[0].i = -4
+    upload = read_quantized(model)
+    assert upload.weights["k/trained"].axis == 0
+    _, plan = planned_for(upload, "tensorrt")
+    assert plan.weights[0].weight.scales == (float(np.float32(0.01)),) * 16
+
+
+def test_weights_have_the_type_of_their_scale() -> None:
+    upload = read_quantized(conv_upload({"k_s": np.full(16, 0.01, np.float16)}))
+    weight = Graph(upload.model).constant("k/trained")
+    assert weight is not None
+    assert weight.dtype == np.float16
+
+
+def test_a_pair_without_zero_points_may_state_its_type_as_an_attribute() -> None:
+    model = conv_upload({})
+    for each in model.graph.node[:2]:
+        del each.input[2:]
+    model.graph.node[0].attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
+    assert read_quantized(model).grids["x"].datatype == "INT8"
+    assert read_quantized(model).ranges["x"] == pytest.approx((-12.7, 12.7))
+
+
 def test_a_pair_before_an_output_leaves_the_output_its_name() -> None:
     upload = read_quantized(conv_upload({}))
     assert [output.name for output in upload.model.graph.output] == ["y"]
