@@ -131,7 +131,7 @@ class _Reader:
                 self._check_pair(node)
             elif node.op_type.startswith(_INTEGER):
                 raise InvalidRecipe(
-                    f"node {node.name or node.output[0]!r:.120} is {node.op_type}, an integer operator; export the model with "
+                    f"node {_shown(node)!r:.120} is {node.op_type}, an integer operator; export the model with "
                     "QuantizeLinear and DequantizeLinear around float operators, or upload its float version"
                 )
             else:
@@ -144,7 +144,7 @@ class _Reader:
         odd = [reader.op_type for reader in self._graph.readers[result] if reader.op_type != _DEQUANTIZE]
         if odd or result in self._graph.outputs or result in self._graph.read_inside:
             raise InvalidRecipe(
-                f"what QuantizeLinear {node.name or node.output[0]!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not by "
+                f"what QuantizeLinear {_shown(node)!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not by "
                 "DequantizeLinear alone; export the model with Q/DQ pairs, or upload its float version"
             )
 
@@ -158,7 +158,7 @@ class _Reader:
         maker = self._graph.producer.get(source)
         if maker is None or maker.op_type != _QUANTIZE:
             raise InvalidRecipe(
-                f"DequantizeLinear {node.name or node.output[0]!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export the "
+                f"DequantizeLinear {_shown(node)!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export the "
                 "model with Q/DQ pairs and float inputs, or upload its float version"
             )
         self._check_one_grid(maker, node)
@@ -187,7 +187,7 @@ class _Reader:
         # One scale for all channels may be spelled as one each.
         alike = len({*ours.scales, *theirs.scales}) == 1 or (ours.scales, ours.axis) == (theirs.scales, theirs.axis)
         if not alike or ours.zero_point != theirs.zero_point:
-            first, second = (node.name or node.output[0] for node in (quantize, dequantize))
+            first, second = _shown(quantize), _shown(dequantize)
             raise InvalidRecipe(
                 f"DequantizeLinear {second!r:.120} has another scale, zero point or axis than QuantizeLinear "
                 f"{first!r:.120} before it; export the model with pairs of one grid, or upload its float version"
@@ -217,12 +217,12 @@ class _Reader:
             zeros = self._graph.constant(node.input[2])
         if scales is None or zeros is None or scales.ndim > 1 or len(set(zeros.reshape(-1).tolist())) != 1:
             raise InvalidRecipe(
-                f"{node.op_type} {node.name or node.output[0]!r:.120} has a scale or zero point that is computed, by blocks, or differs "
+                f"{node.op_type} {_shown(node)!r:.120} has a scale or zero point that is computed, by blocks, or differs "
                 "between channels; export the model with constant ones, or upload its float version"
             )
         if not (np.isfinite(scales.astype(np.float32)) & (scales.astype(np.float32) > 0)).all():
             raise InvalidRecipe(
-                f"{node.op_type} {node.name or node.output[0]!r:.120} has the scale {float(scales.min()):g}; export the model with "
+                f"{node.op_type} {_shown(node)!r:.120} has the scale {float(scales.min()):g}; export the model with "
                 "positive, finite scales, or upload its float version"
             )
         # One scale in a vector is one for the whole tensor.
@@ -241,6 +241,11 @@ class _Reader:
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
+
+
+def _shown(node: NodeProto) -> str:
+    """The node's name for messages; many exporters name none."""
+    return node.name or node.output[0]
 
 
 def _unstated_type(node: NodeProto) -> int:
