@@ -144,8 +144,8 @@ class _Reader:
         odd = [reader.op_type for reader in self._graph.readers[result] if reader.op_type != _DEQUANTIZE]
         if odd or result in self._graph.outputs or result in self._graph.read_inside:
             raise InvalidRecipe(
-                f"what QuantizeLinear {_shown(node)!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not by "
-                "DequantizeLinear alone; export the model with Q/DQ pairs, or upload its float version"
+                f"what QuantizeLinear {_shown(node)!r:.120} makes is read by {odd[0] if odd else 'the caller'} and not "
+                "by DequantizeLinear alone; export the model with Q/DQ pairs, or upload its float version"
             )
 
     def _dequantize(self, node: NodeProto) -> list[NodeProto]:
@@ -158,8 +158,8 @@ class _Reader:
         maker = self._graph.producer.get(source)
         if maker is None or maker.op_type != _QUANTIZE:
             raise InvalidRecipe(
-                f"DequantizeLinear {_shown(node)!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export the "
-                "model with Q/DQ pairs and float inputs, or upload its float version"
+                f"DequantizeLinear {_shown(node)!r:.120} reads {source!r:.120}, which no QuantizeLinear makes; export "
+                "the model with Q/DQ pairs and float inputs, or upload its float version"
             )
         self._check_one_grid(maker, node)
         values = self._graph.constant(maker.input[0])
@@ -217,8 +217,8 @@ class _Reader:
             zeros = self._graph.constant(node.input[2])
         if scales is None or zeros is None or scales.ndim > 1 or len(set(zeros.reshape(-1).tolist())) != 1:
             raise InvalidRecipe(
-                f"{node.op_type} {_shown(node)!r:.120} has a scale or zero point that is computed, by blocks, or differs "
-                "between channels; export the model with constant ones, or upload its float version"
+                f"{node.op_type} {_shown(node)!r:.120} has a scale or zero point that is computed, by blocks, or "
+                "differs between channels; export the model with constant ones, or upload its float version"
             )
         if not (np.isfinite(scales.astype(np.float32)) & (scales.astype(np.float32) > 0)).all():
             raise InvalidRecipe(
