@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,16 +15,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from service.domain.limits import MIB, StageLimits
 from service.errors import InvalidModel, OctavoError
-from service.quantization.inspection import inspect_model, known_versions
+from service.quantization.inspection import known_versions
 from service.quantization.sandbox import run_in_sandbox
+from tests.unit.quantization.inspecting import inspect
 from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.small_models import classifier, images, model_of, relu_model, saved, value
-
-
-def inspect(folder: Path, model: ModelProto | bytes) -> dict[str, Any]:
-    path = folder / "model.onnx"
-    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return inspect_model({"path": str(path)}, lambda fraction: None)
 
 
 def test_a_sound_model_gives_its_specs_operators_and_size(tmp_path: Path) -> None:
@@ -114,32 +108,6 @@ def test_two_opsets_are_refused(tmp_path: Path) -> None:
     model = relu_model()
     model.opset_import.append(helper.make_opsetid("ai.onnx", 16))
     with pytest.raises(InvalidModel, match=r"imports 2 versions of ai.onnx"):
-        inspect(tmp_path, model)
-
-
-def external(name: str, location: str) -> TensorProto:
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=location)
-    return tensor
-
-
-@pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd", "/etc/passwd"])
-def test_data_in_another_file_is_refused_by_tensor_and_place(tmp_path: Path, location: str) -> None:
-    model = relu_model()
-    model.graph.initializer.append(external("w", location))
-    with pytest.raises(InvalidModel, match=f"tensor 'w' keeps its data in another file, '{location}'; save the model"):
-        inspect(tmp_path, model)
-
-
-def test_data_in_another_file_is_found_in_attributes_and_branches_too(tmp_path: Path) -> None:
-    inner = helper.make_graph(
-        [helper.make_node("Constant", [], ["k"], value=external("deep", "../x"))], "inner", [], [value("k", [4])]
-    )
-    other = helper.make_graph([helper.make_node("Identity", ["x"], ["j"])], "other", [], [value("j", [4])])
-    branch = helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=other)
-    flag = value("yes", [], TensorProto.BOOL)
-    model = model_of([branch], [value("x", [4]), flag], [value("y", [4])])
-    with pytest.raises(InvalidModel, match="tensor 'deep' keeps its data in another file"):
         inspect(tmp_path, model)
 
 

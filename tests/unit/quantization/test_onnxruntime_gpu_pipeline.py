@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -17,11 +16,10 @@ from service.engines.cuda_device import CudaDevice
 from service.errors import InvalidRecipe
 from service.quantization import latency, recipes
 from service.quantization.builders import onnxruntime_gpu_builder
-from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.pipeline import PipelineTask
 from service.quantization.recipes import candidate_runtimes, check_recipe
-from tests.unit.quantization.small_models import saved_rows
+from tests.unit.quantization.pipeline_runs import digits_task, gate_of, report_of
 
-DIGITS = Path(__file__).parents[3] / "models" / "digits"
 NO_DEVICE = "pycuda cannot be imported; install it"
 ON_GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 
@@ -37,27 +35,11 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def task(tmp_path: Path) -> PipelineTask:
     recipe = Recipe(batch=BatchProfile(1, 2, 4), calibration=Calibration(rows=64), tuning=Tuning.none())
-    calibration, validation = (rows(name, tmp_path) for name in ("calibration", "validation"))
-    return PipelineTask(
-        tmp_path / "job", DIGITS / "digits.onnx", recipe, Budget(max_loss=0.01), calibration, validation, 1
-    )
+    return digits_task(tmp_path, recipe)
 
 
-def rows(name: str, folder: Path) -> Path:
-    with np.load(DIGITS / f"{name}.npz") as archive:
-        return saved_rows(folder / f"{name}.npz", **archive)
-
-
-def gate_of(task: PipelineTask, **recipe: Any) -> dict[str, Any]:
-    task = replace(task, recipe=replace(task.recipe, **recipe))
-    for stage in STAGES:
-        done = run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
-    return done
-
-
-def report_of(task: PipelineTask) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
-    return report
+def gate_of_recipe(task: PipelineTask, **recipe: Any) -> dict[str, Any]:
+    return gate_of(replace(task, recipe=replace(task.recipe, **recipe)))
 
 
 def constant_types(task: PipelineTask) -> set[str]:
@@ -72,7 +54,7 @@ def constant_types(task: PipelineTask) -> set[str]:
 def test_an_engine_of_every_precision_is_emitted_and_is_unproven(
     task: PipelineTask, runtime: str, precision: str, types: set[str]
 ) -> None:
-    gate = gate_of(task, runtime=runtime, precision=precision)
+    gate = gate_of_recipe(task, runtime=runtime, precision=precision)
     assert (gate["verdict"], gate["variant"]) == ("unproven", f"{precision}-{runtime}")
     # The engine is the emitted graph itself, so none is kept beside it.
     assert (gate["engine_file"], gate["emitted_file"]) == ("engine.onnx", None)
@@ -87,7 +69,7 @@ def test_an_engine_of_every_precision_is_emitted_and_is_unproven(
 
 
 def test_the_report_says_that_cuda_computes_int8_graphs_in_floating_point(task: PipelineTask) -> None:
-    gate_of(task, runtime="onnxruntime-cuda")
+    gate_of_recipe(task, runtime="onnxruntime-cuda")
     report = report_of(task)
     assert any("planned in INT8 run in floating point" in warning for warning in report["warnings"])
     assert (report["int8_operators"], report["int8_mac_share"]) == (0, 0)
@@ -98,7 +80,7 @@ def test_the_report_says_that_cuda_computes_int8_graphs_in_floating_point(task: 
 
 
 def test_what_stands_around_int8_may_be_fp32(task: PipelineTask) -> None:
-    gate_of(task, runtime="onnxruntime-cuda", around="fp32")
+    gate_of_recipe(task, runtime="onnxruntime-cuda", around="fp32")
     assert constant_types(task) == {"FLOAT", "INT8"}
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.domain.recipe import BatchProfile, Calibration, Recipe
 from service.engines.openvino_engine import OpenVinoEngine
 from service.errors import InvalidRecipe
 from service.quantization import latency, recipes
-from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.pipeline import PipelineTask
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
-from tests.unit.quantization.small_models import saved_rows
-
-DIGITS = Path(__file__).parents[3] / "models" / "digits"
+from tests.unit.quantization.pipeline_runs import digits_task, gate_of, report_of
 
 
 @pytest.fixture(autouse=True)
@@ -30,27 +25,7 @@ def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def task(tmp_path: Path) -> PipelineTask:
     recipe = Recipe(runtime="openvino", batch=BatchProfile(1, 2, 4), calibration=Calibration(rows=64))
-    calibration, validation = (rows(name, tmp_path) for name in ("calibration", "validation"))
-    return PipelineTask(
-        tmp_path / "job", DIGITS / "digits.onnx", recipe, Budget(max_loss=0.01), calibration, validation, 1
-    )
-
-
-def rows(name: str, folder: Path) -> Path:
-    """The shipped rows as the registry keeps them: not compressed."""
-    with np.load(DIGITS / f"{name}.npz") as archive:
-        return saved_rows(folder / f"{name}.npz", **archive)
-
-
-def gate_of(task: PipelineTask) -> dict[str, Any]:
-    for stage in STAGES:
-        done = run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
-    return done
-
-
-def report_of(task: PipelineTask) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
-    return report
+    return digits_task(tmp_path, recipe)
 
 
 def test_an_int8_engine_of_the_digits_passes_and_runs_its_layers_in_int8(task: PipelineTask) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +21,11 @@ from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
 from service.engines.fingerprint import engine_fingerprint, host_fingerprint
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization import latency
-from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.pipeline import STAGES, PipelineTask
 from service.quantization.sandbox import run_in_sandbox
 from service.quantization.saturation import saturates
 from tests.unit.quantization.int8 import quantize, run
+from tests.unit.quantization.pipeline_runs import report_of, run_all, run_one
 from tests.unit.quantization.small_models import (
     classifier,
     images,
@@ -56,19 +56,6 @@ def task(tmp_path: Path) -> PipelineTask:
     return PipelineTask(
         tmp_path / "job", path, recipe, Budget(max_loss=0.05), files["calibration"], files["validation"], 1
     )
-
-
-def run_all(task: PipelineTask) -> dict[str, dict[str, Any]]:
-    return {stage: run_one(task, stage) for stage in STAGES}
-
-
-def run_one(task: PipelineTask, stage: str) -> dict[str, Any]:
-    return run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
-
-
-def report_of(task: PipelineTask) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
-    return report
 
 
 def test_an_int8_engine_within_the_budget_passes_with_a_certificate_for_this_host(task: PipelineTask) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -17,13 +14,12 @@ from service.engines.cuda_device import CudaDevice
 from service.errors import InvalidRecipe
 from service.quantization import latency, recipes
 from service.quantization.builders import tensorrt_builder
-from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.pipeline import PipelineTask
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
 from service.quantization.sparsity import sparse_operators
-from tests.unit.quantization.small_models import saved_rows
+from tests.unit.quantization.pipeline_runs import digits_task, gate_of, report_of
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-DIGITS = Path(__file__).parents[3] / "models" / "digits"
 NO_DEVICE = "pycuda cannot be imported; install it"
 GPU = CudaDevice("RTX A", "8.6", "13.0", 2**34)
 
@@ -41,26 +37,7 @@ def task(tmp_path: Path) -> PipelineTask:
     recipe = Recipe(
         runtime="tensorrt", batch=BatchProfile(1, 2, 4), calibration=Calibration(rows=64), tuning=Tuning.none()
     )
-    calibration, validation = (rows(name, tmp_path) for name in ("calibration", "validation"))
-    return PipelineTask(
-        tmp_path / "job", DIGITS / "digits.onnx", recipe, Budget(max_loss=0.01), calibration, validation, 1
-    )
-
-
-def rows(name: str, folder: Path) -> Path:
-    with np.load(DIGITS / f"{name}.npz") as archive:
-        return saved_rows(folder / f"{name}.npz", **archive)
-
-
-def gate_of(task: PipelineTask) -> dict[str, Any]:
-    for stage in STAGES:
-        done = run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
-    return done
-
-
-def report_of(task: PipelineTask) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
-    return report
+    return digits_task(tmp_path, recipe)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])

@@ -1,0 +1,48 @@
+"""The pipeline's stages run in process, and the shipped digits model as what they work on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.domain.recipe import Budget, Recipe
+from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from tests.unit.quantization.small_models import saved_rows
+
+DIGITS = Path(__file__).parents[3] / "models" / "digits"
+
+
+def digits_task(folder: Path, recipe: Recipe) -> PipelineTask:
+    """The digits model and its rows, a budget of 1 % and one thread, in `folder`/job."""
+    calibration, validation = (digits_rows(name, folder) for name in ("calibration", "validation"))
+    return PipelineTask(
+        folder / "job", DIGITS / "digits.onnx", recipe, Budget(max_loss=0.01), calibration, validation, 1
+    )
+
+
+def digits_rows(name: str, folder: Path) -> Path:
+    """The shipped rows as the registry keeps them: not compressed."""
+    with np.load(DIGITS / f"{name}.npz") as archive:
+        return saved_rows(folder / f"{name}.npz", **archive)
+
+
+def run_one(task: PipelineTask, stage: str) -> dict[str, Any]:
+    return run_stage({"stage": stage, "task": task.to_json()}, lambda fraction: None)
+
+
+def run_all(task: PipelineTask) -> dict[str, dict[str, Any]]:
+    """What each stage says, by its name."""
+    return {stage: run_one(task, stage) for stage in STAGES}
+
+
+def gate_of(task: PipelineTask) -> dict[str, Any]:
+    """What the last stage says, once all have run."""
+    return run_all(task)["gate"]
+
+
+def report_of(task: PipelineTask) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((task.folder / "report.json").read_text())
+    return report
