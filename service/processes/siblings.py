@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
 
-from service.errors import OctavoError
+from service.errors import OctavoError, error_class
 from service.processes.place import Place
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
@@ -58,7 +58,7 @@ class Siblings:
         for number, reply in (await self._replies(kind, seconds, words)).items():
             if "error" not in reply:
                 continue
-            error = _error_of(reply["code"], f"{reply['error']} (in serving process {number})")
+            error = error_class(reply["code"])(f"{reply['error']} (in serving process {number})")
             if not error.retryable:
                 raise error
             _log.warning("a sibling is later", extra={"kind": kind, "sibling": number, "error": str(error)})
@@ -112,16 +112,3 @@ class Siblings:
         except Exception as error:  # noqa: BLE001 (answered, and logged)
             _log.exception("a sibling's question failed")
             return {"error": f"{type(error).__name__}: {error}", "code": OctavoError.code}
-
-
-def _error_of(code: str, message: str) -> OctavoError:
-    """An error of the public code, for the caller who asked this process and not the sibling."""
-    kinds = {kind.code: kind for kind in _kinds(OctavoError)}
-    return kinds.get(code, OctavoError)(message)
-
-
-def _kinds(root: type[OctavoError]) -> Iterator[type[OctavoError]]:
-    # What only refines an error bears its code too: the general one comes last, and so stays.
-    for kind in root.__subclasses__():
-        yield from _kinds(kind)
-    yield root
