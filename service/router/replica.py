@@ -52,6 +52,7 @@ class Replica:
         self._engine_rows = warm.max_rows
         self._engine = warm.engine
         self._limits = limits
+        self._clock = clock
         self.policy = policy_of(Batching(), limits, warm.max_rows)
         self._signature = self._signature_for(self.policy.max_rows)
         self._padder: Padder | None = None
@@ -128,7 +129,7 @@ class Replica:
         future.add_done_callback(lambda _: timer.cancel())
 
     def _deliver(self, batch: Batch) -> None:
-        compute_us = int(batch.seconds * 1e6)
+        compute_us, now = int(batch.seconds * 1e6), self._clock()
         batch.members[0].route.metrics.record_batch(batch.rows, batch.seconds)
         for pending, outcome in zip(batch.members, batch.outcomes, strict=True):
             route, future = pending.route, pending.future
@@ -141,6 +142,9 @@ class Replica:
                 continue
             if isinstance(outcome, OctavoError):
                 future.set_exception(outcome)
+            elif now > pending.deadline:
+                # The loop was held up, and with it the timer that would have told.
+                future.set_exception(expired(pending.timeout))
             else:
                 if pending.cut is not None:
                     outcome = pending.cut(outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -248,3 +249,16 @@ def test_a_batch_on_the_loop_has_no_more_rows_than_the_model_is_allowed_either(i
         assert max(len(batch) for batch in bench.engine.batches) <= 3
 
     run(scenario, inline_rows=inline_rows)
+
+
+def test_an_answer_that_comes_after_its_deadline_is_not_given_though_no_timer_could_tell() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.engine.block()
+        # The run holds the loop up, and with it the timers.
+        threading.Timer(0.1, bench.engine.gate.set).start()
+        late, patient = bench.send(1, timeout=0.02), bench.send(2)
+        with pytest.raises(DeadlineExceeded, match="after 20000 microseconds"):
+            await late
+        assert await values(patient) == [2]
+
+    run(scenario, inline_rows=8)
