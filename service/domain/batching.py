@@ -62,9 +62,13 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """The numbers that one engine's queue goes by. `max_rows` 0: its requests are never joined."""
+    """The numbers that one engine's queue goes by. `max_rows` 0: its requests are never joined.
+
+    Of what waits a batch takes up to `batch_rows` rows; a single request may have more, up to `max_rows`.
+    """
 
     max_rows: int
+    batch_rows: int
     preferred_rows: tuple[int, ...] = ()
     delay_seconds: float = 0.0
     queue_rows: int = 1024
@@ -79,7 +83,7 @@ class QueuePolicy:
     @property
     def full_rows(self) -> int:
         """So many waiting rows wait for no company."""
-        return min(self.preferred_rows, default=self.max_rows)
+        return min(self.preferred_rows, default=self.batch_rows)
 
     def level_of(self, priority: int) -> int:
         """The place of a request's priority among the levels, from 0; 0 and what is beyond the last are the default."""
@@ -92,13 +96,18 @@ class QueuePolicy:
         return max((size for size in self.preferred_rows if size <= rows), default=rows)
 
 
-def policy_of(batching: Batching, limits: InferLimits, engine_rows: int) -> QueuePolicy:
-    """The wish within what the server allows and what the engine takes at once, `engine_rows`; 0 joins nothing."""
+def policy_of(batching: Batching, limits: InferLimits, engine_rows: int, saturating_rows: int) -> QueuePolicy:
+    """The wish within what the server allows and what the engine takes at once, `engine_rows`; 0 joins nothing.
+
+    Unless its owner prefers sizes, a batch has at most `saturating_rows` rows, more of which are answered no faster.
+    """
     rows = min(engine_rows, batching.max_batch_rows or engine_rows)
+    preferred = tuple(size for size in batching.preferred_batch_rows if size <= rows)
     delay = batching.batch_delay_seconds
     return QueuePolicy(
         max_rows=rows,
-        preferred_rows=tuple(size for size in batching.preferred_batch_rows if size <= rows),
+        batch_rows=rows if preferred else min(rows, saturating_rows),
+        preferred_rows=preferred,
         delay_seconds=(limits.max_delay_seconds if delay is None else delay) if rows else 0.0,
         queue_rows=batching.max_queue_rows or limits.max_queue_rows,
         timeout_seconds=batching.timeout_seconds,

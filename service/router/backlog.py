@@ -43,10 +43,10 @@ class Backlog:
         if not before and not self._ends:
             # Nothing is lost by trying, and learned times are corrected by runs alone.
             return times.expected(pending.rows)
-        largest = max(1, policy.max_rows)
+        largest = max(1, policy.batch_rows)
         batches, rest = divmod(before, largest)
-        if rest + pending.rows > largest:
+        if rest and rest + pending.rows > largest:
             batches, rest = batches + 1, 0
-        own = min(largest, rest + pending.rows)
+        own = rest + pending.rows
         expected = batches * times.expected(largest) / self._instances + times.expected(own)
         return self.until_free(pending.queued_at) + expected + times.margin(own) * sqrt(1 + batches)

@@ -247,7 +247,7 @@ class Batcher:
         """What waits is shared out among the instances that could run it now, in preferred sizes where they are set."""
         policy, rows = self._policy, self._waiting.rows
         share = -(-rows // (len(self._runners) - self._backlog.running))
-        return min(policy.max_rows, max(share, policy.cut(rows)) if policy.preferred_rows else share)
+        return min(policy.batch_rows, max(share, policy.cut(rows)) if policy.preferred_rows else share)
 
     def _take(self, max_rows: int) -> Batch | None:
         """The next batch of up to `max_rows` rows; None where none is due. Called with the lock held."""

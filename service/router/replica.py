@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from service.domain.batching import Batching, policy_of
+from service.domain.batching import Batching, QueuePolicy, policy_of
 from service.domain.engine import GPU_RUNTIMES, EngineArtifact
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
@@ -49,11 +49,11 @@ class Replica:
         self.inputs: tuple[TensorSpec, ...] = warm.engine.inputs
         self.outputs: tuple[TensorSpec, ...] = warm.engine.outputs
         self.output_datatypes = {spec.name: spec.datatype for spec in self.outputs}
-        self._engine_rows = warm.max_rows
+        self._warm = warm
         self._engine = warm.engine
         self._limits = limits
         self._clock = clock
-        self.policy = policy_of(Batching(), limits, warm.max_rows)
+        self.policy = self._policy_of(Batching())
         self._signature = self._signature_for(self.policy.max_rows)
         self._padder: Padder | None = None
         self._proven: Padder | None = None
@@ -91,12 +91,15 @@ class Replica:
 
     def follow(self, batching: Batching) -> None:
         """Goes by `batching` from the next request on; padding only as it was proven."""
-        self.policy = policy = policy_of(batching, self._limits, self._engine_rows)
+        self.policy = policy = self._policy_of(batching)
         proven = self._proven
         self._padder = proven if proven is not None and proven.padding == batching.padding else None
         # A new one: what was admitted under the one before is checked again.
         self._signature = self._signature_for(policy.max_rows)
         self._batcher.follow(policy)
+
+    def _policy_of(self, batching: Batching) -> QueuePolicy:
+        return policy_of(batching, self._limits, self._warm.max_rows, self._warm.saturating_rows)
 
     def _signature_for(self, max_rows: int) -> Signature:
         return Signature(self.artifact.model, self.inputs, self.outputs, max_rows)

@@ -27,6 +27,54 @@ def test_a_batch_has_the_largest_preferred_size_that_waits() -> None:
     run(scenario)
 
 
+# An engine of one core: two rows a batch are answered as fast, each, as any more are.
+SATURATED_AT_2 = {1: 0.0047, 2: 0.0091, 4: 0.0181, 8: 0.0369}
+
+
+def test_a_batch_takes_no_more_rows_than_make_the_engine_faster() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.busy()
+        sent = [bench.send(value) for value in (1, 2, 3, 4, 5)]
+        bench.engine.gate.set()
+        assert await values(first, *sent) == [0, 1, 2, 3, 4, 5]
+        assert bench.engine.batches == [[0], [1, 2], [3, 4], [5]]
+
+    run(scenario, seconds=SATURATED_AT_2)
+
+
+def test_a_request_of_more_rows_than_that_is_one_batch_still() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.busy()
+        whole = bench.replica.submit(InferRequest(rows(1, 2, 3), admitted={}), ROUTE)
+        after = bench.send(4)
+        bench.engine.gate.set()
+        assert await values(first, after) == [0, 4]
+        assert len((await whole).outputs["y"]) == 3
+        assert bench.engine.batches == [[0], [1, 2, 3], [4]]
+
+    run(scenario, seconds=SATURATED_AT_2)
+
+
+def test_preferred_sizes_hold_beyond_that() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(preferred_batch_rows=(4,)))
+        first = await bench.busy()
+        sent = [bench.send(value) for value in (1, 2, 3, 4, 5)]
+        bench.engine.gate.set()
+        await values(first, *sent)
+        assert bench.engine.batches == [[0], [1, 2, 3, 4], [5]]
+
+    run(scenario, seconds=SATURATED_AT_2)
+
+
+def test_no_request_waits_for_company_that_makes_the_engine_no_faster() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(batch_delay_seconds=9.0))
+        assert await values(bench.send(1), bench.send(2)) == [1, 2]
+
+    run(scenario, seconds=SATURATED_AT_2)
+
+
 def test_preferred_sizes_end_the_wait_for_company_and_what_is_left_waits_on() -> None:
     async def scenario(bench: Bench) -> None:
         bench.replica.follow(Batching(preferred_batch_rows=(2,), batch_delay_seconds=9.0))
@@ -190,8 +238,8 @@ def test_a_batch_grows_no_further_than_its_most_urgent_member_allows() -> None:
         assert await values(first, *sent) == [0, 1, 2, 3]
         assert bench.engine.batches[:2] == [[0], [1, 2]]
 
-    # With its margin a batch of two takes 20 s and one of three 60 s.
-    run(scenario, seconds={1: 5.0, 2: 10.0, 3: 30.0})
+    # With its margin a batch of two takes 30 s and one of three 42 s.
+    run(scenario, seconds={1: 8.0, 2: 15.0, 3: 21.0})
 
 
 def test_times_that_refuse_every_request_are_forgotten_step_by_step() -> None:

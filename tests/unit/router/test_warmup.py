@@ -10,7 +10,7 @@ import pytest
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
 from service.errors import EngineFailed, InvalidTensor
-from service.router.warmup import INLINE_SECONDS, warm_up
+from service.router.warmup import INLINE_SECONDS, WarmEngine, warm_up
 from tests.fake_engine import FakeEngine
 
 
@@ -45,6 +45,33 @@ def test_every_power_of_two_up_to_the_largest_batch_is_run() -> None:
 def test_as_many_rows_run_inline_as_fit_the_allowance(share_per_row: float, inline_rows: int) -> None:
     engine, clock = timed(INLINE_SECONDS * share_per_row)
     assert warm_up(engine, 8, clock).inline_rows == inline_rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "saturating_rows"),
+    [
+        ({1: 0.0047, 2: 0.0091, 4: 0.0181, 8: 0.0369, 16: 0.078}, 2),
+        ({1: 0.010, 2: 0.011, 4: 0.013, 8: 0.017, 16: 0.034}, 8),
+        ({1: 0.010, 2: 0.011, 4: 0.013, 8: 0.017, 16: 0.025}, 32),
+        ({1: 0.5}, 32),
+        ({}, 32),
+    ],
+    ids=["a row a core", "a parallel device", "rows are nearly free", "too slow to measure more", "never measured"],
+)
+def test_a_batch_saturates_the_engine_where_more_rows_are_answered_no_faster(
+    seconds: dict[int, float], saturating_rows: int
+) -> None:
+    assert WarmEngine(FakeEngine(), 32, 0, seconds).saturating_rows == saturating_rows
+
+
+def test_rows_that_are_never_joined_saturate_nothing() -> None:
+    assert WarmEngine(FakeEngine(), 0, 0, {1: 0.1}).saturating_rows == 0
+
+
+def test_each_batch_size_is_timed_three_times_though_it_is_slow() -> None:
+    engine, clock = timed(0.1)
+    warm_up(engine, 2, clock)
+    assert [len(batch) for batch in engine.batches].count(2) >= 3
 
 
 def test_a_slow_engine_is_not_warmed_for_minutes() -> None:
