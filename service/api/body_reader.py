@@ -1,6 +1,6 @@
-"""Reads a request's body of known length from the socket straight to where its tensors will be used.
+"""Reads a connection: heads and short bodies for the parser, a long body straight to where its tensors are used.
 
-Gives up a body that stalls. Refuses nothing else: the length was checked before.
+Refuses nothing: a body's length was checked before.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from service.api.infer_body import IDLE_SECONDS
-
 # Tensors begin where the widest loads of a processor like them to.
 _ALIGNMENT = 64
+# A request that fits in needs one read; of a long body that much at most is copied twice.
+_SCRATCH = memoryview(bytearray(32 * 1024))
 
 
 class ArrivingBody:
@@ -52,7 +52,7 @@ class ArrivingBody:
         if self._space is None:
             shift = -self._header_length % _ALIGNMENT
             aligned = np.empty(self._length + 2 * _ALIGNMENT, np.uint8)
-            start = (-aligned.ctypes.data % _ALIGNMENT) + shift
+            start = (-aligned.__array_interface__["data"][0] % _ALIGNMENT) + shift
             self._space = aligned.data[start : start + self._length]
         return self._space[self._filled :]
 
@@ -68,40 +68,41 @@ class ArrivingBody:
         return space if space is not None else b""
 
 
-class BodyReader(asyncio.BufferedProtocol):
-    """Takes the connection over from `http` until the body is whole, then hands it back and calls `complete`."""
+class ConnectionReader(asyncio.BufferedProtocol):
+    """What the transport hands bytes to; all else goes on to `http`, whose `data_received` must not keep its argument.
 
-    def __init__(
-        self, http: asyncio.Protocol, transport: asyncio.Transport, body: ArrivingBody, complete: Callable[[], None]
-    ) -> None:
+    All connections share one scratch space: an event loop fills a buffer and tells so without a turn between.
+    """
+
+    __slots__ = ("_body", "_complete", "_http")
+
+    def __init__(self, http: asyncio.Protocol) -> None:
         self._http = http
-        self._transport = transport
-        self._body = body
-        self._complete = complete
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(IDLE_SECONDS, self._give_up, body.filled)
+        self._body: ArrivingBody | None = None
+        self._complete: Callable[[], None] | None = None
+
+    def lead_past(self, body: ArrivingBody, complete: Callable[[], None]) -> None:
+        """What comes next is the rest of `body`: `complete` is called, once, when it is whole."""
+        self._body, self._complete = body, complete
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._body.rest()
+        return _SCRATCH if self._body is None else self._body.rest()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._body.advance(nbytes)
-        if not self._body.missing:
-            self._timer.cancel()
-            self._transport.set_protocol(self._http)
-            self._complete()
-
-    def _give_up(self, filled: int) -> None:
-        if self._body.filled == filled:
-            self._transport.close()
-        else:
-            self._timer = self._loop.call_later(IDLE_SECONDS, self._give_up, self._body.filled)
+        body = self._body
+        if body is None:
+            self._http.data_received(_SCRATCH[:nbytes])  # type: ignore[arg-type]
+            return
+        body.advance(nbytes)
+        if not body.missing:
+            complete, self._body, self._complete = self._complete, None, None
+            assert complete is not None
+            complete()
 
     def eof_received(self) -> Any:
         return self._http.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
         self._http.connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.body_reader import ArrivingBody, BodyReader
+from service.api.body_reader import ArrivingBody, ConnectionReader
 from service.api.content_coding import wanted_coding
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
@@ -23,7 +23,7 @@ from service.domain.inference import InferResult
 # Whatever changes how a body arrives or a reply is sent.
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
 # Up to here, having the parser copy the rest of a body costs less than leading it past.
-_PARSED_BYTES = 64 * 1024
+_PARSED_BYTES = 16 * 1024
 # What the parser may take in after a first read without a head, a piece of a body or an end: it has no limit itself.
 _MAX_HEAD_BYTES = 64 * 1024
 
@@ -70,7 +70,12 @@ class InferProtocol(HttpToolsProtocol):
     _reads = 0
     _watch: asyncio.TimerHandle | None = None
 
-    def data_received(self, data: bytes) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._reader = ConnectionReader(self)
+        transport.set_protocol(self._reader)
+
+    def data_received(self, data: bytes | memoryview) -> None:
         self._unset_keepalive_if_required()
         self._reads += 1
         rest = self._parse(data)
@@ -81,13 +86,14 @@ class InferProtocol(HttpToolsProtocol):
             return
         if direct is not None and direct.body.missing > _PARSED_BYTES:
             # The rest of the body comes without the parser between; it knows nothing that we do not.
-            self.transport.set_protocol(BodyReader(self, self.transport, direct.body, self._body_complete))
+            self._reader.lead_past(direct.body, self._body_complete)
         elif self._held > _MAX_HEAD_BYTES:
             self._refuse(431, f"the request's head is over {_MAX_HEAD_BYTES} bytes; send fewer and shorter headers")
-        elif self._watch is None:
+            return
+        if self._watch is None:
             self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
 
-    def _parse(self, data: bytes) -> bytes:
+    def _parse(self, data: bytes | memoryview) -> bytes:
         """Feeds the parser, and gives what it must be fed again: it stops at an offer to upgrade."""
         self._advanced = False
         try:
@@ -100,7 +106,7 @@ class InferProtocol(HttpToolsProtocol):
         self._held = 0 if self._advanced else self._held + len(data)
         return b""
 
-    def _without_upgrade(self, rest: bytes) -> bytes:
+    def _without_upgrade(self, rest: bytes | memoryview) -> bytes:
         """A client may offer HTTP/2 with any request; the offer is passed over, and the request answered as it is."""
         self._upgrading = False
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()

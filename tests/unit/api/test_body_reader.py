@@ -1,31 +1,23 @@
-"""Bodies read past the parser: whole, aligned, and given up when they stall."""
+"""What a connection's bytes are read into: heads for the parser, bodies whole, aligned and past it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from service.api import body_reader
-from service.api.body_reader import ArrivingBody, BodyReader
-from tests.async_waiting import until
+from service.api.body_reader import ArrivingBody, ConnectionReader
 
 
-class Transport(asyncio.Transport):
-    """Notes who reads, and whether it was closed."""
+class Parser(asyncio.Protocol):
+    """Notes what it was given."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.protocol: object = None
-        self.closed = False
+        self.given: list[bytes] = []
 
-    def set_protocol(self, protocol: object) -> None:
-        self.protocol = protocol
-
-    def close(self) -> None:
-        self.closed = True
+    def data_received(self, data: bytes) -> None:
+        self.given.append(bytes(data))
 
 
 @pytest.mark.parametrize("header_length", [b"115", b"0", b"64", None, b"x"])
@@ -49,34 +41,32 @@ def test_a_body_in_one_piece_is_not_copied_and_an_empty_one_is_empty() -> None:
     assert ArrivingBody(0, None).take() == b""
 
 
-def read(pieces: Sequence[bytes], length: int) -> tuple[Transport, ArrivingBody, list[str]]:
-    """What is left after these pieces came, and what was called; the loop is closed by then."""
-    called: list[str] = []
-    transport, body = Transport(), ArrivingBody(length, None)
-
-    async def main() -> None:
-        reader = BodyReader(asyncio.Protocol(), transport, body, lambda: called.append("complete"))
-        for piece in pieces:
-            space = reader.get_buffer(-1)
-            space[: len(piece)] = piece
-            reader.buffer_updated(len(piece))
-        if body.missing:
-            await until(lambda: transport.closed)
-
-    asyncio.run(main())
-    return transport, body, called
+def fill(reader: ConnectionReader, piece: bytes) -> None:
+    """As an event loop does: as much as the space takes, then the rest."""
+    while piece:
+        space = reader.get_buffer(-1)
+        count = min(len(space), len(piece))
+        space[:count] = piece[:count]
+        reader.buffer_updated(count)
+        piece = piece[count:]
 
 
-def test_a_whole_body_hands_the_connection_back() -> None:
-    transport, body, called = read([b"abc", b"de"], 5)
-    assert called == ["complete"]
-    assert isinstance(transport.protocol, asyncio.Protocol)
-    assert bytes(body.take()) == b"abcde"
-    assert not transport.closed
+def test_a_body_is_led_past_the_parser_and_what_follows_it_is_not() -> None:
+    parser, body, whole = Parser(), ArrivingBody(5, None), []
+    reader = ConnectionReader(parser)
+    fill(reader, b"head")
+    reader.lead_past(body, lambda: whole.append(bytes(body.take())))
+    fill(reader, b"abc")
+    assert not whole
+    fill(reader, b"denext")
+    assert whole == [b"abcde"]
+    assert parser.given == [b"head", b"next"]
 
 
-def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_reader, "IDLE_SECONDS", 0.005)
-    transport, _, called = read([b"abc"], 5)
-    assert transport.closed
-    assert called == []
+def test_two_connections_do_not_mix_what_they_read() -> None:
+    parsers = Parser(), Parser()
+    readers = [ConnectionReader(parser) for parser in parsers]
+    for piece in (b"one", b"two"):
+        for reader in readers:
+            fill(reader, piece)
+    assert [parser.given for parser in parsers] == [[b"one", b"two"]] * 2
