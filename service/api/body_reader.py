@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,20 +15,53 @@ import numpy as np
 _ALIGNMENT = 64
 # A request that fits in needs one read; of a long body that much at most is copied twice.
 _SCRATCH = memoryview(bytearray(32 * 1024))
+# Tensors of so many bytes lie side by side: joining shorter ones costs less than finding out that they do.
+_MIN_SHARED_BYTES = 64 * 1024
+_SHARED_BYTES = 8 * 1024 * 1024
+_SHARED_SIZES = 4
+_MAX_APART_BYTES = 2048
+
+
+class SplitBody(NamedTuple):
+    """A body whose tensors lie apart from the JSON before them."""
+
+    head: bytes
+    tensors: memoryview
+
+
+class TensorSpace:
+    """Memory for bodies' tensors. Of one size those that come one after another adjoin, so a batch needs no copy.
+
+    Not thread-safe. Memory lives as long as any of the tensors in it, which is up to 8 MiB.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[int, memoryview] = {}
+
+    def take(self, size: int) -> memoryview:
+        left = self._left.get(size)
+        if left is None or len(left) < size:
+            if len(self._left) >= _SHARED_SIZES:
+                self._left.clear()
+            left = _aligned(_SHARED_BYTES // size * size)
+        self._left[size] = left[size:]
+        return left[:size]
 
 
 class ArrivingBody:
     """`length` bytes, of which the first `header_length` are JSON and the rest tensors."""
 
-    __slots__ = ("_filled", "_header_length", "_length", "_space", "_whole")
+    __slots__ = ("_filled", "_head", "_header_length", "_length", "_space", "_tensors", "_whole")
 
-    def __init__(self, length: int, header_length: bytes | None) -> None:
+    def __init__(self, length: int, header_length: bytes | None, space: TensorSpace) -> None:
         self._length = length
         # A length that cannot be is refused with the head; here it only moves where the body lies.
         known = header_length is not None and header_length.isdigit() and len(header_length) < 20
         self._header_length = int(header_length) if header_length and known else 0
+        self._space = space
+        self._head: memoryview | None = None
+        self._tensors: memoryview | None = None
         self._whole: bytes | None = None
-        self._space: memoryview | None = None
         self._filled = 0
 
     @property
@@ -43,29 +76,53 @@ class ArrivingBody:
         """A body that comes in one piece stays the piece it is."""
         if len(chunk) == self._length:
             self._whole = chunk
-        else:
-            self.rest()[: len(chunk)] = chunk
-        self._filled += len(chunk)
+            self._filled = self._length
+            return
+        left = memoryview(chunk)
+        while left:
+            space = self.rest()
+            count = min(len(space), len(left))
+            space[:count] = left[:count]
+            self._filled += count
+            left = left[count:]
 
     def rest(self) -> memoryview:
-        """The space of what has not come yet; `advance` tells how much of it was filled."""
-        if self._space is None:
+        """The next space of what has not come yet; `advance` tells how much of it was filled."""
+        if self._tensors is None:
+            self._find_space()
+        assert self._tensors is not None
+        if self._head is None:
+            return self._tensors[self._filled :]
+        in_head = len(self._head)
+        return self._head[self._filled :] if self._filled < in_head else self._tensors[self._filled - in_head :]
+
+    def _find_space(self) -> None:
+        size = self._length - self._header_length
+        if 0 < self._header_length <= _MAX_APART_BYTES and _MIN_SHARED_BYTES <= size <= _SHARED_BYTES // 4:
+            self._head = memoryview(bytearray(self._header_length))
+            self._tensors = self._space.take(size)
+        else:
             shift = -self._header_length % _ALIGNMENT
-            aligned = np.empty(self._length + 2 * _ALIGNMENT, np.uint8)
-            start = (-aligned.__array_interface__["data"][0] % _ALIGNMENT) + shift
-            self._space = aligned.data[start : start + self._length]
-        return self._space[self._filled :]
+            self._tensors = _aligned(self._length + shift)[shift:]
 
     def advance(self, count: int) -> None:
         self._filled += count
 
-    def take(self) -> bytes | memoryview:
+    def take(self) -> bytes | memoryview | SplitBody:
         """The whole body; it is not kept here."""
-        whole, self._whole = self._whole, None
-        space, self._space = self._space, None
+        whole, head, tensors = self._whole, self._head, self._tensors
+        self._whole = self._head = self._tensors = None
         if whole is not None:
             return whole
-        return space if space is not None else b""
+        if tensors is None:
+            return b""
+        return tensors if head is None else SplitBody(bytes(head), tensors)
+
+
+def _aligned(size: int) -> memoryview:
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _ALIGNMENT
+    return memory.data[start : start + size]
 
 
 class ConnectionReader(asyncio.BufferedProtocol):

@@ -12,7 +12,7 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.body_reader import ArrivingBody, ConnectionReader
+from service.api.body_reader import ArrivingBody, ConnectionReader, TensorSpace
 from service.api.content_coding import wanted_coding
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
@@ -42,11 +42,12 @@ class DirectCycle:
         "target",
     )
 
-    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool) -> None:
+    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool, space: TensorSpace) -> None:
         self.target = target
         self.headers = headers
         self.keep_alive = keep_alive
-        self.body = ArrivingBody(int(headers[b"content-length"]), headers.get(b"inference-header-content-length"))
+        header_length = headers.get(b"inference-header-content-length")
+        self.body = ArrivingBody(int(headers[b"content-length"]), header_length, space)
         self.answer: asyncio.Future[InferResult] | None = None
         self.response_complete = False
         self.disconnected = False
@@ -62,6 +63,7 @@ class InferProtocol(HttpToolsProtocol):
     """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
 
     endpoint: InferenceEndpoint
+    space: TensorSpace
     _direct: DirectCycle | None = None
     # Bytes since the parser last made something of them, and whether it did so of the last ones.
     _held = 0
@@ -180,7 +182,7 @@ class InferProtocol(HttpToolsProtocol):
         target = None if b"%" in self.url else self.endpoint.target(self.url.decode("latin-1"))
         if target is None:
             return None
-        return DirectCycle(target, headers, self.parser.should_keep_alive())
+        return DirectCycle(target, headers, self.parser.should_keep_alive(), self.space)
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
@@ -257,4 +259,4 @@ def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
 
 def infer_protocol(endpoint: InferenceEndpoint) -> type[HttpToolsProtocol]:
     """The protocol class of a server whose infer requests `endpoint` answers: `uvicorn.Config(http=...)`."""
-    return type("BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint})
+    return type("BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint, "space": TensorSpace()})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.body_reader import SplitBody
 from service.api.content_coding import CODINGS, deflated, inflated, wanted_coding
 from service.api.error_responses import INTERNAL, error_body, error_headers, status_of
 from service.api.infer_body import ClientLeft, Headers, check_declared_length, read_body, unless_left
@@ -31,7 +32,7 @@ _KNOWN_PATHS = 1024
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 
-Body = bytes | memoryview
+Body = bytes | memoryview | SplitBody
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +90,9 @@ class InferenceEndpoint:
     def decode(self, target: Target, headers: Headers, body: Body) -> tuple[RequestHead, InferRequest]:
         """The head and the tensors of a body. Raises what its parts refuse, and NotFound for a raw one."""
         model, version = target
+        if isinstance(body, SplitBody):
+            head = self._heads.read(body.head)
+            return head, decode_request(head, body.tensors, 0, model)
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:
             head, start = read_head(parse_json(body)), len(body)

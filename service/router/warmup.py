@@ -25,7 +25,7 @@ _RUNS_SECONDS = 0.05
 # What a batch costs beside its run, roughly: to a thread and back, joined and split.
 _BATCH_SECONDS = 0.0002
 # A batch size this close to the best rows/s is as good: what is beyond it only makes requests wait.
-_NEARLY = 0.97
+_NEARLY = 0.98
 # Engines that quantize activations per batch differ a little between batch sizes; a shared row differs a lot.
 _ROW_TOLERANCE = 0.1
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from service.api.body_reader import ArrivingBody, ConnectionReader
+from service.api.body_reader import ArrivingBody, ConnectionReader, SplitBody, TensorSpace
 
 
 class Parser(asyncio.Protocol):
@@ -22,12 +23,13 @@ class Parser(asyncio.Protocol):
 
 @pytest.mark.parametrize("header_length", [b"115", b"0", b"64", None, b"x"])
 def test_the_tensors_of_a_body_in_pieces_begin_aligned(header_length: bytes | None) -> None:
-    body = ArrivingBody(1000, header_length)
+    body = ArrivingBody(1000, header_length, TensorSpace())
     content = bytes(range(250)) * 4
     for start in range(0, 1000, 300):
         body.append(content[start : start + 300])
     assert body.missing == 0
     whole = body.take()
+    assert isinstance(whole, memoryview)
     assert bytes(whole) == content
     start = int(header_length) if header_length and header_length.isdigit() else 0
     assert np.frombuffer(whole, np.uint8, offset=start).ctypes.data % 64 == 0
@@ -35,10 +37,44 @@ def test_the_tensors_of_a_body_in_pieces_begin_aligned(header_length: bytes | No
 
 def test_a_body_in_one_piece_is_not_copied_and_an_empty_one_is_empty() -> None:
     content = b"c" * 100
-    body = ArrivingBody(100, None)
+    body = ArrivingBody(100, None, TensorSpace())
     body.append(content)
     assert body.take() is content
-    assert ArrivingBody(0, None).take() == b""
+    assert ArrivingBody(0, None, TensorSpace()).take() == b""
+
+
+def arrived(space: TensorSpace, content: bytes, header_length: int, piece: int) -> bytes | memoryview | SplitBody:
+    body = ArrivingBody(len(content), str(header_length).encode(), space)
+    for start in range(0, len(content), piece):
+        body.append(content[start : start + piece])
+    assert body.missing == 0
+    return body.take()
+
+
+@pytest.mark.parametrize("piece", [7, 1000, 40_000])
+def test_tensors_of_one_size_lie_side_by_side_and_apart_from_their_heads(piece: int) -> None:
+    space = TensorSpace()
+    contents = [bytes([number]) * 30 + bytes([number + 1]) * 65_536 for number in (1, 3, 5)]
+    bodies = [arrived(space, content, 30, piece) for content in contents]
+    for content, body in zip(contents, bodies, strict=True):
+        assert isinstance(body, SplitBody)
+        assert body.head + bytes(body.tensors) == content
+    starts = [np.frombuffer(body.tensors, np.uint8).ctypes.data for body in bodies if isinstance(body, SplitBody)]
+    assert starts == [starts[0], starts[0] + 65_536, starts[0] + 2 * 65_536]
+    assert starts[0] % 64 == 0
+
+
+def test_memory_for_tensors_is_never_given_twice() -> None:
+    space = TensorSpace()
+    taken = [space.take(size) for _ in range(50) for size in (65_536, 100_000, 2_000_000, 70_000, 80_000)]
+    spans = sorted((np.frombuffer(memory, np.uint8).ctypes.data, len(memory)) for memory in taken)
+    assert all(start + size <= after for (start, size), (after, _) in pairwise(spans))
+
+
+@pytest.mark.parametrize(("header_length", "length"), [(30, 60_000), (3_000, 100_000), (30, 3_000_000), (0, 100_000)])
+def test_other_bodies_stay_in_one_piece(header_length: int, length: int) -> None:
+    content = bytes(range(200)) * (length // 200)
+    assert arrived(TensorSpace(), content, header_length, 16_384) == content
 
 
 def fill(reader: ConnectionReader, piece: bytes) -> None:
@@ -52,10 +88,10 @@ def fill(reader: ConnectionReader, piece: bytes) -> None:
 
 
 def test_a_body_is_led_past_the_parser_and_what_follows_it_is_not() -> None:
-    parser, body, whole = Parser(), ArrivingBody(5, None), []
+    parser, body, whole = Parser(), ArrivingBody(5, None, TensorSpace()), []
     reader = ConnectionReader(parser)
     fill(reader, b"head")
-    reader.lead_past(body, lambda: whole.append(bytes(body.take())))
+    reader.lead_past(body, lambda: whole.append(body.take()))
     fill(reader, b"abc")
     assert not whole
     fill(reader, b"denext")

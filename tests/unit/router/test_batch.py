@@ -41,6 +41,42 @@ def test_joined_requests_each_get_their_own_rows_back() -> None:
     assert engine.batches == [[1, 2, 3, 4]]
 
 
+WIDE = 20_000
+
+
+class WideEngine(FakeEngine):
+    """Adds its rows up, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Array] = []
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        self.given.append(inputs["x"])
+        return {"y": inputs["x"].sum(axis=1, keepdims=True)}
+
+
+def test_rows_that_adjoin_in_memory_are_joined_without_a_copy_in_whatever_order_they_came() -> None:
+    memory = np.repeat(np.arange(4, dtype=np.float32)[:, None], WIDE, axis=1)
+    engine = WideEngine()
+    batch = run(engine, batch_of({"x": memory[3:]}, {"x": memory[:1]}, {"x": memory[1:3]}))
+    assert answers(batch) == [[0], [WIDE, 2 * WIDE], [3 * WIDE]]
+    assert [pending.inputs["x"][0, 0] for pending in batch.members] == [0, 1, 3]
+    assert engine.given[0].shape == memory.shape
+    assert np.shares_memory(engine.given[0], memory)
+
+
+def test_rows_that_do_not_adjoin_are_copied() -> None:
+    memory = np.repeat(np.arange(4, dtype=np.float32)[:, None], WIDE, axis=1)
+    for places in ([0, 2], [3, 3], [2, 0]):
+        engine = WideEngine()
+        batch = batch_of(*({"x": memory[place : place + 1]} for place in places))
+        futures = {id(pending.future): place for pending, place in zip(batch.members, places, strict=True)}
+        run(engine, batch)
+        assert answers(batch) == [[futures[id(pending.future)] * WIDE] for pending in batch.members]
+        assert not np.shares_memory(engine.given[0], memory)
+
+
 def test_a_bad_request_fails_alone_and_is_tried_once_more() -> None:
     engine = FakeEngine()
     engine.poison = 3
