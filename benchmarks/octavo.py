@@ -24,7 +24,7 @@ _READY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where an installation keeps its state, its engines' instances and the threads of each, the cores it may use.
+    """Where an installation keeps its state, the threads of its engines, the cores it may use.
 
     `processes` serve side by side.
     """
@@ -32,7 +32,6 @@ class Place:
     data_dir: Path
     threads: int = 1
     cores: frozenset[int] | None = None
-    instances: int = 1
     processes: int = 1
 
 
@@ -91,7 +90,6 @@ def _program(place: Place, command: str, settings: dict[str, str]) -> Program:
     environment = clean_environment(
         OCTAVO_DATA_DIR=str(place.data_dir),
         OCTAVO_ENGINE_THREADS=str(place.threads),
-        OCTAVO_ENGINE_INSTANCES=str(place.instances),
         OCTAVO_PROCESSES=str(place.processes),
         **settings,
     )

@@ -30,7 +30,7 @@ _START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the threads of a peer's engine, how Octavo uses as many cores, and the kinds of each peer's requests.
+    """A model, the threads of a peer's engine, the processes of Octavo, and the kinds of each peer's requests.
 
     `goals` are ratios of requests/s by peer and kind; with one of Mosec's comes that no p99 is worse.
     """
@@ -39,7 +39,6 @@ class Case:
     model: Path
     threads: int
     connections: int
-    instances: int
     processes: int
     kinds: dict[str, tuple[str, ...]]
     goals: dict[tuple[str, str], float]
@@ -75,11 +74,11 @@ def measure_peers(options: Options, say: Callable[[str], None]) -> Report:
     report = Report(
         "peers",
         "Beside other model servers",
-        "The same model in FP32 on ONNX Runtime, the same cores. Octavo serves the tiny model with a process a core, "
-        "as Mosec has one for HTTP and one for its worker, and the large one with an engine instance a core, where "
-        "peers have one engine with a thread a core. Each round measures one peer and then Octavo, or the other way "
-        "round, while the other server is idle. Ratios are Octavo's requests/s over the peer's within a round; every "
-        "figure is the median over the rounds.",
+        "The same model in FP32 on ONNX Runtime, the same cores. Octavo serves with a process a core, each with an "
+        "engine of one thread; of the peers Mosec has one process for HTTP and one for its worker, and all run the "
+        "large model on one engine with a thread a core. Each round measures one peer and then Octavo, or the other "
+        "way round, while the other server is idle. Ratios are Octavo's requests/s over the peer's within a round; "
+        "every figure is the median over the rounds.",
     )
     for case in _cases(options, report, say):
         say(case.name)
@@ -91,7 +90,7 @@ def _cases(options: Options, report: Report, say: Callable[[str], None]) -> list
     kinds = {name: tuple(peer.payloads) for name, peer in PEERS.items()}
     goals = {(name, kind): 1.2 if name == "mosec" else 8.0 for name in kinds for kind in kinds[name]}
     cores = len(os.sched_getaffinity(0))
-    cases = [Case("Digits CNN", options.digits, 1, 32, 1, cores, kinds, goals)]
+    cases = [Case("Digits CNN", options.digits, 1, 32, cores, kinds, goals)]
     try:
         model = options.find_efficientnet()
     except CannotMeasure as error:
@@ -100,7 +99,7 @@ def _cases(options: Options, report: Report, say: Callable[[str], None]) -> list
         return cases
     few: dict[str, tuple[str, ...]] = {"mosec": ("binary",), "mlserver": ("json",)}
     wanted = {("mosec", "binary"): 1.2, ("mlserver", "json"): 3.0}
-    return [*cases, Case("EfficientNet-Lite0", model, cores, 8, cores, 1, few, wanted)]
+    return [*cases, Case("EfficientNet-Lite0", model, cores, 8, cores, few, wanted)]
 
 
 def _measure_case(
@@ -109,7 +108,7 @@ def _measure_case(
     with (
         tempfile.TemporaryDirectory(prefix="octavo-bench-") as name,
         bare_session(case.model, case.threads) as bare,
-        served(Place(Path(name) / "data", 1, None, case.instances, case.processes)) as octavo,
+        served(Place(Path(name) / "data", processes=case.processes)) as octavo,
     ):
         folder = Path(name)
         octavo.upload_model("model", case.model)

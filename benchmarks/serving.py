@@ -24,7 +24,7 @@ _COLUMNS = ["request", "connections", "requests/s", "p50 ms", "p99 ms", "over ba
 
 @dataclass(frozen=True)
 class Case:
-    """One model and how it is loaded: `threads` for the bare session, and as many instances of one thread served."""
+    """One model and how it is loaded: `threads` for the bare session, and as many processes of one thread served."""
 
     name: str
     model: Path
@@ -53,8 +53,8 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "serving",
         "Serving against bare ONNX Runtime",
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
-        "under load, with the same number of threads on the same cores: bare, they share each call; served, each is an "
-        "instance that runs batches of its own; a lone connection is served by one engine with all the threads, as the "
+        "under load, with the same number of threads on the same cores: bare, they share each call; served, each is a "
+        "process that runs batches of its own; a lone connection is served by one engine with all the threads, as the "
         "bare call has them. wrk takes its share of the cores. The bare figure of a round is the best of three bursts, "
         "the server's is all of its time. Ratios are taken within a round; every figure is the median over the rounds.",
     )
@@ -77,7 +77,7 @@ def _measure(case: Case, options: Options, say: Callable[[str], None], report: R
     with (
         tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder,
         bare_session(case.model, case.threads) as bare,
-        served(Place(Path(folder) / "data", instances=case.threads)) as server,
+        served(Place(Path(folder) / "data", processes=case.threads)) as server,
         served(Place(Path(folder) / "alone", threads=case.threads)) as alone,
     ):
         requests = make_requests(bare, Path(folder) / "requests")
