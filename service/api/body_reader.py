@@ -9,16 +9,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
+from service.api.tensor_space import ALIGNMENT, TensorSpace, aligned, is_shared
 
-# Tensors begin where the widest loads of a processor like them to.
-_ALIGNMENT = 64
 # A request that fits in needs one read; of a long body that much at most is copied twice.
 _SCRATCH = memoryview(bytearray(32 * 1024))
-# Tensors of so many bytes lie side by side: joining shorter ones costs less than finding out that they do.
-_MIN_SHARED_BYTES = 64 * 1024
-_SHARED_BYTES = 8 * 1024 * 1024
-_SHARED_SIZES = 4
+# A head of JSON up to this long lies apart from its tensors.
 _MAX_APART_BYTES = 2048
 
 
@@ -27,25 +22,6 @@ class SplitBody(NamedTuple):
 
     head: bytes
     tensors: memoryview
-
-
-class TensorSpace:
-    """Memory for bodies' tensors. Of one size those that come one after another adjoin, so a batch needs no copy.
-
-    Not thread-safe. Memory lives as long as any of the tensors in it, which is up to 8 MiB.
-    """
-
-    def __init__(self) -> None:
-        self._left: dict[int, memoryview] = {}
-
-    def take(self, size: int) -> memoryview:
-        left = self._left.get(size)
-        if left is None or len(left) < size:
-            if len(self._left) >= _SHARED_SIZES:
-                self._left.clear()
-            left = _aligned(_SHARED_BYTES // size * size)
-        self._left[size] = left[size:]
-        return left[:size]
 
 
 class ArrivingBody:
@@ -98,12 +74,12 @@ class ArrivingBody:
 
     def _find_space(self) -> None:
         size = self._length - self._header_length
-        if 0 < self._header_length <= _MAX_APART_BYTES and _MIN_SHARED_BYTES <= size <= _SHARED_BYTES // 4:
+        if 0 < self._header_length <= _MAX_APART_BYTES and is_shared(size):
             self._head = memoryview(bytearray(self._header_length))
             self._tensors = self._space.take(size)
         else:
-            shift = -self._header_length % _ALIGNMENT
-            self._tensors = _aligned(self._length + shift)[shift:]
+            shift = -self._header_length % ALIGNMENT
+            self._tensors = aligned(self._length + shift)[shift:]
 
     def advance(self, count: int) -> None:
         self._filled += count
@@ -117,12 +93,6 @@ class ArrivingBody:
         if tensors is None:
             return b""
         return tensors if head is None else SplitBody(bytes(head), tensors)
-
-
-def _aligned(size: int) -> memoryview:
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.__array_interface__["data"][0] % _ALIGNMENT
-    return memory.data[start : start + size]
 
 
 class ConnectionReader(asyncio.BufferedProtocol):

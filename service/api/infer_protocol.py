@@ -12,12 +12,13 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.body_reader import ArrivingBody, ConnectionReader, TensorSpace
+from service.api.body_reader import ArrivingBody, ConnectionReader
 from service.api.content_coding import wanted_coding
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply
 from service.api.recording import Target
+from service.api.tensor_space import TensorSpace
 from service.domain.inference import InferResult
 
 # Whatever changes how a body arrives or a reply is sent.
@@ -63,7 +64,6 @@ class InferProtocol(HttpToolsProtocol):
     """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
 
     endpoint: InferenceEndpoint
-    space: TensorSpace
     _direct: DirectCycle | None = None
     # Bytes since the parser last made something of them, and whether it did so of the last ones.
     _held = 0
@@ -182,7 +182,7 @@ class InferProtocol(HttpToolsProtocol):
         target = None if b"%" in self.url else self.endpoint.target(self.url.decode("latin-1"))
         if target is None:
             return None
-        return DirectCycle(target, headers, self.parser.should_keep_alive(), self.space)
+        return DirectCycle(target, headers, self.parser.should_keep_alive(), self.endpoint.space)
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
@@ -259,4 +259,4 @@ def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
 
 def infer_protocol(endpoint: InferenceEndpoint) -> type[HttpToolsProtocol]:
     """The protocol class of a server whose infer requests `endpoint` answers: `uvicorn.Config(http=...)`."""
-    return type("BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint, "space": TensorSpace()})
+    return type("BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint})

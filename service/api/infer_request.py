@@ -13,6 +13,7 @@ import orjson
 
 from service.api.json_tensors import array_from_json, parse_json
 from service.api.tensor_codec import array_from_binary
+from service.api.tensor_space import TensorSpace
 from service.api.v2_schemas import NO_DATA, RequestHead, TensorHead, read_head
 from service.domain.inference import Array, InferRequest
 from service.domain.tensor import TensorSpec
@@ -45,8 +46,12 @@ class HeadReader:
         return head
 
 
-def decode_request(head: RequestHead, body: bytes | memoryview, start: int, model: str) -> InferRequest:
+def decode_request(
+    head: RequestHead, body: bytes | memoryview, start: int, model: str, space: TensorSpace | None = None
+) -> InferRequest:
     """The request whose binary tensors begin at `start` of `body`. Arrays view the body where they can.
+
+    JSON's numbers are put into `space`.
 
     Raises InvalidTensor naming the input, also for missing and surplus bytes.
     """
@@ -54,7 +59,7 @@ def decode_request(head: RequestHead, body: bytes | memoryview, start: int, mode
     at = start
     for tensor in head.inputs:
         if tensor.size is None:
-            arrays[tensor.name] = array_from_json(tensor)
+            arrays[tensor.name] = array_from_json(tensor, space)
         else:
             if at + tensor.size > len(body):
                 raise InvalidTensor(

@@ -21,6 +21,7 @@ from service.api.infer_request import HeadReader, decode_raw, decode_request, he
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
 from service.api.recording import Target, record_answer, request_metrics
+from service.api.tensor_space import TensorSpace
 from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
 from service.errors import OctavoError
@@ -59,6 +60,7 @@ class InferenceEndpoint:
 
     def __init__(self, router: Router, max_body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_body_bytes = max_body_bytes
+        self.space = TensorSpace()
         self._router = router
         self._clock = clock
         self._heads = HeadReader()
@@ -92,7 +94,7 @@ class InferenceEndpoint:
         model, version = target
         if isinstance(body, SplitBody):
             head = self._heads.read(body.head)
-            return head, decode_request(head, body.tensors, 0, model)
+            return head, decode_request(head, body.tensors, 0, model, self.space)
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:
             head, start = read_head(parse_json(body)), len(body)
@@ -102,7 +104,7 @@ class InferenceEndpoint:
             inputs = self._router.routes(model, version).stable.replica.inputs
             head = raw_head(inputs, len(body), model)
             return head, decode_raw(head, body, model)
-        return head, decode_request(head, body, start, model)
+        return head, decode_request(head, body, start, model, self.space)
 
     def reply(self, exchange: Exchange, result: InferResult) -> Reply:
         """Encodes the answer and records it."""

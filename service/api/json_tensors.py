@@ -10,6 +10,7 @@ import orjson
 import simdjson
 
 from service.api.tensor_codec import float_from_bf16
+from service.api.tensor_space import TensorSpace, is_shared
 from service.api.v2_schemas import TensorHead
 from service.domain.inference import Array
 from service.errors import InvalidInput, InvalidTensor
@@ -78,14 +79,14 @@ def _plain(value: Any) -> Any:
     return value.as_dict() if isinstance(value, simdjson.Object) else value
 
 
-def array_from_json(head: TensorHead) -> Array:
-    """The input's `data`, nested or flat, as an array of its shape. Raises InvalidTensor naming the input."""
+def array_from_json(head: TensorHead, space: TensorSpace | None = None) -> Array:
+    """The input's `data`, nested or flat, as an array of its shape, in `space`. Raises InvalidTensor naming it."""
     if head.datatype in ("FP16", "BF16"):
         raise InvalidTensor(
             f"receiving {head.datatype} data via JSON is not supported. "
             f"Please use the binary data format for input {head.name!r}"
         )
-    values = _numbers(head) if head.dtype.kind in _BUFFERS else _plain_values(head)
+    values = _numbers(head, space) if head.dtype.kind in _BUFFERS else _plain_values(head)
     if values.size != head.elements:
         raise InvalidTensor(
             f"input {head.name!r} has {values.size} elements; its shape {list(head.shape)} has {head.elements}"
@@ -93,7 +94,7 @@ def array_from_json(head: TensorHead) -> Array:
     return values.reshape(head.shape)
 
 
-def _numbers(head: TensorHead) -> Array:
+def _numbers(head: TensorHead, space: TensorSpace | None) -> Array:
     code, wide = _BUFFERS[head.dtype.kind]
     if not isinstance(head.data, simdjson.Array):
         return _numbers_from_list(head, wide)
@@ -101,7 +102,7 @@ def _numbers(head: TensorHead) -> Array:
         values = np.frombuffer(head.data.as_buffer(of_type=code), wide)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InvalidTensor(f"input {head.name!r} holds a value that {head.datatype} cannot: {error}") from error
-    return _narrowed(head, values)
+    return _narrowed(head, values, space)
 
 
 def _numbers_from_list(head: TensorHead, wide: np.dtype[Any]) -> Array:
@@ -119,19 +120,27 @@ def _numbers_from_list(head: TensorHead, wide: np.dtype[Any]) -> Array:
         raise InvalidTensor(f"input {head.name!r} holds a number out of the range of {head.datatype}") from error
 
 
-def _narrowed(head: TensorHead, values: Array) -> Array:
+def _narrowed(head: TensorHead, values: Array, space: TensorSpace | None = None) -> Array:
     """64-bit values as the tensor's own type; never wraps around."""
     if values.dtype == head.dtype:
         return values
     try:
         with np.errstate(over="raise"):
-            narrow = values.astype(head.dtype)
+            narrow = _empty(head, values.size, space)
+            np.copyto(narrow, values, casting="unsafe")
         kept = head.dtype.kind == "f" or bool((narrow == values).all())
     except FloatingPointError:
         kept = False
     if not kept:
         raise InvalidTensor(f"input {head.name!r} holds a number out of the range of {head.datatype}; send it wider")
     return narrow
+
+
+def _empty(head: TensorHead, count: int, space: TensorSpace | None) -> Array:
+    size = count * head.dtype.itemsize
+    if space is None or not is_shared(size):
+        return np.empty(count, head.dtype)
+    return np.frombuffer(space.take(size), head.dtype)
 
 
 def _plain_values(head: TensorHead) -> Array:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from service.api.body_reader import ArrivingBody, ConnectionReader, SplitBody, TensorSpace
+from service.api.body_reader import ArrivingBody, ConnectionReader, SplitBody
+from service.api.tensor_space import TensorSpace
 
 
 class Parser(asyncio.Protocol):
@@ -62,13 +62,6 @@ def test_tensors_of_one_size_lie_side_by_side_and_apart_from_their_heads(piece: 
     starts = [np.frombuffer(body.tensors, np.uint8).ctypes.data for body in bodies if isinstance(body, SplitBody)]
     assert starts == [starts[0], starts[0] + 65_536, starts[0] + 2 * 65_536]
     assert starts[0] % 64 == 0
-
-
-def test_memory_for_tensors_is_never_given_twice() -> None:
-    space = TensorSpace()
-    taken = [space.take(size) for _ in range(50) for size in (65_536, 100_000, 2_000_000, 70_000, 80_000)]
-    spans = sorted((np.frombuffer(memory, np.uint8).ctypes.data, len(memory)) for memory in taken)
-    assert all(start + size <= after for (start, size), (after, _) in pairwise(spans))
 
 
 @pytest.mark.parametrize(("header_length", "length"), [(30, 60_000), (3_000, 100_000), (30, 3_000_000), (0, 100_000)])

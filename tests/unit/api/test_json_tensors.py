@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.json_tensors import array_from_json, dump_json, json_values, parse_json
+from service.api.tensor_space import TensorSpace
 from service.api.v2_schemas import read_head
 from service.domain.inference import Array
 from service.errors import InvalidInput, InvalidTensor
@@ -35,6 +36,16 @@ def test_integers_are_exact_to_their_limits_and_refused_beyond(datatype: str) ->
     for beyond in (low - 1, high + 1):
         with pytest.raises(InvalidInput):
             decoded(f"[{beyond}]", datatype)
+
+
+def test_the_numbers_of_large_tensors_of_one_size_adjoin() -> None:
+    space, count = TensorSpace(), 20_000
+    arrays = []
+    for value in (1.5, 2.5):
+        text = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[{count}],"data":{[value] * count}}}]}}'
+        arrays.append(array_from_json(read_head(parse_json(text.encode())).inputs[0], space))
+    assert [set(array.tolist()) for array in arrays] == [{1.5}, {2.5}]
+    assert arrays[1].ctypes.data == arrays[0].ctypes.data + arrays[0].nbytes
 
 
 @given(st.lists(st.floats(allow_nan=False, width=32), max_size=30))
