@@ -12,13 +12,13 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.body_reader import ArrivingBody, ConnectionReader
+from service.api.body_reader import ConnectionReader
 from service.api.content_coding import wanted_coding
+from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply
 from service.api.recording import Target
-from service.api.tensor_space import TensorSpace
 from service.domain.inference import InferResult
 
 # Whatever changes how a body arrives or a reply is sent.
@@ -29,48 +29,25 @@ _PARSED_BYTES = 16 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 
 
-class DirectCycle:
-    """Stands where uvicorn keeps the request in flight, so that pipelining, shutdown and disconnects see this one."""
-
-    __slots__ = (
-        "answer",
-        "body",
-        "disconnected",
-        "headers",
-        "keep_alive",
-        "message_event",
-        "response_complete",
-        "target",
-    )
-
-    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool, space: TensorSpace) -> None:
-        self.target = target
-        self.headers = headers
-        self.keep_alive = keep_alive
-        header_length = headers.get(b"inference-header-content-length")
-        self.body = ArrivingBody(int(headers[b"content-length"]), header_length, space)
-        self.answer: asyncio.Future[InferResult] | None = None
-        self.response_complete = False
-        self.disconnected = False
-        # uvicorn sets this when the connection is lost: what waits for an answer then is not run.
-        self.message_event = self
-
-    def set(self) -> None:
-        if self.answer is not None:
-            self.answer.cancel()
-
-
 class InferProtocol(HttpToolsProtocol):
     """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
 
     endpoint: InferenceEndpoint
     _direct: DirectCycle | None = None
+    # The head that `_plain` was made of.
+    _head: list[tuple[bytes, bytes]] | None = None
+    _head_url = b""
+    _plain: tuple[Target, dict[bytes, bytes]] | None = None
     # Bytes since the parser last made something of them, and whether it did so of the last ones.
     _held = 0
     _advanced = False
     _upgrading = False
     _reads = 0
     _watch: asyncio.TimerHandle | None = None
+    # When the last answer left; None while a request is under way. One timer a connection looks at it, for one a
+    # request would cost as much as parsing its head.
+    _idle_from: float | None = None
+    _idle_watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,7 +55,9 @@ class InferProtocol(HttpToolsProtocol):
         transport.set_protocol(self._reader)
 
     def data_received(self, data: bytes | memoryview) -> None:
-        self._unset_keepalive_if_required()
+        self._idle_from = None
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         self._reads += 1
         rest = self._parse(data)
         while rest:
@@ -121,8 +100,9 @@ class InferProtocol(HttpToolsProtocol):
         return b"".join((*lines, b"\r\n", rest))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        for timer in (self._watch, self._idle_watch):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     @property
@@ -153,6 +133,12 @@ class InferProtocol(HttpToolsProtocol):
             self.transport.write(b"".join((STATUS_LINE[status], head, body)))
         self.transport.close()
 
+    def on_message_begin(self) -> None:
+        # ASGI's scope is made where ASGI is gone through.
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
     def on_headers_complete(self) -> None:
         self._advanced = True
         self._upgrading = self.parser.should_upgrade()
@@ -160,6 +146,10 @@ class InferProtocol(HttpToolsProtocol):
             return
         self._direct = self._direct_cycle()
         if self._direct is None:
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expects
+            self.headers += headers
             super().on_headers_complete()
             # What comes as a trailer must change no head that was acted upon.
             self.headers = []
@@ -172,7 +162,19 @@ class InferProtocol(HttpToolsProtocol):
         # A second request on its way, or a caller that does not read its replies: uvicorn makes both wait.
         if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
             return None
-        if self.parser.get_http_version() != "1.1" or self.root_path or self.limit_concurrency is not None:
+        if self.parser.get_http_version() != "1.1":
+            return None
+        # A connection sends the same head again and again.
+        if self.headers != self._head or self.url != self._head_url:
+            self._head, self._head_url, self._plain = self.headers, self.url, self._plain_request()
+        if self._plain is None:
+            return None
+        target, headers = self._plain
+        return DirectCycle(target, headers, self.parser.should_keep_alive(), self.endpoint.space)
+
+    def _plain_request(self) -> tuple[Target, dict[bytes, bytes]] | None:
+        """What is asked and its headers; None where anything about them changes how bodies come or replies go."""
+        if self.root_path or self.limit_concurrency is not None:
             return None
         headers = dict(self.headers)
         if not _SPECIAL_HEADERS.isdisjoint(headers) or not _fits(headers, self.endpoint.max_body_bytes):
@@ -180,9 +182,7 @@ class InferProtocol(HttpToolsProtocol):
         if wanted_coding(headers.get(b"accept-encoding")) is not None:
             return None
         target = None if b"%" in self.url else self.endpoint.target(self.url.decode("latin-1"))
-        if target is None:
-            return None
-        return DirectCycle(target, headers, self.parser.should_keep_alive(), self.endpoint.space)
+        return None if target is None else (target, headers)
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
@@ -249,7 +249,28 @@ class InferProtocol(HttpToolsProtocol):
             transport.write(part)
         if not cycle.keep_alive:
             transport.close()
-        self.on_response_complete()
+        if self.pipeline or transport.is_closing():
+            self.on_response_complete()
+        else:
+            self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        """What `on_response_complete` does where no request waits, with a timer that outlives the request."""
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_from = self.loop.time()
+        if self._idle_watch is None:
+            self._idle_watch = self.loop.call_later(self.timeout_keep_alive, self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._idle_watch = None
+        if self._idle_from is None:
+            return
+        left = self._idle_from + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_watch = self.loop.call_later(left, self._close_idle)
+        else:
+            self.transport.close()
 
 
 def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:

@@ -175,3 +175,28 @@ def test_a_caller_that_waits_for_a_busy_engine_does_not_stall(
         Event().wait(0.2)
         serving.fake.gate.set()
         assert b'"data":[7.0]' in received(connection, 1)
+
+
+def test_a_connection_without_requests_is_closed_and_one_with_them_is_not(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.3)
+    with connected(serving) as connection:
+        for _ in range(8):
+            Event().wait(0.1)
+            connection.sendall(request())
+            assert ANSWER in received(connection, 1)
+        assert is_closed(connection)
+
+
+def test_each_request_of_a_connection_goes_by_its_own_head(serving: Serving) -> None:
+    with connected(serving) as connection:
+        for _ in range(2):
+            connection.sendall(request())
+            assert ANSWER in received(connection, 1)
+            connection.sendall(request(path="/v2/models/absent/infer"))
+            assert b"unknown model: 'absent'" in received(connection, 1)
+            connection.sendall(request("Inference-Header-Content-Length: 3"))
+            assert b" 400 " in received(connection, 1)
+            connection.sendall(request("Accept-Encoding: gzip"))
+            assert b"content-encoding: gzip" in connection.recv(65536)

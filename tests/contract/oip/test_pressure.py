@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from service.api import infer_protocol
+from service.api.direct_cycle import DirectCycle
 from service.domain.tensor import NUMPY_TYPES
 from service.metrics import REGISTRY
 from tests.contract.oip.serving import KINDS, LIMITS, Serving, error_of, post, running, tensor, wanted_linear
@@ -185,7 +186,7 @@ def test_plain_requests_take_the_direct_way_and_special_ones_the_usual(
 ) -> None:
     taken: list[str] = []
 
-    class Counted(infer_protocol.DirectCycle):
+    class Counted(DirectCycle):
         def set(self) -> None:
             taken.append("left")
 

@@ -1,0 +1,41 @@
+"""An infer request that goes past ASGI, in the shape in which uvicorn keeps its requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.api.body_reader import ArrivingBody
+from service.api.recording import Target
+from service.api.tensor_space import TensorSpace
+from service.domain.inference import InferResult
+
+
+class DirectCycle:
+    """Stands where uvicorn keeps the request in flight, so that pipelining, shutdown and disconnects see this one."""
+
+    __slots__ = (
+        "answer",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "message_event",
+        "response_complete",
+        "target",
+    )
+
+    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool, space: TensorSpace) -> None:
+        self.target = target
+        self.headers = headers
+        self.keep_alive = keep_alive
+        header_length = headers.get(b"inference-header-content-length")
+        self.body = ArrivingBody(int(headers[b"content-length"]), header_length, space)
+        self.answer: asyncio.Future[InferResult] | None = None
+        self.response_complete = False
+        self.disconnected = False
+        # uvicorn sets this when the connection is lost: what waits for an answer then is not run.
+        self.message_event = self
+
+    def set(self) -> None:
+        if self.answer is not None:
+            self.answer.cancel()
