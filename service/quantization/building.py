@@ -12,6 +12,7 @@ from typing import Any
 from service.domain.recipe import BatchProfile
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Engine
+from service.errors import OctavoError
 from service.quantization.atomic_files import replacing
 from service.quantization.builders.builder import Builder, BuildOptions, ExecutedOperator, builder_for
 from service.quantization.conversion import CONVERTED
@@ -25,18 +26,31 @@ BUILT = "build.json"
 
 
 def build_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
-    """Writes `<runtime>/<engine file>` for each runtime and what it runs. Raises EngineFailed where one cannot run."""
+    """Writes `<runtime>/<engine file>` for each runtime, what it runs, and why a runtime refused the graph.
+
+    Raises what the first one refused where none builds it.
+    """
     runtimes = candidate_runtimes(task.recipe)
     inputs = reference_inputs(task)
     built: dict[str, Any] = {}
+    refused: dict[str, OctavoError] = {}
     files: list[str] = []
     for done, runtime in enumerate(runtimes):
         builder = builder_for(runtime)
         name = f"{runtime}/{builder.engine_file}"
-        built[runtime] = _build_one(task, builder, name, inputs)
-        files += [name, *(f"{runtime}/{kept}" for kept in (TIMING_CACHE,) if (task.folder / runtime / kept).exists())]
+        try:
+            built[runtime] = _build_one(task, builder, name, inputs)
+        except OctavoError as error:
+            refused[runtime] = error
+        else:
+            files.append(name)
+            files += [f"{runtime}/{kept}" for kept in (TIMING_CACHE,) if (task.folder / runtime / kept).exists()]
         report_progress((done + 1) / len(runtimes))
-    written = task.write(BUILT, {"engines": built, "batch_max": batch_sizes(inputs, task.recipe.batch)[-1]})
+    if not built:
+        raise next(iter(refused.values()))
+    told = {runtime: str(error) for runtime, error in refused.items()}
+    largest = batch_sizes(inputs, task.recipe.batch)[-1]
+    written = task.write(BUILT, {"engines": built, "refused": told, "batch_max": largest})
     return {"files": [*files, written]}
 
 

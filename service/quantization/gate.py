@@ -58,7 +58,8 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
     emitted = _emitted_beside(task, winner.runtime)
     report_progress(0.5)
     certificate = _certificate(task, found, built, winner)
-    report = build_report(ReportParts(task, found, built, certificate, winner.runtime, tuple(map(_shown, judgements))))
+    shown = (*map(_shown, judgements), *(_refused(*entry) for entry in built.get("refused", {}).items()))
+    report = build_report(ReportParts(task, found, built, certificate, winner.runtime, shown))
     task.write(REPORT, report)
     write_text(task.folder / REPORT_PAGE, render_page(report))
     return {
@@ -167,6 +168,11 @@ def _shown(judgement: Judgement) -> dict[str, Any]:
         "loss": judgement.loss,
         "reason": judgement.reason,
     }
+
+
+def _refused(runtime: str, reason: str) -> dict[str, Any]:
+    """A runtime that `auto` tried and that did not build the graph."""
+    return {"runtime": runtime, "verdict": "refused", "loss": None, "reason": reason}
 
 
 def _sha256(path: Path) -> str:

@@ -6,15 +6,19 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from service.domain.recipe import BatchProfile, Calibration, Recipe
 from service.engines.openvino_engine import OpenVinoEngine
-from service.errors import InvalidRecipe
+from service.errors import InvalidRecipe, OctavoError
 from service.quantization import latency, recipes
 from service.quantization.pipeline import PipelineTask
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
-from tests.unit.quantization.pipeline_runs import digits_task, gate_of, report_of
+from tests.unit.quantization.pipeline_runs import DIGITS, digits_task, gate_of, report_of
+from tests.unit.quantization.small_models import saved_rows
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,39 @@ def test_auto_tries_every_runtime_and_takes_the_fastest_that_passes(task: Pipeli
     assert (task.folder / gate["engine_file"]).read_bytes() == (
         task.folder / gate["runtime"] / gate["engine_file"]
     ).read_bytes()
+
+
+def of_doubles(task: PipelineTask, runtime: str) -> PipelineTask:
+    """The digits model with an input of a type that OpenVINO's CPU does not take, and rows of that type."""
+    folder = task.folder.parent
+    model = onnx.load(DIGITS / "digits.onnx")
+    name = model.graph.input[0].name
+    model.graph.input[0].name = "wide"
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    model.graph.node.insert(0, helper.make_node("Cast", ["wide"], [name], to=TensorProto.FLOAT))
+    onnx.save_model(model, folder / "wide.onnx")
+    rows = {}
+    for kind in ("calibration", "validation"):
+        with np.load(DIGITS / f"{kind}.npz") as archive:
+            arrays = {("wide" if key == name else key): archive[key] for key in archive.files}
+        rows[kind] = saved_rows(folder / f"wide-{kind}.npz", **arrays | {"wide": arrays["wide"].astype(np.float64)})
+    recipe = replace(task.recipe, runtime=runtime)
+    made = replace(task, model=folder / "wide.onnx", recipe=recipe)
+    return replace(made, calibration=rows["calibration"], validation=rows["validation"])
+
+
+def test_auto_does_without_a_runtime_that_refuses_the_graph_and_says_why(task: PipelineTask) -> None:
+    wide = of_doubles(task, "auto")
+    assert gate_of(wide)["runtime"] == "onnxruntime"
+    candidates = {entry["runtime"]: entry for entry in report_of(wide)["candidates"]}
+    assert candidates["onnxruntime"]["verdict"] == "passed"
+    assert candidates["openvino"]["verdict"] == "refused"
+    assert "OpenVINO" in candidates["openvino"]["reason"]
+
+
+def test_a_runtime_that_was_named_and_refuses_the_graph_fails_the_job(task: PipelineTask) -> None:
+    with pytest.raises(OctavoError, match="OpenVINO"):
+        gate_of(of_doubles(task, "openvino"))
 
 
 def test_a_host_without_openvino_says_how_to_install_it(task: PipelineTask, monkeypatch: pytest.MonkeyPatch) -> None:
