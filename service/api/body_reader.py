@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from service.api.tensor_space import ALIGNMENT, TensorSpace, aligned, is_shared
 
 # A request that fits in needs one read; of a long body that much at most is copied twice.
-_SCRATCH = memoryview(bytearray(32 * 1024))
+SCRATCH_BYTES = 32 * 1024
 # A head of JSON up to this long lies apart from its tensors.
 _MAX_APART_BYTES = 2048
 
@@ -98,13 +98,14 @@ class ArrivingBody:
 class ConnectionReader(asyncio.BufferedProtocol):
     """What the transport hands bytes to; all else goes on to `http`, whose `data_received` must not keep its argument.
 
-    All connections share one scratch space: an event loop fills a buffer and tells so without a turn between.
+    All connections of an event loop share one `scratch`: it fills a buffer and tells so without a turn between.
     """
 
-    __slots__ = ("_body", "_complete", "_http")
+    __slots__ = ("_body", "_complete", "_http", "_scratch")
 
-    def __init__(self, http: asyncio.Protocol) -> None:
+    def __init__(self, http: asyncio.Protocol, scratch: memoryview) -> None:
         self._http = http
+        self._scratch = scratch
         self._body: ArrivingBody | None = None
         self._complete: Callable[[], None] | None = None
 
@@ -113,12 +114,12 @@ class ConnectionReader(asyncio.BufferedProtocol):
         self._body, self._complete = body, complete
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _SCRATCH if self._body is None else self._body.rest()
+        return self._scratch if self._body is None else self._body.rest()
 
     def buffer_updated(self, nbytes: int) -> None:
         body = self._body
         if body is None:
-            self._http.data_received(_SCRATCH[:nbytes])  # type: ignore[arg-type]
+            self._http.data_received(self._scratch[:nbytes])  # type: ignore[arg-type]
             return
         body.advance(nbytes)
         if not body.missing:

@@ -12,7 +12,7 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.body_reader import ConnectionReader
+from service.api.body_reader import SCRATCH_BYTES, ConnectionReader
 from service.api.content_coding import wanted_coding
 from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
@@ -33,6 +33,7 @@ class InferProtocol(HttpToolsProtocol):
     """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
 
     endpoint: InferenceEndpoint
+    scratch: memoryview
     _direct: DirectCycle | None = None
     # The head that `_plain` was made of.
     _head: list[tuple[bytes, bytes]] | None = None
@@ -51,11 +52,10 @@ class InferProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._reader = ConnectionReader(self)
+        self._reader = ConnectionReader(self, self.scratch)
         transport.set_protocol(self._reader)
 
     def data_received(self, data: bytes | memoryview) -> None:
-        self._idle_from = None
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._reads += 1
@@ -104,6 +104,8 @@ class InferProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        # They know each other, and an upload cut short may be large.
+        del self._reader
 
     @property
     def _progress(self) -> tuple[int, int]:
@@ -141,6 +143,8 @@ class InferProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._advanced = True
+        # Not where bytes come: those that end a request may begin the next, and half a head keeps nobody awake.
+        self._idle_from = None
         self._upgrading = self.parser.should_upgrade()
         if self._upgrading:
             return
@@ -221,6 +225,8 @@ class InferProtocol(HttpToolsProtocol):
         submitted.answer.add_done_callback(partial(self._answered, cycle, exchange))
 
     def _answered(self, cycle: DirectCycle, exchange: Exchange, answer: asyncio.Future[InferResult]) -> None:
+        # An idle connection keeps no answer alive.
+        cycle.answer = None
         if answer.cancelled():
             return
         error = answer.exception()
@@ -280,4 +286,6 @@ def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
 
 def infer_protocol(endpoint: InferenceEndpoint) -> type[HttpToolsProtocol]:
     """The protocol class of a server whose infer requests `endpoint` answers: `uvicorn.Config(http=...)`."""
-    return type("BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint})
+    return type(
+        "BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint, "scratch": memoryview(bytearray(SCRATCH_BYTES))}
+    )

@@ -9,22 +9,28 @@ ALIGNMENT = 64
 # Joining smaller ones costs less than finding out that they adjoin; larger ones are few.
 _MIN_BYTES = 64 * 1024
 _BLOCK_BYTES = 8 * 1024 * 1024
+_FIRST_TENSORS = 4
 _SIZES = 4
 
 
 class TensorSpace:
-    """Not thread-safe: an event loop's. A block of 8 MiB lives as long as any of the tensors in it."""
+    """Not thread-safe: an event loop's. A block of 4 tensors, at last of 8 MiB, lives as long as any of them."""
 
     def __init__(self) -> None:
+        # Of each size what its block has left, and how many tensors the next one holds.
         self._left: dict[int, memoryview] = {}
+        self._counts: dict[int, int] = {}
 
     def take(self, size: int) -> memoryview:
         """`size` bytes (`is_shared`) that nobody else has: behind those given last, while a block lasts."""
         left = self._left.get(size)
-        if left is None or len(left) < size:
-            if len(self._left) >= _SIZES:
-                self._left.clear()
-            left = aligned(_BLOCK_BYTES // size * size)
+        if left is None and len(self._left) >= _SIZES:
+            self._left.clear()
+            self._counts.clear()
+        if not left:
+            count = min(self._counts.get(size, _FIRST_TENSORS), _BLOCK_BYTES // size)
+            self._counts[size] = 2 * count
+            left = aligned(count * size)
         self._left[size] = left[size:]
         return left[:size]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -143,8 +143,10 @@ def _viewed(parts: Sequence[Array], rows: int) -> Array | None:
         if (end is not None and start != end) or not (part.flags.c_contiguous and part.flags.aligned):
             return None
         end = start + part.nbytes
-    first = parts[0]
-    return np.lib.stride_tricks.as_strided(first, (rows, *first.shape[1:]), first.strides, writeable=False)
+    # Flat, for the strides of axes of length 1 may be anything.
+    flat, shape = parts[0].reshape(-1), (rows, *parts[0].shape[1:])
+    whole = np.lib.stride_tricks.as_strided(flat, (prod(shape),), flat.strides, writeable=False)
+    return whole.reshape(shape)
 
 
 def _aligned(inputs: Mapping[str, Array]) -> Outputs:

@@ -166,7 +166,7 @@ class Batcher:
             self._give_turn()
             return
         with self._lock:
-            batch = self._take(min(self._inline_rows, self._policy.max_rows))
+            batch = self._take(min(self._inline_rows, self._policy.batch_rows))
         if batch is not None:
             self._runner.run(batch)
             self._watch_overruns(batch.seconds)

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Timer
 
 import pytest
 
@@ -166,10 +166,9 @@ def test_a_caller_that_waits_for_a_busy_engine_does_not_stall(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.05)
-    fake = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]}]}
     serving.fake.block()
     with connected(serving) as connection:
-        connection.sendall(request(body=json.dumps(fake).encode(), path="/v2/models/fake/infer"))
+        connection.sendall(request(body=FAKE, path="/v2/models/fake/infer"))
         assert serving.fake.running.wait(10)
         connection.sendall(b"\r\n")
         Event().wait(0.2)
@@ -187,6 +186,38 @@ def test_a_connection_without_requests_is_closed_and_one_with_them_is_not(
             connection.sendall(request())
             assert ANSWER in received(connection, 1)
         assert is_closed(connection)
+
+
+FAKE = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]}]}).encode()
+
+
+@pytest.mark.parametrize("headers", [(), ("Accept-Encoding: gzip;q=0, identity",), ("Expect: 100-continue",)])
+def test_a_connection_is_not_idle_while_a_request_behind_a_refused_one_is_answered(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.2)
+    serving.fake.block()
+    opening = Timer(0.6, serving.fake.gate.set)
+    with connected(serving) as connection:
+        refused = request(path="/v2/models/absent/infer")
+        connection.sendall(refused + request(*headers, body=FAKE, path="/v2/models/fake/infer"))
+        opening.start()
+        try:
+            assert b'"data":[7.0]' in received(connection, 2)
+        finally:
+            opening.cancel()
+            serving.fake.gate.set()
+
+
+def test_a_connection_is_not_idle_while_a_long_body_comes_behind_a_refused_request(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.2)
+    large = request(body=BODY + b" " * 300_000)
+    with connected(serving) as connection:
+        connection.sendall(request(path="/v2/models/absent/infer") + large[:1000])
+        trickle(connection, large[1000:], 10)
+        assert ANSWER in received(connection, 2)
 
 
 def test_each_request_of_a_connection_goes_by_its_own_head(serving: Serving) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.api.body_reader import ArrivingBody, ConnectionReader, SplitBody
+from service.api.body_reader import SCRATCH_BYTES, ArrivingBody, ConnectionReader, SplitBody
 from service.api.tensor_space import TensorSpace
 
 
@@ -82,7 +82,7 @@ def fill(reader: ConnectionReader, piece: bytes) -> None:
 
 def test_a_body_is_led_past_the_parser_and_what_follows_it_is_not() -> None:
     parser, body, whole = Parser(), ArrivingBody(5, None, TensorSpace()), []
-    reader = ConnectionReader(parser)
+    reader = ConnectionReader(parser, memoryview(bytearray(SCRATCH_BYTES)))
     fill(reader, b"head")
     reader.lead_past(body, lambda: whole.append(body.take()))
     fill(reader, b"abc")
@@ -94,7 +94,8 @@ def test_a_body_is_led_past_the_parser_and_what_follows_it_is_not() -> None:
 
 def test_two_connections_do_not_mix_what_they_read() -> None:
     parsers = Parser(), Parser()
-    readers = [ConnectionReader(parser) for parser in parsers]
+    scratch = memoryview(bytearray(SCRATCH_BYTES))
+    readers = [ConnectionReader(parser, scratch) for parser in parsers]
     for piece in (b"one", b"two"):
         for reader in readers:
             fill(reader, piece)

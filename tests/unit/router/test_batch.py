@@ -66,6 +66,13 @@ def test_rows_that_adjoin_in_memory_are_joined_without_a_copy_in_whatever_order_
     assert np.shares_memory(engine.given[0], memory)
 
 
+def test_single_rows_are_joined_whatever_the_stride_of_their_first_axis_says() -> None:
+    memory = np.repeat(np.arange(3, dtype=np.float32)[:, None], WIDE, axis=1)
+    engine = WideEngine()
+    assert answers(run(engine, batch_of(*({"x": each[None]} for each in memory)))) == [[0], [WIDE], [2 * WIDE]]
+    assert np.shares_memory(engine.given[0], memory)
+
+
 def test_rows_that_do_not_adjoin_are_copied() -> None:
     memory = np.repeat(np.arange(4, dtype=np.float32)[:, None], WIDE, axis=1)
     for places in ([0, 2], [3, 3], [2, 0]):

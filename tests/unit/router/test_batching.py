@@ -39,7 +39,12 @@ def test_a_batch_takes_no_more_rows_than_make_the_engine_faster() -> None:
         assert await values(first, *sent) == [0, 1, 2, 3, 4, 5]
         assert bench.engine.batches == [[0], [1, 2], [3, 4], [5]]
 
+    async def on_the_loop(bench: Bench) -> None:
+        assert await values(*[bench.send(value) for value in (1, 2, 3)]) == [1, 2, 3]
+        assert bench.engine.batches == [[1, 2], [3]]
+
     run(scenario, seconds=SATURATED_AT_2)
+    run(on_the_loop, seconds=SATURATED_AT_2, inline_rows=8)
 
 
 def test_a_request_of_more_rows_than_that_is_one_batch_still() -> None:
