@@ -34,5 +34,5 @@ def test_a_block_that_ends_leaves_those_of_other_sizes() -> None:
 def test_sizes_that_do_not_come_again_ask_for_few_times_their_memory() -> None:
     space = TensorSpace()
     taken = [space.take(65_536 + 8 * number) for number in range(100)]
-    asked = sum(len(memory.obj) for memory in taken)
+    asked = sum(memoryview(memory.obj).nbytes for memory in taken)
     assert asked < 5 * sum(map(len, taken))
