@@ -59,7 +59,7 @@ class ArrivingBody:
             space = self.rest()
             count = min(len(space), len(left))
             space[:count] = left[:count]
-            self._filled += count
+            self.advance(count)
             left = left[count:]
 
     def rest(self) -> memoryview:
@@ -103,15 +103,16 @@ class ConnectionReader(asyncio.BufferedProtocol):
 
     __slots__ = ("_body", "_complete", "_http", "_scratch")
 
-    def __init__(self, http: asyncio.Protocol, scratch: memoryview) -> None:
+    def __init__(self, http: asyncio.Protocol, scratch: memoryview, complete: Callable[[], None]) -> None:
+        """`complete` is called when a body that was led past the parser is whole."""
         self._http = http
         self._scratch = scratch
+        self._complete = complete
         self._body: ArrivingBody | None = None
-        self._complete: Callable[[], None] | None = None
 
-    def lead_past(self, body: ArrivingBody, complete: Callable[[], None]) -> None:
-        """What comes next is the rest of `body`: `complete` is called, once, when it is whole."""
-        self._body, self._complete = body, complete
+    def lead_past(self, body: ArrivingBody) -> None:
+        """What comes next is the rest of `body`."""
+        self._body = body
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._scratch if self._body is None else self._body.rest()
@@ -123,9 +124,8 @@ class ConnectionReader(asyncio.BufferedProtocol):
             return
         body.advance(nbytes)
         if not body.missing:
-            complete, self._body, self._complete = self._complete, None, None
-            assert complete is not None
-            complete()
+            self._body = None
+            self._complete()
 
     def eof_received(self) -> Any:
         return self._http.eof_received()

@@ -52,7 +52,7 @@ class InferProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._reader = ConnectionReader(self, self.scratch)
+        self._reader = ConnectionReader(self, self.scratch, self._body_complete)
         transport.set_protocol(self._reader)
 
     def data_received(self, data: bytes | memoryview) -> None:
@@ -67,7 +67,7 @@ class InferProtocol(HttpToolsProtocol):
             return
         if direct is not None and direct.body.missing > _PARSED_BYTES:
             # The rest of the body comes without the parser between; it knows nothing that we do not.
-            self._reader.lead_past(direct.body, self._body_complete)
+            self._reader.lead_past(direct.body)
         elif self._held > _MAX_HEAD_BYTES:
             self._refuse(431, f"the request's head is over {_MAX_HEAD_BYTES} bytes; send fewer and shorter headers")
             return

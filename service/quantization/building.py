@@ -43,8 +43,8 @@ def build_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]
         except OctavoError as error:
             refused[runtime] = error
         else:
-            files.append(name)
-            files += [f"{runtime}/{kept}" for kept in (TIMING_CACHE,) if (task.folder / runtime / kept).exists()]
+            cache = f"{runtime}/{TIMING_CACHE}"
+            files += [name, cache] if (task.folder / cache).exists() else [name]
         report_progress((done + 1) / len(runtimes))
     if not built:
         raise next(iter(refused.values()))

@@ -50,7 +50,6 @@ class Replica:
         self.outputs: tuple[TensorSpec, ...] = warm.engine.outputs
         self.output_datatypes = {spec.name: spec.datatype for spec in self.outputs}
         self._warm = warm
-        self._engine = warm.engine
         self._limits = limits
         self._clock = clock
         self.policy = self._policy_of(Batching())
@@ -87,7 +86,7 @@ class Replica:
         """
         padding = batching.padding
         if padding is not None and (self._proven is None or self._proven.padding != padding):
-            self._proven = proven_padder(self._engine, padding)
+            self._proven = proven_padder(self._warm.engine, padding)
 
     def follow(self, batching: Batching) -> None:
         """Goes by `batching` from the next request on; padding only as it was proven."""
@@ -163,7 +162,7 @@ class Replica:
         if not await self._batcher.drain(drain_seconds):
             _log.warning("replica was not drained in time", extra={"variant": self.artifact.variant})
         if await self._batcher.close(_JOIN_SECONDS):
-            await asyncio.to_thread(self._engine.close)
+            await asyncio.to_thread(self._warm.engine.close)
         else:
             _log.error("engine hangs; its memory stays taken", extra={"variant": self.artifact.variant})
 

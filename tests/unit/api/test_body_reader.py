@@ -82,9 +82,9 @@ def fill(reader: ConnectionReader, piece: bytes) -> None:
 
 def test_a_body_is_led_past_the_parser_and_what_follows_it_is_not() -> None:
     parser, body, whole = Parser(), ArrivingBody(5, None, TensorSpace()), []
-    reader = ConnectionReader(parser, memoryview(bytearray(SCRATCH_BYTES)))
+    reader = ConnectionReader(parser, memoryview(bytearray(SCRATCH_BYTES)), lambda: whole.append(body.take()))
     fill(reader, b"head")
-    reader.lead_past(body, lambda: whole.append(body.take()))
+    reader.lead_past(body)
     fill(reader, b"abc")
     assert not whole
     fill(reader, b"denext")
@@ -95,7 +95,7 @@ def test_a_body_is_led_past_the_parser_and_what_follows_it_is_not() -> None:
 def test_two_connections_do_not_mix_what_they_read() -> None:
     parsers = Parser(), Parser()
     scratch = memoryview(bytearray(SCRATCH_BYTES))
-    readers = [ConnectionReader(parser, scratch) for parser in parsers]
+    readers = [ConnectionReader(parser, scratch, lambda: None) for parser in parsers]
     for piece in (b"one", b"two"):
         for reader in readers:
             fill(reader, piece)

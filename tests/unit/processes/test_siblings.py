@@ -67,10 +67,13 @@ def test_one_that_serves_alone_asks_nobody() -> None:
 
 
 def test_one_that_died_and_one_that_hangs_are_left_out_in_time(tmp_path: Path) -> None:
-    async def hang(_: dict[str, Any]) -> None:
-        await asyncio.Event().wait()
-
     async def scenario() -> None:
+        # Held here: a task that waits for what nobody holds may be collected as garbage while it waits.
+        forever = asyncio.Event()
+
+        async def hang(_: dict[str, Any]) -> None:
+            await forever.wait()
+
         one, two, dead = three(tmp_path)
         await two.listen({"echo": hang})
         await dead.listen({"echo": echo})

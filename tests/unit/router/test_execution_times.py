@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.batching import QueuePolicy
-from service.router.backlog import Backlog
-from service.router.batch import Pending
 from service.router.execution_times import ExecutionTimes
-from service.router.route import Route
-from service.router.waiting import WaitingRequests
 
 
 def test_sizes_between_known_ones_lie_between_them_and_larger_ones_in_proportion() -> None:
@@ -67,17 +60,3 @@ def test_any_history_keeps_few_sizes_and_finite_expectations(runs: list[tuple[in
         times.observe(rows, seconds)
         assert 0 < times.expected(rows) <= times.bound(rows) < float("inf")
     assert len(times._sizes) <= 16 + 8 * 10
-
-
-def test_a_long_queue_is_given_a_margin_for_batches_that_are_slow_together() -> None:
-    times = ExecutionTimes({1: 0.01})
-    for _ in range(200):
-        times.observe(1, 0.01)
-    assert times.margin(1) < 1e-6, "each batch for itself is never late"
-    waiting, loop = WaitingRequests(), asyncio.new_event_loop()
-    pending = [Pending({}, None, 1, None, Route("stable", "m", 1, "v"), loop.create_future()) for _ in range(101)]
-    loop.close()
-    for one in pending[:100]:
-        waiting.append(one)
-    seconds = Backlog(1, times).seconds_until_answered(waiting, QueuePolicy(max_rows=1, batch_rows=1), pending[100])
-    assert seconds == pytest.approx(100 * 0.01 * 1.05 + 0.01)
