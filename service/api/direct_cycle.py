@@ -19,7 +19,6 @@ class DirectCycle:
         "disconnected",
         "headers",
         "keep_alive",
-        "message_event",
         "response_complete",
         "target",
     )
@@ -33,8 +32,12 @@ class DirectCycle:
         self.answer: asyncio.Future[InferResult] | None = None
         self.response_complete = False
         self.disconnected = False
-        # uvicorn sets this when the connection is lost: what waits for an answer then is not run.
-        self.message_event = self
+
+    @property
+    def message_event(self) -> DirectCycle:
+        """uvicorn sets this when the connection is lost: what waits for an answer then is not run."""
+        # Not an attribute: each request would be a cycle that only the garbage collector ends.
+        return self
 
     def set(self) -> None:
         if self.answer is not None:
