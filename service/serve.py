@@ -27,7 +27,7 @@ from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
 from service.api.trace_file import TraceFile
-from service.api.traced_steps import TracedSteps
+from service.api.tracing import Tracer
 from service.api.v2_routes import v2_routes
 from service.api.whole_server import WholeServer
 from service.domain.deployment import ServedModel
@@ -83,10 +83,10 @@ class Server(uvicorn.Server):
         self._jobs = JobQueue(database, settings.max_queued_jobs)
         self._revalidation = Revalidation(self._jobs, self._host, EngineRegistry(database).never_ran)
         self._reconciler = Reconciler(self._router, self._wanted)
-        self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes)
+        self._tracer = Tracer(self._trace_file())
+        self._endpoint = InferenceEndpoint(self._router, settings.max_infer_bytes, self._tracer)
         self._predictor = Predictor(self._router, settings.infer_limits)
         self._grpc: GrpcServer | None = None
-        self._tracer = TracedSteps(self._endpoint, self._router, self._trace_file()).tracer
         self._whole = WholeServer(self._router, self._tracer, self._siblings)
         self._following = Following(self._router, self._reconciler, self._siblings)
         self._membership = Membership(self._siblings, self._whole.figures, self._reconciler.first_pass)
@@ -142,7 +142,7 @@ class Server(uvicorn.Server):
 
         queries = Queries(self._router, self._membership.is_ready, self._loading, self._whole)
         shared = self._place is not None
-        server = GrpcServer(Inference(self._router), queries, settings.max_infer_bytes, shared)
+        server = GrpcServer(Inference(self._router, self._tracer), queries, settings.max_infer_bytes, shared)
         bound = server.bind(settings.host, settings.grpc_port)
         self._grpc = server
         _log.info("gRPC is listened for", extra={"host": settings.host, "port": bound})

@@ -22,6 +22,7 @@ from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
 from service.api.recording import Target, record_answer, request_metrics
 from service.api.tensor_space import TensorSpace
+from service.api.tracing import Tracer
 from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
 from service.errors import OctavoError
@@ -38,12 +39,16 @@ Body = bytes | memoryview | SplitBody
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One request between its body's arrival and its reply; `submitted` None where it got no further than decoding."""
+    """One request between its body's arrival and its reply; `submitted` None where it got no further than decoding.
+
+    `queued` is when it was decoded, noted while requests are traced.
+    """
 
     target: Target
     began: float
     head: RequestHead | None = None
     submitted: Submitted | None = None
+    queued: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -58,10 +63,13 @@ class Reply:
 class InferenceEndpoint:
     """Decodes, submits, encodes and records. `max_body_bytes` bounds a request's body, inflated or not."""
 
-    def __init__(self, router: Router, max_body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, router: Router, max_body_bytes: int, tracer: Tracer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.max_body_bytes = max_body_bytes
         self.space = TensorSpace()
         self._router = router
+        self._tracer = tracer
         self._clock = clock
         self._heads = HeadReader()
         self._targets: dict[str, Target] = {}
@@ -86,6 +94,8 @@ class InferenceEndpoint:
         """Decodes the body and queues the request. Raises what decoding, admission and the queue raise."""
         model, version = exchange.target
         exchange.head, request = self.decode(exchange.target, headers, body)
+        if self._tracer.active:
+            exchange.queued = self._clock()
         exchange.submitted = submitted = self._router.submit(model, version, request)
         return submitted
 
@@ -118,6 +128,8 @@ class InferenceEndpoint:
         else:
             headers = [_BINARY, length, (b"inference-header-content-length", b"%d" % encoded.header_length)]
         record_answer(submitted, self._clock() - exchange.began)
+        if exchange.queued is not None:
+            self._tracer.answered(exchange.target[0], head.id, exchange.began, exchange.queued, result)
         return Reply(200, headers, encoded.parts)
 
     def refusal(self, exchange: Exchange, error: Exception) -> Reply:

@@ -1,12 +1,13 @@
 """Traces requests while somebody asks for it: a sample of them, their timestamps in nanoseconds, to a file.
 
-Belongs to the event loop, and writes in a thread. While nothing is traced, requests do not pass through here.
+Belongs to the event loop, and writes in a thread. Requests of both protocols pass through here while it is `active`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from typing import Any
 
 from service.api.trace_file import TraceFile
 from service.api.trace_settings import TOLD, TraceSettings, read_changes
+from service.domain.inference import InferResult
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0
@@ -45,13 +47,13 @@ class _Sampler:
 class Tracer:
     """The settings of all models and of single ones, and the traces on their way to the file.
 
-    `on_switch` is told whenever tracing begins or ends.
+    While it is `active`, each request notes when it was queued, and its answer goes through `answered`.
     """
 
-    def __init__(self, file: TraceFile, on_switch: Callable[[bool], None]) -> None:
+    def __init__(self, file: TraceFile, clock: Callable[[], float] = time.monotonic) -> None:
+        self.active = False
         self._file = file
-        self._on_switch = on_switch
-        self._active = False
+        self._clock = clock
         self._all = _Sampler(TraceSettings())
         self._own: dict[str, dict[str, Any]] = {}
         self._samplers: dict[str, _Sampler] = {}
@@ -59,8 +61,6 @@ class Tracer:
         self._waiting: list[dict[str, Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._traces = 0
-        # A count that is used up ends tracing with the last of its traces, not before.
-        self._under_way = 0
 
     def shown(self, model: str | None = None) -> dict[str, Any]:
         """The settings that hold for a model, or for all that have none of their own."""
@@ -91,19 +91,27 @@ class Tracer:
             for model, names in [(None, set(TOLD.values())), *own.items()]
         ]
 
-    def takes_next(self, model: str) -> bool:
-        """Whether the request that comes now is to be traced."""
-        taken = self._sampler(model).takes_next()
-        self._under_way += taken
-        return taken
-
-    def record(self, model: str, version: int, request_id: str | None, seconds: dict[str, float]) -> None:
-        """One traced request: `seconds` of the monotonic clock by the protocol's names, in order."""
-        self._under_way -= 1
-        if not self._under_way:
+    def answered(self, model: str, request_id: str | None, began: float, queued: float, result: InferResult) -> None:
+        """Traces the request where its turn is; it `began` and was `queued` at these seconds of the clock."""
+        sampler = self._sampler(model)
+        if not sampler.takes_next():
+            return
+        if not sampler.active:
             self._switch()
+        begun = queued + result.queue_us / 1e6
+        ended = begun + result.compute_us / 1e6
+        seconds = {
+            "REQUEST_START": began,
+            "QUEUE_START": queued,
+            "COMPUTE_START": begun,
+            # Joining and splitting the rows of a batch is part of its run.
+            "COMPUTE_INPUT_END": begun,
+            "COMPUTE_OUTPUT_START": ended,
+            "COMPUTE_END": ended,
+            "REQUEST_END": self._clock(),
+        }
         self._traces += 1
-        entry: dict[str, Any] = {"id": self._traces, "model_name": model, "model_version": version}
+        entry: dict[str, Any] = {"id": self._traces, "model_name": model, "model_version": result.version}
         if request_id:
             # Half a surrogate pair has no place in the file.
             entry["request_id"] = request_id.encode("utf-8", "replace").decode()
@@ -116,7 +124,8 @@ class Tracer:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._flush)
 
     async def close(self) -> None:
-        """Writes what still waits, and ends the thread."""
+        """Ends tracing, writes what still waits, and ends the thread."""
+        self._end()
         written = self._flush()
         if written is not None:
             await asyncio.wait([written])
@@ -126,10 +135,7 @@ class Tracer:
         return self._samplers.get(model, self._all)
 
     def _switch(self) -> None:
-        active = self._all.active or any(sampler.active for sampler in self._samplers.values())
-        if active != self._active:
-            self._active = active
-            self._on_switch(active)
+        self.active = self._all.active or any(sampler.active for sampler in self._samplers.values())
 
     def _flush(self) -> asyncio.Future[bool] | None:
         if self._timer is not None:
@@ -147,6 +153,9 @@ class Tracer:
         if error is None and written.result():
             return
         _log.warning("tracing ends", extra={"file": str(self._file.path), "error": str(error or "the file is full")})
+        self._end()
+
+    def _end(self) -> None:
         self._all = _Sampler(replace(self._all.settings, timestamps=False))
         self._own.clear()
         self._samplers.clear()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from grpc.aio import ServicerContext
 
 from service.api.recording import record_answer, request_metrics
+from service.api.tracing import Tracer
 from service.domain.inference import InferResult
 from service.router.router import Router, Submitted
 from service.rpc.request import HeadReader, InferHead, decode_request, target_of
@@ -25,19 +26,24 @@ Context = ServicerContext[bytes, bytes]
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request between its arrival and its response; what is None was not come to."""
+    """One request between its arrival and its response; what is None was not come to.
+
+    `queued` is when it was decoded, noted while requests are traced.
+    """
 
     began: float
     request: InferMessage | None = None
     head: InferHead | None = None
     submitted: Submitted | None = None
+    queued: float | None = None
 
 
 class Inference:
     """Decodes, submits, encodes and records."""
 
-    def __init__(self, router: Router, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, router: Router, tracer: Tracer, clock: Callable[[], float] = time.monotonic) -> None:
         self._router = router
+        self._tracer = tracer
         self._clock = clock
         self._heads = HeadReader()
 
@@ -55,6 +61,8 @@ class Inference:
         if seconds is not None:
             asked = request.timeout_seconds
             request = request._replace(timeout_seconds=seconds if asked is None else min(asked, seconds))
+        if self._tracer.active:
+            call.queued = self._clock()
         call.submitted = self._router.submit(*call.head.target, request)
         return call.submitted.answer
 
@@ -66,6 +74,8 @@ class Inference:
         assert submitted is not None
         parts = encode_response(head, request.id, submitted, result, final)
         record_answer(submitted, self._clock() - call.began)
+        if call.queued is not None:
+            self._tracer.answered(head.target[0], request.id, call.began, call.queued, result)
         return parts
 
     def refuse(self, call: Call, error: Exception) -> Refusal:

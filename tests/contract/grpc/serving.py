@@ -32,7 +32,7 @@ class GrpcServing(Serving):
     def _run(self) -> None:
         async def main() -> None:
             queries = Queries(self.router, lambda: self.ready, self.loading, self.whole)
-            self.grpc = GrpcServer(Inference(self.router), queries, LIMITS.max_body_bytes)
+            self.grpc = GrpcServer(Inference(self.router, self.tracer), queries, LIMITS.max_body_bytes)
             self.grpc_address = f"127.0.0.1:{self.grpc.bind('127.0.0.1', 0)}"
             await self.grpc.start()
             self._loop = asyncio.get_running_loop()

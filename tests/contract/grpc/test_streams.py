@@ -54,6 +54,26 @@ def _stream(serving: GrpcServing) -> Iterator[StreamClient]:
     opened.client.close()
 
 
+def test_a_request_is_traced_whether_it_comes_in_a_stream_or_alone(serving: GrpcServing, stream: StreamClient) -> None:
+    on = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "2"}
+    stream.client.update_trace_settings("linear", on)
+    try:
+        written = len(serving.traces())
+        stream.client.infer("linear", [one_input()], request_id="alone")
+        for identity in ("streamed", "too many"):
+            stream.send(identity)
+            stream.next()
+        wait_until(lambda: len(serving.traces()) == written + 4)
+    finally:
+        stream.client.update_trace_settings("linear", dict.fromkeys(on))
+    entries = serving.traces()[written:]
+    assert [entry["request_id"] for entry in entries[::2]] == ["alone", "streamed"]
+    for entry in entries[1::2]:
+        times = [stamp["ns"] for stamp in entry["timestamps"]]
+        assert len(times) == 7
+        assert times == sorted(times)
+
+
 def queued(serving: GrpcServing) -> int:
     return serving.router.routes("fake").stable.replica.queued_rows
 

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
 from service.api.trace_file import TraceFile
-from service.api.traced_steps import TracedSteps
+from service.api.tracing import Tracer
 from service.api.v2_routes import v2_routes
 from service.api.whole_server import WholeServer
 from service.domain.deployment import ServedModel
@@ -72,10 +72,10 @@ class Serving:
             "types": write_identity(folder / "types.onnx", {kind.lower(): number for kind, number in KINDS.items()}),
         }
         self.router = Router(LIMITS, self._load)
-        self.endpoint = InferenceEndpoint(self.router, LIMITS.max_body_bytes)
         self._predictor = Predictor(self.router, LIMITS)
-        self.trace_file = folder / "traces.json"
-        self.tracer = TracedSteps(self.endpoint, self.router, TraceFile(self.trace_file)).tracer
+        self._trace_file = folder / "traces.json"
+        self.tracer = Tracer(TraceFile(self._trace_file))
+        self.endpoint = InferenceEndpoint(self.router, LIMITS.max_body_bytes, self.tracer)
         self.whole = WholeServer(self.router, self.tracer)
         self._database = Database(f"sqlite:///{folder / 'octavo.db'}")
         self.ready = False
@@ -137,6 +137,15 @@ class Serving:
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def traces(self) -> list[dict[str, Any]]:
+        """What is written so far."""
+        if not self._trace_file.exists():
+            return []
+        # Between two writes only it is whole.
+        with suppress(json.JSONDecodeError):
+            return list(json.loads(self._trace_file.read_text()))
+        return []
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs `work` on the server's loop."""

@@ -15,21 +15,21 @@ import pytest
 from service.api.trace_file import TraceFile
 from service.api.trace_settings import read_changes
 from service.api.tracing import Tracer
+from service.domain.inference import InferResult
 from service.errors import InvalidInput, Unsupported
 from tests.async_waiting import until
 
 ON = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}
 
 
-def run(path: Path, scenario: Callable[[Tracer, list[bool]], Any], max_bytes: int = 10_000) -> list[dict[str, Any]]:
+def run(path: Path, scenario: Callable[[Tracer], Any], max_bytes: int = 10_000) -> list[dict[str, Any]]:
     """What the file holds in the end."""
 
     async def main() -> None:
-        switched: list[bool] = []
-        tracer = Tracer(TraceFile(path, max_bytes), switched.append)
+        tracer = Tracer(TraceFile(path, max_bytes), clock=lambda: 2.0)
         try:
             async with asyncio.timeout(10):
-                await scenario(tracer, switched)
+                await scenario(tracer)
         finally:
             await tracer.close()
 
@@ -37,34 +37,39 @@ def run(path: Path, scenario: Callable[[Tracer, list[bool]], Any], max_bytes: in
     return list(json.loads(path.read_text())) if path.exists() else []
 
 
-def trace(tracer: Tracer, model: str = "m", request_id: str | None = None) -> bool:
-    taken = tracer.takes_next(model)
-    if taken:
-        tracer.record(model, 1, request_id, {"REQUEST_START": 1.5, "REQUEST_END": 2.0})
-    return taken
+def answer(tracer: Tracer, model: str = "m", request_id: str | None = None, times: int = 1) -> None:
+    result = InferResult({}, "fp32", 1, "stable", queue_us=100_000, compute_us=200_000)
+    for _ in range(times):
+        tracer.answered(model, request_id, 1.5, 1.6, result)
 
 
 def test_nothing_is_traced_and_no_file_made_until_somebody_asks(tmp_path: Path) -> None:
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
-        assert not any(trace(tracer) for _ in range(2000))
+    async def scenario(tracer: Tracer) -> None:
+        answer(tracer, times=2000)
         assert tracer.shown()["trace_level"] == ["OFF"]
-        assert switched == []
+        assert not tracer.active
 
     assert run(tmp_path / "t.json", scenario) == []
 
 
 def test_every_so_many_requests_one_is_traced_and_written_as_the_protocol_has_it(tmp_path: Path) -> None:
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change({"trace_level": ["TIMESTAMPS"], "trace_rate": "3"})
-        assert [trace(tracer, request_id="r\ud800") for _ in range(7)] == [False, False, True] * 2 + [False]
-        assert switched == [True]
+        answer(tracer, request_id="r\ud800", times=7)
 
-    assert run(tmp_path / "folder" / "t.json", scenario)[:2] == [
+    entries = run(tmp_path / "folder" / "t.json", scenario)
+    assert len(entries) == 4
+    assert entries[:2] == [
         {"id": 1, "model_name": "m", "model_version": 1, "request_id": "r?"},
         {
             "id": 1,
             "timestamps": [
                 {"name": "REQUEST_START", "ns": 1_500_000_000},
+                {"name": "QUEUE_START", "ns": 1_600_000_000},
+                {"name": "COMPUTE_START", "ns": 1_700_000_000},
+                {"name": "COMPUTE_INPUT_END", "ns": 1_700_000_000},
+                {"name": "COMPUTE_OUTPUT_START", "ns": 1_900_000_000},
+                {"name": "COMPUTE_END", "ns": 1_900_000_000},
                 {"name": "REQUEST_END", "ns": 2_000_000_000},
             ],
         },
@@ -72,31 +77,42 @@ def test_every_so_many_requests_one_is_traced_and_written_as_the_protocol_has_it
 
 
 def test_a_count_ends_tracing_with_its_last_trace(tmp_path: Path) -> None:
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change(ON | {"trace_count": "2"})
-        assert [tracer.takes_next("m") for _ in range(3)] == [True, True, False]
-        tracer.record("m", 1, None, {})
-        assert switched == [True]
-        tracer.record("m", 1, None, {})
-        assert switched == [True, False]
+        active = []
+        for _ in range(3):
+            active.append(tracer.active)
+            answer(tracer)
+        assert active == [True, True, False]
 
     assert len(run(tmp_path / "t.json", scenario)) == 4
 
 
+def test_what_is_answered_after_the_end_is_not_traced(tmp_path: Path) -> None:
+    async def scenario(tracer: Tracer) -> None:
+        tracer.change(ON)
+        answer(tracer)
+        await tracer.close()
+        answer(tracer)
+
+    assert len(run(tmp_path / "t.json", scenario)) == 2
+
+
 def test_a_models_own_settings_win_and_null_gives_them_up(tmp_path: Path) -> None:
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change(ON, "m")
-        assert (trace(tracer), trace(tracer, "other")) == (True, False)
+        answer(tracer, request_id="traced")
+        answer(tracer, "other", request_id="passed")
         tracer.change({"trace_rate": "7", "trace_count": 5})
         assert (tracer.shown("m")["trace_rate"], tracer.shown("m")["trace_count"]) == ("1", "5")
         assert tracer.shown("other")["trace_rate"] == "7"
         tracer.change({"trace_level": None, "trace_rate": None}, "m")
         assert tracer.shown("m") == tracer.shown()
-        assert switched == [True, False]
+        assert not tracer.active
         tracer.change({"trace_rate": None, "trace_count": None})
         assert (tracer.shown()["trace_rate"], tracer.shown()["trace_count"]) == ("1000", "-1")
 
-    run(tmp_path / "t.json", scenario)
+    assert [entry["request_id"] for entry in run(tmp_path / "t.json", scenario)[::2]] == ["traced"]
 
 
 def test_the_file_is_whole_after_each_write_and_tracing_ends_where_it_is_full(tmp_path: Path) -> None:
@@ -108,26 +124,25 @@ def test_the_file_is_whole_after_each_write_and_tracing_ends_where_it_is_full(tm
             return path.exists() and len(json.loads(path.read_text())) == entries
         return False
 
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change(ON)
         for entries in (1024, 2048):
-            for _ in range(512):
-                trace(tracer)
+            answer(tracer, times=512)
             await until(partial(holds, entries))
-        await until(lambda: switched == [True, False])
+        await until(lambda: not tracer.active)
         assert tracer.shown()["trace_level"] == ["OFF"]
 
-    assert len(run(path, scenario, max_bytes=150_000)) == 2048
+    assert len(run(path, scenario, max_bytes=300_000)) == 2048
 
 
 def test_a_file_that_cannot_be_written_ends_tracing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
 
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change(ON)
-        trace(tracer)
+        answer(tracer)
         await tracer.close()
-        await until(lambda: switched == [True, False])
+        await until(lambda: not tracer.active)
 
     assert run(tmp_path / "file" / "t.json", scenario) == []
     assert "tracing ends" in caplog.text
@@ -159,7 +174,7 @@ def test_a_wrong_setting_is_named_with_its_value(body: dict[str, Any], error: ty
 
 
 def test_what_is_shown_can_be_sent_back(tmp_path: Path) -> None:
-    async def scenario(tracer: Tracer, switched: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change(ON)
         shown = tracer.shown()
         tracer.change(shown)
@@ -169,11 +184,11 @@ def test_what_is_shown_can_be_sent_back(tmp_path: Path) -> None:
 
 
 def test_another_process_comes_to_the_same_settings_by_the_changes_told(tmp_path: Path) -> None:
-    async def scenario(tracer: Tracer, _: list[bool]) -> None:
+    async def scenario(tracer: Tracer) -> None:
         tracer.change(ON)
         tracer.change({"trace_rate": "7"}, "m")
         tracer.change({"trace_count": "2", "trace_level": ["OFF"]}, "n")
-        other = Tracer(TraceFile(tmp_path / "other.json", shown=tmp_path / "t.json"), lambda _: None)
+        other = Tracer(TraceFile(tmp_path / "other.json", shown=tmp_path / "t.json"))
         for model, changes in tracer.changes():
             other.change(changes, model)
         assert [other.shown(model) for model in (None, "m", "n")] == [tracer.shown(model) for model in (None, "m", "n")]

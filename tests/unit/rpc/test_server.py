@@ -43,9 +43,9 @@ def made(folder: Path) -> tuple[GrpcServer, Router]:
     database = Database(f"sqlite:///{folder / 'octavo.db'}")
     registries = DeploymentRegistry(database), ModelRegistry(database)
     loading = ModelLoading(router, Reconciler(router, dict), *registries)
-    tracer = Tracer(TraceFile(folder / "traces.json"), lambda _: None)
+    tracer = Tracer(TraceFile(folder / "traces.json"))
     queries = Queries(router, lambda: True, loading, WholeServer(router, tracer))
-    return GrpcServer(Inference(router), queries, limits.max_body_bytes), router
+    return GrpcServer(Inference(router, tracer), queries, limits.max_body_bytes), router
 
 
 def test_port_0_is_a_free_one(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 
+from service.api.trace_file import TraceFile
+from service.api.tracing import Tracer
 from service.domain.limits import InferLimits
 from service.router.router import Router
 from service.rpc.inference import Inference
@@ -36,10 +39,10 @@ async def silence() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("opened", ["before", "after"])
-def test_a_stream_that_waits_for_requests_ends_when_the_server_stops(opened: str) -> None:
+def test_a_stream_that_waits_for_requests_ends_when_the_server_stops(tmp_path: Path, opened: str) -> None:
     async def main() -> None:
         router = Router(InferLimits(), lambda _: pytest.fail("nothing is loaded here"))
-        streams = Streams(Inference(router))
+        streams = Streams(Inference(router, Tracer(TraceFile(tmp_path / "traces.json"))))
         context: Any = FakeContext()
         if opened == "after":
             streams.stop()
