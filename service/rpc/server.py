@@ -6,8 +6,10 @@ import socket
 
 import grpc
 import grpc.aio
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from service.processes.ports import grpc_refused
+from service.rpc.health import Health
 from service.rpc.inference import Inference
 from service.rpc.methods import method_handlers
 from service.rpc.queries import Queries
@@ -42,6 +44,8 @@ class GrpcServer:
         self._server = grpc.aio.server(options=options)
         handlers = method_handlers(inference, self._streams, queries)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self._health = Health([SERVICE], queries.is_ready)
+        add_HealthServicer_to_server(self._health, self._server)
 
     def bind(self, host: str, port: int) -> int:
         """Takes the address, and gives its port. Raises InvalidInput where it cannot be listened on."""
@@ -54,11 +58,13 @@ class GrpcServer:
         return bound
 
     async def start(self) -> None:
+        await self._health.start()
         await self._server.start()
 
     async def stop(self, drain_seconds: float) -> None:
         """Refuses new calls, and waits up to `drain_seconds` for those in flight; then they are cancelled."""
         self._streams.stop()
+        self._health.stop()
         await self._server.stop(drain_seconds)
 
 
