@@ -13,20 +13,32 @@ _DEVIATIONS = 4
 _EXACT_ROWS = 16
 _FIRST_DEVIATION = 0.25
 _FORGIVEN = 0.9
+# After so many runs those sizes that were not among them go a part of the way along with those that were.
+_ROUND = 64
+_DRAWN_ALONG = 1 / 4
 # One run counts for so many times what was thought to be the longest: a hiccup is no speed, and many of them are.
 _SURPRISE = 4.0
 
 
 class ExecutionTimes:
-    """Seconds from handing a batch over to its answers, by rows. Not thread-safe: its owner holds a lock."""
+    """Seconds from handing a batch over to its answers, by rows. Not thread-safe: its owner holds a lock.
 
-    __slots__ = ("_deviations", "_means", "_sizes")
+    What makes an engine slow or fast, a busy host above all, is the same for every batch size. So a size that runs no
+    more, for it is thought to be slow, is corrected by the runs of others.
+    """
+
+    __slots__ = ("_deviations", "_first", "_means", "_pace", "_ran", "_runs", "_sizes")
 
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured` are first seconds by rows, as warming up took; with none of them nothing is expected to last."""
         self._means = {_step(rows): seconds for rows, seconds in measured.items()}
         self._deviations = {rows: seconds * _FIRST_DEVIATION for rows, seconds in self._means.items()}
         self._sizes = sorted(self._means)
+        # Seconds at pace 1, which is that of warming up.
+        self._first = dict(self._means)
+        self._pace = 1.0
+        self._ran: set[int] = set()
+        self._runs = 0
 
     def observe(self, rows: int, seconds: float) -> None:
         """One run. The first of a size that warming up left out becomes its mean; a surprise counts in part."""
@@ -36,8 +48,13 @@ class ExecutionTimes:
         mean = self._means.get(size)
         if mean is None:
             self._means[size], self._deviations[size] = seconds, seconds * _FIRST_DEVIATION
+            self._first[size] = seconds / self._pace
             self._sizes = sorted(self._means)
             return
+        self._ran.add(size)
+        self._runs += 1
+        if self._runs == _ROUND:
+            self._draw_along()
         error = seconds - mean
         self._means[size] = mean + _MEAN_GAIN * error
         self._deviations[size] += _DEVIATION_GAIN * (abs(error) - self._deviations[size])
@@ -59,6 +76,19 @@ class ExecutionTimes:
         for size in self._sizes:
             self._means[size] *= _FORGIVEN
             self._deviations[size] *= _FORGIVEN
+
+    def _draw_along(self) -> None:
+        ran, means, deviations = self._ran, self._means, self._deviations
+        expected = sum(self._first[size] for size in ran)
+        if expected > 0:
+            self._pace = sum(means[size] for size in ran) / expected or 1.0
+            for size in self._sizes:
+                if size not in ran:
+                    seconds = self._pace * self._first[size]
+                    means[size] += _DRAWN_ALONG * (seconds - means[size])
+                    deviations[size] += _DRAWN_ALONG * (seconds * _FIRST_DEVIATION - deviations[size])
+        ran.clear()
+        self._runs = 0
 
     def _between(self, values: Mapping[int, float], rows: int) -> float:
         sizes = self._sizes

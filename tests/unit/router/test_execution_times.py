@@ -53,6 +53,40 @@ def test_forgiving_makes_every_size_a_little_quicker() -> None:
     assert all(0 < times.bound(rows) < was for rows, was in zip((1, 4, 8, 20), before, strict=True))
 
 
+def ran(times: ExecutionTimes, runs: int, seconds: dict[int, float]) -> ExecutionTimes:
+    for _ in range(runs):
+        for rows, took in seconds.items():
+            times.observe(rows, took)
+    return times
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(1, 8), (8, 1)])
+def test_a_size_that_was_slow_and_runs_no_more_is_thought_fast_again_once_others_are(slow: int, fast: int) -> None:
+    measured = {1: 1.0, 8: 4.0}
+    times = ran(ExecutionTimes(measured), 50, {slow: 10 * measured[slow]})
+    assert times.expected(slow) > 9 * measured[slow]
+    ran(times, 2000, {fast: measured[fast]})
+    assert times.expected(slow) == pytest.approx(measured[slow], rel=0.1)
+    assert times.bound(slow) <= 2.1 * measured[slow]
+
+
+def test_a_size_that_does_not_run_becomes_slow_with_the_others() -> None:
+    times = ran(ExecutionTimes({1: 1.0, 4: 2.0, 8: 4.0}), 1000, {4: 6.0, 8: 12.0})
+    assert times.expected(1) == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_size_that_warming_up_left_out_keeps_its_share_of_the_others() -> None:
+    times = ran(ExecutionTimes({1: 1.0}), 200, {1: 5.0})
+    times.observe(3, 10.0)
+    ran(times, 1000, {1: 1.0})
+    assert times.expected(3) == pytest.approx(2.0, rel=0.1)
+
+
+def test_each_size_that_runs_is_known_by_its_own_runs() -> None:
+    times = ran(ExecutionTimes({1: 1.0, 8: 4.0}), 500, {1: 7.0, 8: 4.0})
+    assert (times.expected(1), times.expected(8)) == (pytest.approx(7.0), pytest.approx(4.0))
+
+
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(1e-6, 1e3)), min_size=1, max_size=300))
 def test_any_history_keeps_few_sizes_and_finite_expectations(runs: list[tuple[int, float]]) -> None:
     times = ExecutionTimes({})
