@@ -21,12 +21,13 @@ _MAX_ROW_BYTES = 256 * 1024 * 1024
 
 
 class _Probe(NamedTuple):
-    """A request of `length` that is padded to `bucket`, of random values between `low` and `high`."""
+    """A request of `length` that is padded to `bucket`, of random values between `low` and `high`, and of integers."""
 
     length: int
     bucket: int
     low: float
     high: float
+    integer: int = 1
 
 
 def proven_padder(engine: Engine, padding: Padding) -> Padder:
@@ -38,7 +39,10 @@ def proven_padder(engine: Engine, padding: Padding) -> Padder:
     _check_sizes(engine.inputs, inputs, padding.buckets[-1])
     proven: Padder | None = None
     for probe in _probes(padding):
-        padder = _proven_by(probe, engine, padding, inputs)
+        plain = _rows(engine.inputs, probe)
+        if probe.integer < 0 and not _takes(engine, plain):
+            continue
+        padder = _proven_by(probe, plain, engine, padding, inputs)
         if proven is not None and padder != proven:
             raise InvalidInput(
                 f"which axes of the outputs follow the length is another for {probe.length} than for shorter requests: "
@@ -49,9 +53,8 @@ def proven_padder(engine: Engine, padding: Padding) -> Padder:
     return proven
 
 
-def _proven_by(probe: _Probe, engine: Engine, padding: Padding, inputs: Axes) -> Padder:
+def _proven_by(probe: _Probe, plain: dict[str, Array], engine: Engine, padding: Padding, inputs: Axes) -> Padder:
     values, lengths = dict(padding.values), (probe.length, probe.bucket)
-    plain = _rows(engine.inputs, probe)
     padded = {
         name: padded_array(array, inputs[name], probe.bucket, values.get(name, 0)) if name in inputs else array
         for name, array in plain.items()
@@ -71,7 +74,8 @@ def _probes(padding: Padding) -> list[_Probe]:
     """
     first = next((bucket for bucket in padding.buckets if bucket > 1), 2)
     largest = max(first, padding.buckets[-1])
-    probes = [_Probe(max(1, first // 2), first, low, high) for low, high in ((0, 1), (-1, 0), (-1, 1))]
+    kinds = ((0, 1, 1), (-1, 0, 1), (-1, 1, 1), (-1, 0, -1))
+    probes = [_Probe(max(1, first // 2), first, low, high, integer) for low, high, integer in kinds]
     # The engine may refuse what is longer than it was made for, or answer it in another way.
     return probes if largest == first else [*probes, _Probe(largest // 2, largest, -1, 1)]
 
@@ -118,7 +122,7 @@ def _open_axes(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _rows(specs: Sequence[TensorSpec], probe: _Probe) -> dict[str, Array]:
-    """One row. Integers are 1, which every vocabulary and mask has, and so is a mask of floats."""
+    """One row. A mask is of 1, integers or floats; other integers are the probe's, 1 being in every vocabulary."""
     random = np.random.default_rng(0)
     arrays: dict[str, Array] = {}
     for spec in specs:
@@ -126,15 +130,27 @@ def _rows(specs: Sequence[TensorSpec], probe: _Probe) -> dict[str, Array]:
             (1 if axis == 0 else probe.length) if extent == -1 else extent for axis, extent in enumerate(spec.shape)
         )
         values = np.asarray(random.uniform(probe.low, probe.high, shape), np.float32)
+        mask = "mask" in spec.name.lower()
         if spec.datatype == "BYTES":
             arrays[spec.name] = np.full(shape, b"a", spec.dtype)
-        elif spec.dtype.kind == "f" and "mask" not in spec.name.lower():
+        elif spec.dtype.kind == "i" and not mask:
+            arrays[spec.name] = np.full(shape, probe.integer, spec.dtype)
+        elif spec.dtype.kind == "f" and not mask:
             arrays[spec.name] = values.astype(spec.dtype)
         elif spec.datatype == "BF16":
             arrays[spec.name] = (values.view(np.uint32) >> 16).astype(np.uint16)
         else:
             arrays[spec.name] = np.ones(shape, spec.dtype)
     return arrays
+
+
+def _takes(engine: Engine, inputs: dict[str, Array]) -> bool:
+    """Whether it answers with numbers. What it cannot do with negative integers, it cannot do for a caller either."""
+    try:
+        answer = engine.infer(inputs)
+    except Exception:  # noqa: BLE001 (whatever a runtime raises at an index out of range)
+        return False
+    return all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in answer.values())
 
 
 def _answer(engine: Engine, inputs: dict[str, Array], length: int) -> dict[str, Array]:

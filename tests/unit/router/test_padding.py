@@ -167,6 +167,37 @@ def test_values_of_either_sign_show_a_padding_that_only_some_answers_notice(
         proven_padder(Formula((SEQUENCE,), answer), Padding((4, 8)))
 
 
+COUNTS = TensorSpec("counts", "INT64", (-1, -1))
+
+
+def test_negative_integers_show_a_padding_that_a_largest_one_would_hide() -> None:
+    engine = Formula((COUNTS,), lambda inputs: {"y": inputs["counts"].max(1, keepdims=True)})
+    with pytest.raises(InvalidInput, match="padding changes the answers: output 'y'"):
+        proven_padder(engine, Padding((4, 8)))
+
+
+@pytest.mark.parametrize("refuses", ["with an error", "with no number"])
+def test_where_the_engine_takes_no_negative_integers_none_are_asked_for(refuses: str) -> None:
+    def looked_up(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if refuses == "with an error" and (inputs["counts"] < 0).any():
+            raise RuntimeError("index out of range")
+        largest = inputs["counts"].max(1, keepdims=True)
+        return {"y": np.where(largest < 1, np.nan, largest).astype(np.float32)}
+
+    padder = proven_padder(Formula((COUNTS,), looked_up), Padding((4, 8)))
+    padded, _ = padder.pad(InferRequest({"counts": np.ones((1, 3), np.int64)}))
+    assert padded.inputs["counts"].shape == (1, 4)
+
+
+def test_a_mask_of_integers_is_never_negative() -> None:
+    def weighed(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert (inputs["mask"] >= 0).all()
+        weight = inputs["mask"].astype(np.float32)
+        return {"y": (inputs["counts"] * weight).sum(1, keepdims=True) / weight.sum(1, keepdims=True)}
+
+    proven_padder(Formula((COUNTS, MASK), weighed), Padding((4, 8)))
+
+
 def test_an_output_that_follows_the_length_at_first_only_is_refused() -> None:
     engine = Formula((SEQUENCE,), lambda inputs: {"y": inputs["x"][:, :4]})
     with pytest.raises(InvalidInput, match="cannot be told from the answer"):
