@@ -24,6 +24,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+# What callers are told of an error that is none of these.
+INTERNAL = "the server failed to answer; its log says why, send the time of the request with a report"
+
 
 class OctavoError(Exception):
     """Root of every error that Octavo raises on purpose; `str()` is the message for the caller."""

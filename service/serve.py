@@ -21,15 +21,10 @@ from starlette.types import ASGIApp
 from service.api.app import create_app
 from service.api.content import Content
 from service.api.dependencies import Services
-from service.api.following import Following
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
-from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
-from service.api.trace_file import TraceFile
-from service.api.tracing import Tracer
 from service.api.v2_routes import v2_routes
-from service.api.whole_server import WholeServer
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import StageLimits
@@ -44,6 +39,11 @@ from service.processes.membership import Membership
 from service.processes.place import Place
 from service.processes.ports import http_refused, shared_sockets
 from service.processes.siblings import Siblings
+from service.protocol.following import Following
+from service.protocol.model_loading import ModelLoading
+from service.protocol.trace_file import TraceFile
+from service.protocol.tracing import Tracer
+from service.protocol.whole_server import WholeServer
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry

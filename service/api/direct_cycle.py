@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from service.api.body_reader import ArrivingBody
-from service.api.recording import Target
 from service.api.tensor_space import TensorSpace
 from service.domain.inference import InferResult
+from service.protocol.recording import Target
 
 
 class DirectCycle:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.errors import OctavoError
+from service.errors import INTERNAL, OctavoError
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ STATUSES: dict[type[OctavoError], int] = {
     OctavoError: 500,
 }
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-INTERNAL = "the server failed to answer; its log says why, send the time of the request with a report"
 _MAX_SHOWN = 200
 
 

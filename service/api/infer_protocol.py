@@ -18,8 +18,8 @@ from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply
-from service.api.recording import Target
 from service.domain.inference import InferResult
+from service.protocol.recording import Target
 
 # Whatever changes how a body arrives or a reply is sent.
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})

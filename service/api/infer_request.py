@@ -6,18 +6,18 @@ Refuses bytes too few or too many, and a head that is no valid JSON.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import orjson
 
 from service.api.json_tensors import array_from_json, parse_json
-from service.api.tensor_codec import array_from_binary
 from service.api.tensor_space import TensorSpace
-from service.api.v2_schemas import NO_DATA, RequestHead, TensorHead, read_head
 from service.domain.inference import Array, InferRequest
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidInput, InvalidTensor
+from service.protocol.heads import NO_DATA, RequestHead, TensorHead, read_head, request_of
+from service.protocol.tensor_codec import array_from_binary
 
 _CACHED_HEADS = 512
 _CACHED_HEAD_BYTES = 2048
@@ -71,12 +71,6 @@ def decode_request(
     if at != len(body):
         raise InvalidTensor(f"unexpected additional input data for model {model!r}: {len(body) - at} bytes too many")
     return request_of(head, arrays)
-
-
-def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:
-    """What the router is asked: the arrays by input, and what the head says of them."""
-    timeout, priority = head.timeout_seconds, head.priority
-    return InferRequest(arrays, head.datatypes, head.output_names, head.variant, timeout, head.admitted, priority)
 
 
 def decode_raw(head: RequestHead, body: bytes | memoryview, model: str) -> InferRequest:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from service.api.classification import class_strings
 from service.api.json_tensors import dump_json, json_values
-from service.api.tensor_codec import binary_from_array
-from service.api.v2_schemas import RequestHead
 from service.domain.inference import InferResult
+from service.protocol.classification import class_strings
+from service.protocol.heads import RequestHead
+from service.protocol.tensor_codec import binary_from_array
 from service.router.route import Route
 
 # From here on outputs are written from their own memory; joining shorter ones costs less than a second write.

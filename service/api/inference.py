@@ -15,17 +15,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.body_reader import SplitBody
 from service.api.content_coding import CODINGS, deflated, inflated, wanted_coding
-from service.api.error_responses import INTERNAL, error_body, error_headers, status_of
+from service.api.error_responses import error_body, error_headers, status_of
 from service.api.infer_body import ClientLeft, Headers, check_declared_length, read_body, unless_left
 from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
-from service.api.recording import Target, record_answer, request_metrics
 from service.api.tensor_space import TensorSpace
-from service.api.tracing import Tracer
-from service.api.v2_schemas import RequestHead, read_head
 from service.domain.inference import InferRequest, InferResult
-from service.errors import OctavoError
+from service.errors import INTERNAL, OctavoError
+from service.protocol.heads import RequestHead, read_head
+from service.protocol.recording import Target, record_answer, request_metrics
+from service.protocol.tracing import Tracer
 from service.router.router import Router, Submitted
 
 _log = logging.getLogger(__name__)

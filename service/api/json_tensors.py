@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 import simdjson
 
-from service.api.tensor_codec import float_from_bf16
 from service.api.tensor_space import TensorSpace, is_shared
-from service.api.v2_schemas import TensorHead
 from service.domain.inference import Array
 from service.errors import InvalidInput, InvalidTensor
+from service.protocol.heads import TensorHead
+from service.protocol.tensor_codec import float_from_bf16
 
 # How simdjson hands numbers out: doubles, and 64-bit integers of either sign.
 _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.api.log_settings import PROPERTIES, log_settings
 from service.api.schemas import errors
 from service.api.settings_body import read_settings_body, settings_schema
-from service.api.whole_server import WholeServer
 from service.logs import LEVELS
+from service.protocol.log_settings import PROPERTIES, log_settings
+from service.protocol.whole_server import WholeServer
 
 
 def log_settings_router(server: WholeServer) -> APIRouter:

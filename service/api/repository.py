@@ -1,4 +1,4 @@
-"""The v2 protocol's model repository: what there is, and explicit load and unload. Refuses files and configurations."""
+"""The model repository over HTTP: what there is, and explicit load and unload."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from service.api.model_loading import ModelLoading
 from service.api.request_body import body_chunks
 from service.api.schemas import errors
-from service.errors import InputTooLarge, InvalidInput, Unsupported
+from service.errors import InputTooLarge, InvalidInput
+from service.protocol.model_loading import ModelLoading
+from service.protocol.repository import INSTEAD, check_unload, flag, refuse_overrides, repository_index
 
 _MAX_BODY_BYTES = 64 * 1024
-_INSTEAD = "upload a version with POST /models and choose it with PUT /models/{name}/deployment"
 
 
 def repository_router(loading: ModelLoading) -> APIRouter:
@@ -26,7 +26,7 @@ def repository_router(loading: ModelLoading) -> APIRouter:
         openapi_extra=_body({"ready": {"type": "boolean"}}),
     )
     async def read_index(request: Request) -> list[dict[str, Any]]:
-        ready = _flag(await _read(request, "{'ready': true}"), "ready")
+        ready = flag(await _read(request, "{'ready': true}"), "ready")
         return await repository_index(loading, ready)
 
     @routes.post(
@@ -58,17 +58,13 @@ def repository_router(loading: ModelLoading) -> APIRouter:
     return routes
 
 
-async def repository_index(loading: ModelLoading, only_ready: bool) -> list[dict[str, Any]]:
-    return [_shown(line._asdict()) for line in await loading.index(only_ready=only_ready)]
-
-
 async def _read(request: Request, example: str) -> dict[str, Any]:
     """The body, which clients leave empty or send without saying that it is JSON."""
     body = b""
     async for chunk in body_chunks(request):
         body += chunk
         if len(body) > _MAX_BODY_BYTES:
-            raise InputTooLarge(f"the body has over {_MAX_BODY_BYTES} bytes; send {example}, no files: {_INSTEAD}")
+            raise InputTooLarge(f"the body has over {_MAX_BODY_BYTES} bytes; send {example}, no files: {INSTEAD}")
     if not body.strip():
         return {}
     try:
@@ -80,42 +76,11 @@ async def _read(request: Request, example: str) -> dict[str, Any]:
     return value
 
 
-def _flag(values: dict[str, Any], name: str) -> bool:
-    value = values.get(name, False)
-    if not isinstance(value, bool):
-        raise InvalidInput(f"{name!r} is {value!r:.80}; send true, false, or leave it out")
-    return value
-
-
 def _parameters(body: dict[str, Any]) -> dict[str, Any]:
     parameters = body.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise InvalidInput(f"'parameters' is {parameters!r:.80}; send an object, or leave it out")
     return parameters
-
-
-def refuse_overrides(parameters: dict[str, Any]) -> None:
-    for name in parameters:
-        if name == "config" or name.startswith("file:"):
-            raise Unsupported(
-                f"load with {name[:80]!r} is not offered: a model is loaded as it is deployed; {_INSTEAD}"
-            )
-    _refuse_unknown(parameters, set())
-
-
-def check_unload(parameters: dict[str, Any]) -> None:
-    # No model depends on another here, so either value is obeyed.
-    _flag(parameters, "unload_dependents")
-    _refuse_unknown(parameters, {"unload_dependents"})
-
-
-def _refuse_unknown(parameters: dict[str, Any], known: set[str]) -> None:
-    for name in parameters.keys() - known:
-        raise InvalidInput(f"parameter {name[:80]!r} is unknown; leave it out")
-
-
-def _shown(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if value}
 
 
 def _body(properties: dict[str, Any]) -> dict[str, Any]:

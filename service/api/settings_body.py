@@ -11,7 +11,6 @@ from service.api.request_body import body_chunks
 from service.errors import InputTooLarge, InvalidInput
 
 _MAX_BODY_BYTES = 16 * 1024
-_MAX_SHOWN = 80
 
 
 async def read_settings_body(request: Request) -> dict[str, Any]:
@@ -26,7 +25,7 @@ async def read_settings_body(request: Request) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is not JSON: {error}; send an object with the settings to change") from error
     if not isinstance(value, dict):
-        raise InvalidInput(f"the body is {shown(value)}; send an object with the settings to change")
+        raise InvalidInput(f"the body is {value!r:.80}; send an object with the settings to change")
     return value
 
 
@@ -34,8 +33,3 @@ def settings_schema(properties: dict[str, Any]) -> dict[str, Any]:
     """What the document says of such a body."""
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -8,9 +8,7 @@ from fastapi import APIRouter, Request
 
 from service.api.schemas import errors
 from service.api.settings_body import read_settings_body, settings_schema
-from service.api.whole_server import WholeServer
-from service.errors import NotFound
-from service.router.router import Router
+from service.protocol.whole_server import WholeServer
 
 _TEXT = {"type": ["string", "null"]}
 _PROPERTIES = {
@@ -22,7 +20,7 @@ _PROPERTIES = {
 }
 
 
-def trace_router(server: WholeServer, router: Router) -> APIRouter:
+def trace_router(server: WholeServer) -> APIRouter:
     routes = APIRouter(prefix="/v2", tags=["operations"])
     schema = settings_schema(_PROPERTIES)
 
@@ -42,7 +40,6 @@ def trace_router(server: WholeServer, router: Router) -> APIRouter:
 
     @routes.get("/models/{model}/trace/setting", summary="Which requests of a model are traced", responses=errors(404))
     async def read_model_settings(model: str) -> dict[str, Any]:
-        check_known(router, model)
         return server.trace(model)
 
     @routes.post(
@@ -53,12 +50,6 @@ def trace_router(server: WholeServer, router: Router) -> APIRouter:
     )
     async def change_model_settings(model: str, request: Request) -> dict[str, Any]:
         """What is left out stays as it is; null goes back to what holds for all models."""
-        check_known(router, model)
         return await server.change_trace(await read_settings_body(request), model)
 
     return routes
-
-
-def check_known(router: Router, model: str) -> None:
-    if model not in router.deployed:
-        raise NotFound(f"Request for unknown model: {model[:80]!r} is not found; GET /models lists what there is")

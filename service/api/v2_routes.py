@@ -10,15 +10,15 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.inference import InferenceEndpoint
 from service.api.log_routes import log_settings_router
-from service.api.model_loading import ModelLoading
 from service.api.repository import repository_router
 from service.api.schemas import errors
 from service.api.trace_routes import trace_router
 from service.api.v2_metadata import metadata_router
 from service.api.v2_refused import refused_router
 from service.api.v2_statistics import statistics_router
-from service.api.whole_server import WholeServer
 from service.errors import NotFound
+from service.protocol.model_loading import ModelLoading
+from service.protocol.whole_server import WholeServer
 from service.router.router import Router
 
 _INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
@@ -39,7 +39,7 @@ def v2_routes(
         statistics_router(router, server),
         metadata_router(router, ready),
         repository_router(loading),
-        trace_router(server, router),
+        trace_router(server),
         log_settings_router(server),
         _infer_router(endpoint),
         refused_router(),

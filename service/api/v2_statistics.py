@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from service.api.schemas import errors
-from service.api.v2_metadata import version_number
-from service.api.whole_server import WholeServer
+from service.protocol.metadata import version_number
+from service.protocol.whole_server import WholeServer
 from service.router.router import Router
 
 

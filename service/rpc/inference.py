@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from grpc.aio import ServicerContext
 
-from service.api.recording import record_answer, request_metrics
-from service.api.tracing import Tracer
 from service.domain.inference import InferResult
+from service.protocol.recording import record_answer, request_metrics
+from service.protocol.tracing import Tracer
 from service.router.router import Router, Submitted
 from service.rpc.request import HeadReader, InferHead, decode_request, target_of
 from service.rpc.response import encode_response

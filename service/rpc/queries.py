@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from service.api.model_loading import ModelLoading
-from service.api.repository import check_unload, refuse_overrides, repository_index
-from service.api.trace_routes import check_known
-from service.api.v2_metadata import model_config, model_metadata, server_metadata, version_number
-from service.api.whole_server import WholeServer
 from service.errors import OctavoError
+from service.protocol.metadata import model_config, model_metadata, server_metadata, version_number
+from service.protocol.model_loading import ModelLoading
+from service.protocol.repository import check_unload, refuse_overrides, repository_index
+from service.protocol.whole_server import WholeServer
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 from service.rpc.generated import inference_pb2 as messages
@@ -80,8 +79,6 @@ class Queries:
 
     async def trace_setting(self, request: messages.TraceSettingRequest) -> messages.TraceSettingResponse:
         model = request.model_name or None
-        if model is not None:
-            check_known(self.router, model)
         if request.settings:
             await self.server.change_trace(trace_changes(request), model)
         return trace_response(self.server.trace(model))

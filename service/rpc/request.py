@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from service.api.infer_request import request_of
-from service.api.recording import Target
-from service.api.tensor_codec import array_from_binary
-from service.api.v2_metadata import version_number
-from service.api.v2_schemas import MAX_DIMENSIONS, MAX_TENSORS, RequestHead, read_head
 from service.domain.inference import Array, InferRequest
 from service.errors import InvalidInput, InvalidTensor
+from service.protocol.heads import MAX_DIMENSIONS, MAX_TENSORS, RequestHead, read_head, request_of
+from service.protocol.metadata import version_number
+from service.protocol.recording import Target
+from service.protocol.tensor_codec import array_from_binary
 from service.rpc.generated.inference_pb2 import InferParameter, ModelInferRequest
 from service.rpc.typed_contents import array_from_contents
 from service.rpc.wire import InferMessage

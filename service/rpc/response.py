@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service.api.classification import class_strings
-from service.api.tensor_codec import binary_from_array
-from service.api.v2_schemas import OutputHead
 from service.domain.inference import InferResult
+from service.protocol.classification import class_strings
+from service.protocol.heads import OutputHead
+from service.protocol.tensor_codec import binary_from_array
 from service.router.router import Submitted
 from service.rpc.generated.inference_pb2 import ModelInferResponse
 from service.rpc.request import InferHead

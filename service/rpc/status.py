@@ -8,8 +8,7 @@ from typing import NamedTuple
 from grpc import StatusCode
 
 from service import errors
-from service.api.error_responses import INTERNAL
-from service.errors import OctavoError
+from service.errors import INTERNAL, OctavoError
 
 _log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.api.v2_schemas import TensorHead
 from service.domain.inference import Array
 from service.errors import InvalidTensor, Unsupported
+from service.protocol.heads import TensorHead
 from service.rpc.generated.inference_pb2 import InferTensorContents
 
 _FIELDS = {

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from service.api.v2_schemas import MAX_TENSORS
 from service.errors import InvalidInput
+from service.protocol.heads import MAX_TENSORS
 
 Part = bytes | memoryview
 

@@ -24,11 +24,11 @@ from service.api.error_responses import error_body, status_of
 from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
 from service.api.json_tensors import parse_json
-from service.api.tensor_codec import array_from_binary
-from service.api.v2_schemas import NO_DATA, RequestHead, TensorHead, read_head
 from service.domain.inference import Array, InferRequest, InferResult
 from service.domain.tensor import NUMPY_TYPES, TensorSpec
 from service.errors import InvalidInput, Unsupported
+from service.protocol.heads import NO_DATA, RequestHead, TensorHead, read_head
+from service.protocol.tensor_codec import array_from_binary
 from service.router.route import Route
 from tests.fuzz.cases import TYPES, broken_case, whole_case
 

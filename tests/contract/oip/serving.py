@@ -20,17 +20,17 @@ from onnx import TensorProto
 from service.api.error_responses import install_error_handlers
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
-from service.api.model_loading import ModelLoading
 from service.api.predict import Predictor, predict_routes
-from service.api.trace_file import TraceFile
-from service.api.tracing import Tracer
 from service.api.v2_routes import v2_routes
-from service.api.whole_server import WholeServer
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
 from service.engines.engine import Engine
 from service.engines.loader import load_engine
+from service.protocol.model_loading import ModelLoading
+from service.protocol.trace_file import TraceFile
+from service.protocol.tracing import Tracer
+from service.protocol.whole_server import WholeServer
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
 from service.registry.models import ModelRegistry

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from service.api.json_tensors import array_from_json, dump_json, json_values, parse_json
 from service.api.tensor_space import TensorSpace
-from service.api.v2_schemas import read_head
 from service.domain.inference import Array
 from service.errors import InvalidInput, InvalidTensor
+from service.protocol.heads import read_head
 
 
 def decoded(data: str, datatype: str = "FP32", shape: list[int] | None = None) -> Array:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from service.api.model_loading import ModelLoading
-from service.api.trace_file import TraceFile
-from service.api.tracing import Tracer
-from service.api.whole_server import WholeServer
 from service.domain.limits import InferLimits
 from service.errors import InvalidInput
+from service.protocol.model_loading import ModelLoading
+from service.protocol.trace_file import TraceFile
+from service.protocol.tracing import Tracer
+from service.protocol.whole_server import WholeServer
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
 from service.registry.models import ModelRegistry

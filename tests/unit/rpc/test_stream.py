@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from service.api.trace_file import TraceFile
-from service.api.tracing import Tracer
 from service.domain.limits import InferLimits
+from service.protocol.trace_file import TraceFile
+from service.protocol.tracing import Tracer
 from service.router.router import Router
 from service.rpc.inference import Inference
 from service.rpc.stream import Streams

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.api.v2_schemas import TensorHead
 from service.domain.tensor import NUMPY_TYPES
 from service.errors import InvalidTensor, Unsupported
+from service.protocol.heads import TensorHead
 from service.rpc.generated.inference_pb2 import InferTensorContents
 from service.rpc.typed_contents import array_from_contents, contents_from_array
 

@@ -11,15 +11,16 @@ from typing import Any
 from anyio.to_thread import run_sync
 from prometheus_client import generate_latest
 
-from service.api.log_settings import changed_levels, log_settings
-from service.api.model_statistics import model_statistics
-from service.api.tracing import Tracer
+from service.errors import NotFound
 from service.logs import LEVELS
 from service.metrics import REGISTRY
 from service.processes.figures import KIND, KeptFigures
 from service.processes.metric_sums import Family, Summed, summed
 from service.processes.siblings import Handler, Siblings
 from service.processes.statistic_sums import added, same_model
+from service.protocol.log_settings import changed_levels, log_settings
+from service.protocol.statistics import model_statistics
+from service.protocol.tracing import Tracer
 from service.router.router import Router
 from service.router.routes import ModelRoutes
 
@@ -65,11 +66,14 @@ class WholeServer:
         return log_settings(LEVELS.now)
 
     def trace(self, model: str | None = None) -> dict[str, Any]:
-        """The trace settings of a model, or of all that have none of their own."""
+        """The trace settings of a model, or of all that have none of their own. Raises NotFound."""
+        if model is not None and model not in self._router.deployed:
+            raise NotFound(f"Request for unknown model: {model[:80]!r} is not found; GET /models lists what there is")
         return self._tracer.shown(model)
 
     async def change_trace(self, changes: dict[str, Any], model: str | None = None) -> dict[str, Any]:
-        """As change_logging, for the trace settings."""
+        """As change_logging, for the trace settings. Raises NotFound for a model that is not deployed."""
+        self.trace(model)
         self._tracer.change(changes, model)
         await self._siblings.ask(_TRACE, _ANSWER_SECONDS, changes=changes, model=model)
         return self.trace(model)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.api.tensor_codec import float_from_bf16
 from service.domain.inference import Array
 from service.errors import InvalidTensor
+from service.protocol.tensor_codec import float_from_bf16
 
 
 def class_strings(values: Array, datatype: str, count: int, labels: Sequence[str], batched: bool) -> Array:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.api.v2_metadata import model_config
 from service.domain.limits import InferLimits
+from service.protocol.metadata import model_config
 from service.router.router import Router
 from tests.engine_shelf import EngineShelf
 from tests.served_models import deployment, served

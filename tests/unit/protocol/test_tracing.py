@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from service.api.trace_file import TraceFile
-from service.api.trace_settings import read_changes
-from service.api.tracing import Tracer
 from service.domain.inference import InferResult
 from service.errors import InvalidInput, Unsupported
+from service.protocol.trace_file import TraceFile
+from service.protocol.trace_settings import read_changes
+from service.protocol.tracing import Tracer
 from tests.async_waiting import until
 
 ON = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.api.classification import class_strings
 from service.errors import InvalidTensor
+from service.protocol.classification import class_strings
 
 
 def test_each_row_gives_its_largest_values_first_with_six_decimals_and_labels() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from service.api.v2_schemas import TensorHead
 from service.domain.inference import Array
 from service.errors import InvalidTensor
+from service.protocol.heads import TensorHead
 
 _LENGTH = struct.Struct("<I")
 

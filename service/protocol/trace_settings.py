@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.api.settings_body import shown
 from service.errors import InvalidInput, Unsupported
 
 _MAX_COUNT = 2**31 - 1
@@ -62,7 +61,7 @@ def _level(value: Any) -> bool:
         return bool(levels == ["TIMESTAMPS"])
     if isinstance(levels, list) and "TENSORS" in levels:
         raise Unsupported("trace level 'TENSORS' is not offered: tensors are not written; send ['TIMESTAMPS']")
-    raise InvalidInput(f"'trace_level' is {shown(value)}; send ['OFF'] or ['TIMESTAMPS']")
+    raise InvalidInput(f"'trace_level' is {value!r:.80}; send ['OFF'] or ['TIMESTAMPS']")
 
 
 def _integer(name: str, value: Any, least: int) -> int:
@@ -70,7 +69,7 @@ def _integer(name: str, value: Any, least: int) -> int:
     text = str(value) if type(value) is int else value
     number = int(text) if isinstance(text, str) and text.removeprefix("-").isdecimal() and len(text) < 12 else None
     if number is None or not least <= number <= _MAX_COUNT:
-        raise InvalidInput(f"{name!r} is {shown(value)}; send an integer from {least} to {_MAX_COUNT}")
+        raise InvalidInput(f"{name!r} is {value!r:.80}; send an integer from {least} to {_MAX_COUNT}")
     return number
 
 
@@ -78,6 +77,6 @@ def _check_fixed(name: str, value: Any, file: str) -> None:
     if name == "trace_file" and value not in (None, file):
         raise Unsupported(f"trace file location can not be updated through network protocol; traces go to {file!r}")
     if name == "log_frequency" and value not in (None, 0, "0"):
-        raise Unsupported(f"'log_frequency' is {shown(value)}: traces go to one file, within a second; send '0'")
+        raise Unsupported(f"'log_frequency' is {value!r:.80}: traces go to one file, within a second; send '0'")
     if name == "trace_mode" and value not in (None, "triton"):
-        raise Unsupported(f"'trace_mode' is {shown(value)}, which is not offered; send 'triton'")
+        raise Unsupported(f"'trace_mode' is {value!r:.80}, which is not offered; send 'triton'")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.api.log_settings import changed_levels
 from service.errors import InvalidInput, Unsupported
 from service.logs import Levels
+from service.protocol.log_settings import changed_levels
 
 
 def test_what_is_left_out_stays_as_it_is() -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.domain.inference import Array, InferRequest
 from service.domain.tensor import NUMPY_TYPES
 from service.errors import InvalidInput, InvalidTensor, Unsupported
 
@@ -68,6 +69,12 @@ class RequestHead:
     def __post_init__(self) -> None:
         self.datatypes = {tensor.name: tensor.datatype for tensor in self.inputs}
         self.output_names = None if self.outputs is None else tuple([output.name for output in self.outputs])
+
+
+def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:
+    """What the router is asked: the arrays by input, and what the head says of them."""
+    timeout, priority = head.timeout_seconds, head.priority
+    return InferRequest(arrays, head.datatypes, head.output_names, head.variant, timeout, head.admitted, priority)
 
 
 def read_head(value: Any) -> RequestHead:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api.settings_body import shown
 from service.errors import InvalidInput, Unsupported
 from service.logs import Levels
 
@@ -25,13 +24,11 @@ def changed_levels(now: Levels, changes: dict[str, Any]) -> Levels:
                 "log file location can not be updated through network protocol; logs go to standard error"
             )
         if name in _FLAGS and not isinstance(value, bool):
-            raise InvalidInput(f"{name!r} is {shown(value)}; send true or false")
+            raise InvalidInput(f"{name!r} is {value!r:.80}; send true or false")
         if name == "log_verbose_level" and not (type(value) is int and 0 <= value <= _MAX_VERBOSE):
-            raise InvalidInput(f"'log_verbose_level' is {shown(value)}; send an integer from 0 to {_MAX_VERBOSE}")
+            raise InvalidInput(f"'log_verbose_level' is {value!r:.80}; send an integer from 0 to {_MAX_VERBOSE}")
         if name == "log_format" and value != _FORMAT:
-            raise Unsupported(
-                f"'log_format' is {shown(value)}; logs are JSON lines, whose times are {_FORMAT!r} always"
-            )
+            raise Unsupported(f"'log_format' is {value!r:.80}; logs are JSON lines, whose times are {_FORMAT!r} always")
         if name not in (*_FLAGS, "log_verbose_level", "log_format"):
             raise InvalidInput(f"log setting {name[:80]!r} is unknown; send one of {', '.join(PROPERTIES)}")
     return now._replace(

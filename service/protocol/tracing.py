@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-from service.api.trace_file import TraceFile
-from service.api.trace_settings import TOLD, TraceSettings, read_changes
 from service.domain.inference import InferResult
+from service.protocol.trace_file import TraceFile
+from service.protocol.trace_settings import TOLD, TraceSettings, read_changes
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 1.0

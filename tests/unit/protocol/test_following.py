@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from service.api.following import Following
 from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
@@ -16,6 +15,7 @@ from service.engines.engine import Engine
 from service.errors import EngineFailed, OctavoError, StoreUnavailable
 from service.processes.place import Place
 from service.processes.siblings import Siblings
+from service.protocol.following import Following
 from service.router.reconcile import Reconciler
 from service.router.router import Router
 from tests.async_waiting import until

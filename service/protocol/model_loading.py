@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from anyio.to_thread import run_sync
 
-from service.api.following import Following
 from service.domain.model import NAME_PATTERN
 from service.errors import NotFound, OctavoError
+from service.protocol.following import Following
 from service.registry.deployments import DeploymentRegistry
 from service.registry.models import ModelRegistry
 from service.router.model_state import READY

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from service.api.json_tensors import array_from_json
-from service.api.v2_schemas import OutputHead, read_head
 from service.errors import InvalidInput, OctavoError, Unsupported
+from service.protocol.heads import OutputHead, read_head
 
 TENSOR: dict[str, Any] = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
 BINARY: dict[str, Any] = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}

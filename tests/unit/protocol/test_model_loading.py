@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.api.model_loading import IndexLine, ModelLoading
 from service.domain.inference import InferRequest
 from service.domain.limits import InferLimits
 from service.errors import EngineFailed, NotFound
+from service.protocol.model_loading import IndexLine, ModelLoading
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -97,14 +97,12 @@ def test_a_name_that_nothing_was_uploaded_under_is_refused(run: Callable[[Scenar
 
 
 def test_what_answers_is_listed_in_an_outage_of_the_database(
-    run: Callable[[Scenario], EngineShelf], database: Database
+    run: Callable[[Scenario], EngineShelf], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(loading: ModelLoading, router: Router, shelf: EngineShelf) -> None:
         await loading.load("digits")
-        with database.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE model_versions RENAME TO lost")
-        assert await loading.index() == [IndexLine("digits", "1", "READY")]
-        with database.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE lost RENAME TO model_versions")
+        with monkeypatch.context() as outage:
+            outage.setattr(database, "engine", Database("postgresql://127.0.0.1:1/nowhere").engine)
+            assert await loading.index() == [IndexLine("digits", "1", "READY")]
 
     run(scenario)

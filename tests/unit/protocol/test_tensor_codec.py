@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.api.tensor_codec import array_from_binary, binary_from_array
-from service.api.v2_schemas import NO_DATA, TensorHead
 from service.domain.tensor import NUMPY_TYPES
 from service.errors import InvalidTensor
+from service.protocol.heads import NO_DATA, TensorHead
+from service.protocol.tensor_codec import array_from_binary, binary_from_array
 
 
 def head(datatype: str, shape: tuple[int, ...], size: int) -> TensorHead:

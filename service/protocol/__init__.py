@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, whichever way it travels: heads, tensors, metadata, settings, traces; no HTTP or gRPC."""
