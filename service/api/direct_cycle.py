@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from service.api.body_reader import ArrivingBody
 from service.api.tensor_space import TensorSpace
-from service.domain.inference import InferResult
 from service.protocol.recording import Target
+from service.router.answer import Answer
 
 
 class DirectCycle:
@@ -29,7 +27,7 @@ class DirectCycle:
         self.keep_alive = keep_alive
         header_length = headers.get(b"inference-header-content-length")
         self.body = ArrivingBody(int(headers[b"content-length"]), header_length, space)
-        self.answer: asyncio.Future[InferResult] | None = None
+        self.answer: Answer | None = None
         self.response_complete = False
         self.disconnected = False
 

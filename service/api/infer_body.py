@@ -9,6 +9,7 @@ from starlette.types import Receive
 
 from service.domain.inference import InferResult
 from service.errors import DeadlineExceeded, InputTooLarge, InvalidInput
+from service.router.answer import Answer
 
 # A body that sends nothing for this long is given up.
 IDLE_SECONDS = 60.0
@@ -53,7 +54,7 @@ def too_large(got: str, limit: int) -> InputTooLarge:
     return InputTooLarge(f"the request has {got} bytes; send at most {limit}, or have OCTAVO_MAX_INFER_BYTES raised")
 
 
-async def unless_left(answer: asyncio.Future[InferResult], receive: Receive) -> InferResult:
+async def unless_left(answer: Answer, receive: Receive) -> InferResult:
     """The answer; ClientLeft where the caller closes the connection first, and its request is not run then."""
     watcher = asyncio.ensure_future(_left(receive))
     watcher.add_done_callback(partial(_cancel_unless_cancelled, answer))
@@ -72,6 +73,6 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _cancel_unless_cancelled(answer: asyncio.Future[InferResult], watcher: asyncio.Task[None]) -> None:
+def _cancel_unless_cancelled(answer: Answer, watcher: asyncio.Task[None]) -> None:
     if not watcher.cancelled():
         answer.cancel()

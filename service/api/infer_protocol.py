@@ -18,8 +18,8 @@ from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply
-from service.domain.inference import InferResult
 from service.protocol.recording import Target
+from service.router.answer import Answer
 
 # Whatever changes how a body arrives or a reply is sent.
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
@@ -224,7 +224,7 @@ class InferProtocol(HttpToolsProtocol):
         cycle.answer = submitted.answer
         submitted.answer.add_done_callback(partial(self._answered, cycle, exchange))
 
-    def _answered(self, cycle: DirectCycle, exchange: Exchange, answer: asyncio.Future[InferResult]) -> None:
+    def _answered(self, cycle: DirectCycle, exchange: Exchange, answer: Answer) -> None:
         # An idle connection keeps no answer alive.
         cycle.answer = None
         if answer.cancelled():

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol, whichever way it travels: heads, tensors, metadata, settings, traces; no HTTP or gRPC."""
+"""The Open Inference Protocol, whichever way it travels: heads, tensors, metadata, settings, traces. Knows no HTTP."""

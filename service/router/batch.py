@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, prod
@@ -10,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from service.domain.inference import Array, InferResult
+from service.domain.inference import Array
 from service.engines.engine import Engine
 from service.errors import DeviceFailed, EngineFailed, OctavoError
+from service.router.answer import Answer
 from service.router.route import Route
 
 Outputs = dict[str, Array]
@@ -33,7 +33,7 @@ class Pending:
     rows: int
     key: object
     route: Route
-    future: Future[InferResult]
+    answer: Answer
     queued_at: float = 0.0
     timeout: float = inf
     deadline: float = inf

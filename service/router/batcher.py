@@ -105,7 +105,7 @@ class Batcher:
         self._end_delay()
 
     def submit(self, pending: Pending) -> None:
-        """Queues one request; its future is resolved on the loop. Raises QueueFull, DeadlineUnreachable or Stopping."""
+        """Queues one request; it is answered on the loop. Raises QueueFull, DeadlineUnreachable or Stopping."""
         if self._closing:
             raise stopping()
         pending.queued_at = self._runner.clock()

@@ -63,10 +63,10 @@ def make_room(pending: Pending, backlog: Backlog, waiting: WaitingRequests, poli
 
 
 def refuse(leaving: Iterable[Pending], why: Callable[[Pending], OctavoError]) -> None:
-    """Resolves the futures of those that leave the queue unanswered; call it on the event loop."""
+    """Answers those that leave the queue with an error; call it on the event loop."""
     for pending in leaving:
-        if not pending.future.done():
-            pending.future.set_exception(why(pending))
+        if not pending.answer.done():
+            pending.answer.set_exception(why(pending))
 
 
 def displaced_by_priority(_: Pending) -> OctavoError:

@@ -16,6 +16,7 @@ from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
 from service.errors import DeviceFailed, OctavoError
 from service.router.admission import Signature
+from service.router.answer import Answer
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.batcher import Batcher
 from service.router.execution_times import ExecutionTimes
@@ -103,8 +104,8 @@ class Replica:
     def _signature_for(self, max_rows: int) -> Signature:
         return Signature(self.artifact.model, self.inputs, self.outputs, max_rows)
 
-    def submit(self, request: InferRequest, route: Route) -> asyncio.Future[InferResult]:
-        """Admits and queues one request. Raises what admission and the queue raise; the future, EngineFailed too.
+    def submit(self, request: InferRequest, route: Route) -> Answer:
+        """Admits and queues one request. Raises what admission and the queue raise; the answer, EngineFailed too.
 
         A lost replica raises DeviceFailed.
         """
@@ -114,46 +115,46 @@ class Replica:
         if self._padder is not None:
             request, cut = self._padder.pad(request)
         rows, key = self._signature.admit(request)
-        future: asyncio.Future[InferResult] = self._loop.create_future()
-        pending = Pending(request.inputs, request.outputs, rows, key, route, future)
+        answer = Answer()
+        pending = Pending(request.inputs, request.outputs, rows, key, route, answer)
         pending.priority, pending.cut = request.priority, cut
         seconds = _shorter(self.policy.timeout_seconds, request.timeout_seconds)
         if seconds is not None:
             pending.timeout = seconds
         self._batcher.submit(pending)
         if seconds is not None:
-            self._limit(future, seconds)
-        return future
+            self._limit(answer, seconds)
+        return answer
 
-    def _limit(self, future: asyncio.Future[InferResult], seconds: float) -> None:
+    def _limit(self, answer: Answer, seconds: float) -> None:
         """The deadline holds while the engine is busy too; what has expired is not run any more."""
-        timer = self._loop.call_later(answering_seconds(seconds), _expire, future, seconds)
-        future.add_done_callback(lambda _: timer.cancel())
+        timer = self._loop.call_later(answering_seconds(seconds), _expire, answer, seconds)
+        answer.add_done_callback(lambda _: timer.cancel())
 
     def _deliver(self, batch: Batch) -> None:
         compute_us, now = int(batch.seconds * 1e6), self._clock()
         batch.members[0].route.metrics.record_batch(batch.rows, batch.seconds)
         for pending, outcome in zip(batch.members, batch.outcomes, strict=True):
-            route, future = pending.route, pending.future
+            route, answer = pending.route, pending.answer
             waited = batch.started_at - pending.queued_at
             route.metrics.queue.observe(waited)
             if isinstance(outcome, DeviceFailed) and self.lost is None:
                 self.lost = outcome
                 self._on_lost(self)
-            if future.done():
+            if answer.done():
                 continue
             if isinstance(outcome, OctavoError):
-                future.set_exception(outcome)
+                answer.set_exception(outcome)
             elif now > pending.deadline:
                 # The loop was held up, and with it the timer that would have told.
-                future.set_exception(expired(pending.timeout))
+                answer.set_exception(expired(pending.timeout))
             else:
                 if pending.cut is not None:
                     outcome = pending.cut(outcome)
                 computed = route.metrics.computed
                 computed.runs += 1
                 computed.seconds += batch.seconds
-                future.set_result(
+                answer.set_result(
                     InferResult(outcome, route.variant, route.version, route.name, int(waited * 1e6), compute_us)
                 )
 
@@ -171,6 +172,6 @@ def _shorter(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
 
 
-def _expire(future: asyncio.Future[InferResult], seconds: float) -> None:
-    if not future.done():
-        future.set_exception(expired(seconds))
+def _expire(answer: Answer, seconds: float) -> None:
+    if not answer.done():
+        answer.set_exception(expired(seconds))

@@ -19,6 +19,7 @@ from service.domain.limits import InferLimits
 from service.engines.engine import Engine
 from service.errors import DeviceFailed, NotFound, OctavoError
 from service.metrics import ENGINE_FALLBACKS, ENGINES_READY, QUEUED_ROWS
+from service.router.answer import Answer
 from service.router.loading import ReplicaLoader
 from service.router.model_state import ModelState, VersionStatus
 from service.router.permit import stopping
@@ -36,7 +37,7 @@ class Submitted(NamedTuple):
     `prompt` is whether the answer comes within a turn or two of the event loop.
     """
 
-    answer: asyncio.Future[InferResult]
+    answer: Answer
     route: Route
     datatypes: Mapping[str, str]
     prompt: bool

@@ -11,6 +11,7 @@ import numpy as np
 from service.domain.inference import Array, InferRequest, InferResult
 from service.errors import DeadlineExceeded, DeadlineUnreachable, OctavoError, QueueFull, Stopping
 from service.metrics import SHADOW_COMPARISONS
+from service.router.answer import Answer
 from service.router.routes import RoutedReplica
 
 # Outputs without classes agree within this share of their largest value.
@@ -31,14 +32,14 @@ class ShadowMirror:
             for outcome in ("agree", "differ", "failed", "dropped")
         }
 
-    def watch(self, request: InferRequest, answer: asyncio.Future[InferResult]) -> None:
+    def watch(self, request: InferRequest, answer: Answer) -> None:
         answer.add_done_callback(partial(self._answered, request))
 
-    def _answered(self, request: InferRequest, answer: asyncio.Future[InferResult]) -> None:
+    def _answered(self, request: InferRequest, answer: Answer) -> None:
         if answer.cancelled() or answer.exception() is not None:
             return
         # One turn later: the caller wakes in this one.
-        answer.get_loop().call_soon(self._mirror, request, answer.result())
+        asyncio.get_running_loop().call_soon(self._mirror, request, answer.result())
 
     def _mirror(self, request: InferRequest, answer: InferResult) -> None:
         plain = request._replace(variant=None, timeout_seconds=None)
@@ -51,7 +52,7 @@ class ShadowMirror:
         else:
             mirrored.add_done_callback(partial(self._compare, answer))
 
-    def _compare(self, answer: InferResult, mirrored: asyncio.Future[InferResult]) -> None:
+    def _compare(self, answer: InferResult, mirrored: Answer) -> None:
         failure = None if mirrored.cancelled() else mirrored.exception()
         if isinstance(failure, _DROPPED):
             self._count["dropped"]()

@@ -72,7 +72,7 @@ class WaitingRequests:
             return
         self._swept_at = now
         for level in self._levels:
-            stayed = [pending for pending in level if not pending.future.done()]
+            stayed = [pending for pending in level if not pending.answer.done()]
             if len(stayed) < len(level):
                 level.clear()
                 level.extend(stayed)
@@ -151,14 +151,14 @@ class _Gathering:
             return True
         if self.rows >= self._max_rows:
             return False
-        if pending.future.done() or pending.key != members[0].key:
+        if pending.answer.done() or pending.key != members[0].key:
             return True
         left = min(self.left, pending.deadline - self._now)
         return rows <= self._max_rows and (left == inf or self._times.bound(rows) <= left)
 
     def offer(self, pending: Pending) -> None:
         """Makes it a member, unless its caller left or no batch would answer it in time any more."""
-        if pending.future.done():
+        if pending.answer.done():
             return
         left = pending.deadline - self._now
         if left < inf and self._times.expected(pending.rows) > left:

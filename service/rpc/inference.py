@@ -5,7 +5,6 @@ Records each request under the series that HTTP counts its own in.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from grpc.aio import ServicerContext
 from service.domain.inference import InferResult
 from service.protocol.recording import record_answer, request_metrics
 from service.protocol.tracing import Tracer
+from service.router.answer import Answer
 from service.router.router import Router, Submitted
 from service.rpc.request import HeadReader, InferHead, decode_request, target_of
 from service.rpc.response import encode_response
@@ -50,7 +50,7 @@ class Inference:
     def call(self) -> Call:
         return Call(self._clock())
 
-    def submit(self, call: Call, message: bytes, seconds: float | None) -> asyncio.Future[InferResult]:
+    def submit(self, call: Call, message: bytes, seconds: float | None) -> Answer:
         """Decodes and queues a request whose caller waits for `seconds` at most.
 
         Raises what decoding, admission and the queue raise. Who cancels the answer frees its place.

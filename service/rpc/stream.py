@@ -12,7 +12,7 @@ from functools import partial
 
 from grpc import StatusCode
 
-from service.domain.inference import InferResult
+from service.router.answer import Answer
 from service.rpc.generated.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
 from service.rpc.inference import Call, Context, Inference
 from service.rpc.wire import Part, in_stream
@@ -58,7 +58,7 @@ class Stream:
         self._requests = requests
         self._context = context
         self._places = asyncio.Semaphore(max_unanswered)
-        self._answers: set[asyncio.Future[InferResult]] = set()
+        self._answers: set[Answer] = set()
         self._written: asyncio.Queue[list[Part] | None] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
         self._stopped = False
@@ -75,7 +75,8 @@ class Stream:
                 self._places.release()
         finally:
             self._reading.cancel()
-            for answer in self._answers:
+            # Each leaves the set as it is cancelled.
+            for answer in [*self._answers]:
                 answer.cancel()
         if self._stopped:
             await self._context.abort(StatusCode.UNAVAILABLE, "Server is stopping; send what is unanswered elsewhere")
@@ -102,7 +103,7 @@ class Stream:
         self._answers.add(answer)
         answer.add_done_callback(partial(self._answered, call))
 
-    def _answered(self, call: Call, answer: asyncio.Future[InferResult]) -> None:
+    def _answered(self, call: Call, answer: Answer) -> None:
         self._answers.discard(answer)
         if answer.cancelled():
             return

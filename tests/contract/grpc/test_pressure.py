@@ -53,7 +53,7 @@ def test_a_cancelled_call_frees_its_place_and_is_not_run(serving: GrpcServing, c
 def answers_waiting(serving: GrpcServing) -> bool:
     """Whether of the requests in the queue one was given up and one was not."""
     waiting = list(serving.router.routes("fake").stable.replica._batcher._waiting)
-    return [pending.future.cancelled() for pending in waiting] == [True, False]
+    return [pending.answer.cancelled() for pending in waiting] == [True, False]
 
 
 def test_the_callers_deadline_is_the_requests_timeout(serving: GrpcServing, client: Any) -> None:

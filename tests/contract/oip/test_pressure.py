@@ -84,7 +84,7 @@ def test_a_caller_that_leaves_is_not_run_and_the_others_are(serving: Serving, po
     wait_until(lambda: queued(serving) == 2)
     leaving.close()
     route = serving.router.routes("fake").stable.replica
-    wait_until(lambda: any(pending.future.cancelled() for pending in list(route._batcher._waiting)))
+    wait_until(lambda: any(pending.answer.cancelled() for pending in list(route._batcher._waiting)))
     serving.fake.gate.set()
     assert [answer(one.result()) for one in (first, stays)] == [0, 8]
     assert serving.fake.batches[-1] == [8]

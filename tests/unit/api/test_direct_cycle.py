@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 
 from service.api.direct_cycle import DirectCycle
 from service.api.tensor_space import TensorSpace
+from service.router.answer import Answer
 
 
 def cycle() -> DirectCycle:
@@ -20,9 +20,8 @@ def test_a_request_that_is_over_leaves_the_garbage_collector_nothing() -> None:
 
 
 def test_a_lost_connection_takes_its_request_back() -> None:
-    loop, request = asyncio.new_event_loop(), cycle()
+    request = cycle()
     request.message_event.set()
-    request.answer = answer = loop.create_future()
+    request.answer = answer = Answer()
     request.message_event.set()
     assert answer.cancelled()
-    loop.close()

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from service.domain.inference import InferRequest, InferResult
+from service.domain.inference import InferRequest
 from service.domain.limits import InferLimits
 from service.domain.tensor import TensorSpec
+from service.router.answer import Answer
 from service.router.replica import Replica
 from service.router.route import Route
 from service.router.warmup import WarmEngine
@@ -17,7 +18,6 @@ from tests.fake_engine import ROW, FakeEngine, row
 from tests.served_models import artifact
 
 ROUTE = Route("stable", "m", 1, "v")
-Answer = asyncio.Future[InferResult]
 
 
 class Bench:

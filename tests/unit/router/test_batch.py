@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from service.domain.inference import Array
 from service.errors import EngineFailed
 from service.router import batch as batch_module
+from service.router.answer import Answer
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.route import Route
 from tests.fake_engine import FakeEngine, row, rows
@@ -19,9 +19,7 @@ ROUTE = Route("stable", "m", 1, "v")
 
 
 def batch_of(*members: Mapping[str, Array]) -> Batch:
-    loop = asyncio.new_event_loop()
-    pending = [Pending(inputs, None, len(inputs["x"]), None, ROUTE, loop.create_future()) for inputs in members]
-    loop.close()
+    pending = [Pending(inputs, None, len(inputs["x"]), None, ROUTE, Answer()) for inputs in members]
     return Batch(pending, sum(p.rows for p in pending))
 
 
@@ -78,9 +76,9 @@ def test_rows_that_do_not_adjoin_are_copied() -> None:
     for places in ([0, 2], [3, 3], [2, 0]):
         engine = WideEngine()
         batch = batch_of(*({"x": memory[place : place + 1]} for place in places))
-        futures = {id(pending.future): place for pending, place in zip(batch.members, places, strict=True)}
+        answered = {id(pending.answer): place for pending, place in zip(batch.members, places, strict=True)}
         run(engine, batch)
-        assert answers(batch) == [[futures[id(pending.future)] * WIDE] for pending in batch.members]
+        assert answers(batch) == [[answered[id(pending.answer)] * WIDE] for pending in batch.members]
         assert not np.shares_memory(engine.given[0], memory)
 
 

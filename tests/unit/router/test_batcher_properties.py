@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from service.domain.batching import Batching
 from service.domain.inference import InferRequest
 from service.errors import DeadlineExceeded, DeadlineUnreachable, EngineFailed, InvalidTensor, OctavoError, QueueFull
+from service.router.answer import Answer
 from tests.async_waiting import until
 from tests.fake_engine import rows
-from tests.unit.router.bench import ROUTE, Answer, Bench, run
+from tests.unit.router.bench import ROUTE, Bench, run
 
 POISON = 666.0
 MAX_ROWS = 6

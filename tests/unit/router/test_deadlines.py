@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 
 import pytest
 
 from service.domain.batching import Batching, QueuePolicy
 from service.errors import DeadlineExceeded, DeadlineUnreachable
+from service.router.answer import Answer
 from service.router.backlog import Backlog
 from service.router.batch import Pending
 from service.router.execution_times import ExecutionTimes
@@ -110,9 +110,8 @@ def test_a_long_queue_is_given_a_margin_for_batches_that_are_slow_together() -> 
     for _ in range(200):
         times.observe(1, 0.01)
     assert times.margin(1) < 1e-6, "each batch for itself is never late"
-    waiting, loop = WaitingRequests(), asyncio.new_event_loop()
-    pending = [Pending({}, None, 1, None, ROUTE, loop.create_future()) for _ in range(101)]
-    loop.close()
+    waiting = WaitingRequests()
+    pending = [Pending({}, None, 1, None, ROUTE, Answer()) for _ in range(101)]
     for one in pending[:100]:
         waiting.append(one)
     seconds = Backlog(1, times).seconds_until_answered(waiting, QueuePolicy(max_rows=1, batch_rows=1), pending[100])
