@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.app import create_app
+from service.api.arrival import dealt
 from service.api.content import Content
 from service.api.dependencies import Services
 from service.api.infer_protocol import infer_protocol
@@ -35,6 +36,7 @@ from service.engines.loader import check_bytes, load_engine
 from service.engines.runtime_cache import CacheStore
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
+from service.processes.dealing import Dealer
 from service.processes.membership import Membership
 from service.processes.place import Place
 from service.processes.ports import http_refused, shared_sockets
@@ -76,6 +78,7 @@ class Server(uvicorn.Server):
         self._database = database
         self._place = place
         self._siblings = Siblings(place)
+        self._dealer = None if place is None else Dealer(place)
         self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
         self._router = Router(settings.infer_limits, self._load_engine)
         self._host = host_fingerprint()
@@ -93,7 +96,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._application(),
-                http=infer_protocol(self._endpoint),
+                http=self._protocol(),  # type: ignore[arg-type]
                 ws="none",
                 proxy_headers=False,
                 host=settings.host,
@@ -123,13 +126,32 @@ class Server(uvicorn.Server):
             self._bind_grpc()
         if self._grpc is not None:
             await self._grpc.start()
+        if self._dealer is not None:
+            self._dealer.start(self._take_connection)
         self._membership.listens()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's: both protocols refuse newcomers at once, and answer what is in flight side by side."""
         stopping_grpc = asyncio.create_task(self._stop_grpc())
+        if self._dealer is not None:
+            await self._dealer.stop()
         await super().shutdown(sockets)
         await stopping_grpc
+
+    def _protocol(self) -> Callable[..., asyncio.Protocol]:
+        """What makes the protocols of connections that come."""
+        if self._dealer is None:
+            self._http = infer_protocol(self._endpoint)
+            return self._http
+        self._http = infer_protocol(self._endpoint, self._dealer.count)
+        return dealt(self._dealer.hand_on, self._http)
+
+    async def _take_connection(self, connection: socket.socket) -> None:
+        """Serves one that came to a sibling, as uvicorn serves those that come here."""
+        state = self.lifespan.state
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: self._http(config=self.config, server_state=self.server_state, app_state=state), connection
+        )
 
     def _bind_grpc(self) -> None:
         settings = self._settings

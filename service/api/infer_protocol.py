@@ -7,6 +7,7 @@ every request it bounds the head and gives up one that stalls before its end.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import httptools
@@ -34,6 +35,8 @@ class InferProtocol(HttpToolsProtocol):
 
     endpoint: InferenceEndpoint
     scratch: memoryview
+    # Told how many connections are open.
+    counted: Callable[[int], None]
     _direct: DirectCycle | None = None
     # The head that `_plain` was made of.
     _head: list[tuple[bytes, bytes]] | None = None
@@ -52,6 +55,7 @@ class InferProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.counted(len(self.connections))
         self._reader = ConnectionReader(self, self.scratch, self._body_complete)
         transport.set_protocol(self._reader)
 
@@ -104,6 +108,7 @@ class InferProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        self.counted(len(self.connections))
         # They know each other, and an upload cut short may be large.
         del self._reader
 
@@ -284,8 +289,12 @@ def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
     return declared.isdigit() and len(declared) < 15 and int(declared) <= max_bytes
 
 
-def infer_protocol(endpoint: InferenceEndpoint) -> type[HttpToolsProtocol]:
-    """The protocol class of a server whose infer requests `endpoint` answers: `uvicorn.Config(http=...)`."""
-    return type(
-        "BoundInferProtocol", (InferProtocol,), {"endpoint": endpoint, "scratch": memoryview(bytearray(SCRATCH_BYTES))}
-    )
+def infer_protocol(
+    endpoint: InferenceEndpoint, counted: Callable[[int], None] = lambda connections: None
+) -> type[HttpToolsProtocol]:
+    """The protocol class of a server whose infer requests `endpoint` answers: `uvicorn.Config(http=...)`.
+
+    `counted` is told how many connections are open whenever one begins or ends.
+    """
+    bound = {"endpoint": endpoint, "scratch": memoryview(bytearray(SCRATCH_BYTES)), "counted": staticmethod(counted)}
+    return type("BoundInferProtocol", (InferProtocol,), bound)

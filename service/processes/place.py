@@ -34,6 +34,16 @@ class Place:
         return self.folder / f"{self.number}.sock"
 
     @property
+    def take(self) -> Path:
+        """Where others hand connections on to the process."""
+        return self.folder / f"{self.number}.take"
+
+    @property
+    def connections(self) -> Path:
+        """How many connections each of the processes has."""
+        return self.folder / "connections"
+
+    @property
     def figures(self) -> Path:
         """What the process counted, and what those that died in its place did."""
         return self.folder / f"{self.number}.json"

@@ -18,6 +18,8 @@ import pytest
 import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.processes.dealing import Board
+from service.processes.place import Place
 from tests.installation import children_of, free_port, running, served, upload_digits
 from tests.waiting import wait_until
 
@@ -114,6 +116,19 @@ def test_requests_over_both_protocols_are_counted_as_those_of_one_server(server:
     for place in server.places():
         statistics = json.loads(place.with_suffix(".json").read_text())["statistics"]
         assert sum(entry["execution_count"] for entry in statistics) > 0, "a process got no connection"
+
+
+def test_connections_that_are_kept_are_dealt_evenly(server: Several) -> None:
+    folder = next(iter(server.places())).parent
+    board = Board(Place(folder, 1, 2))
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS // 2):
+            one = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
+            assert one.post("/v2/models/digits/infer", json=BODY).status_code == 200
+        # Whoever uploaded the model may have kept a connection too.
+        wait_until(lambda: CONNECTIONS // 2 <= board.loads().sum() <= CONNECTIONS // 2 + 1)
+        assert board.loads().max() - board.loads().min() <= 1
+    wait_until(lambda: board.loads().sum() <= 1)
 
 
 def test_every_process_has_followed_when_a_change_is_answered(server: Several) -> None:
