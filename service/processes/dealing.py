@@ -27,7 +27,7 @@ _AWAY = 2**62
 
 
 class Board:
-    """What each process has, in memory that all of them share. Each number has one writer, so none is ever lost.
+    """What each process has, in memory that all share. A number has one writer; a dead process, whoever finds it dead.
 
     `open` [processes] has a process's connections and 1, or 0 where it takes none; `handed` and `taken`
     [processes, processes] have how many each (row) has handed on to, or taken from, each other.
@@ -152,6 +152,6 @@ class Dealer:
             self._place.take.unlink(missing_ok=True)
             asyncio.get_running_loop().remove_reader(self._socket)
             self._receive()
-            await asyncio.gather(*self._taking)
+            await asyncio.gather(*self._taking, return_exceptions=True)
             self._take = None
         self._socket.close()
