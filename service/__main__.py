@@ -70,7 +70,9 @@ def serve(
         serve_until_stopped(settings, own)
 
 
-@app.command(rich_help_panel=_SERVER, epilog="Example: OCTAVO_WORKER_ID=worker-1 octavo work")
+@app.command(
+    rich_help_panel=_SERVER, epilog="Example: OCTAVO_DATABASE_URL=postgresql://octavo:secret@db/octavo octavo work"
+)
 def work(data_dir: _DataDir = None, processes: _Processes = None) -> None:
     """Start a worker alone. It runs the jobs that servers of the same database accept."""
     from service.logs import set_up_logging

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -61,10 +60,8 @@ class Settings(BaseSettings):
     job_concurrency: PositiveInt = Field(1, description="Jobs that one worker runs at once.")
     stage_time_seconds: PositiveFloat = Field(3600.0, description="Wall time that one stage of a job may take.")
     stage_memory_bytes: PositiveInt = Field(16384 * MIB, description="Private memory of one stage's process.")
-    worker_id: str = Field(
-        default_factory=socket.gethostname,
-        min_length=1,
-        description="Stable name of this worker; a restarted worker of the same name takes up its jobs.",
+    worker_lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        60.0, description="How long a worker may be silent before others take its jobs over."
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level.")
     drain_seconds: PositiveFloat = Field(30.0, description="Longest wait for requests in flight at shutdown.")

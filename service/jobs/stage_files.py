@@ -10,12 +10,12 @@ from service.registry.blobs import Blobs
 
 
 class StageFiles:
-    """The job's folder on this host, and its copy in the store."""
+    """The files of a job in an attempt's folder on this host, and their copies in the store."""
 
     def __init__(self, blobs: Blobs, folder: Path, job_id: str) -> None:
         self._blobs = blobs
         self._job_id = job_id
-        self.folder = folder / job_id
+        self.folder = folder
 
     def bring(self, names: Iterable[str]) -> None:
         """Makes sure that each named file of the earlier stages lies in the folder."""
@@ -37,9 +37,8 @@ class StageFiles:
             self._blobs.put_file(self._key(name), self.folder / name)
 
     def drop(self) -> None:
-        """Deletes the folder and the store's copies."""
+        """Deletes the store's copies."""
         self._blobs.delete_under(self._key(""))
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _key(self, name: str) -> str:
         return f"jobs/{self._job_id}/work/{name}"

@@ -17,7 +17,8 @@ from service.domain.job import STAGES, Job, Stage
 from service.domain.limits import StageLimits
 from service.domain.recipe import QuantizeRequest
 from service.engines.fingerprint import host_fingerprint
-from service.errors import JobCancelled, OctavoError, StageFailed
+from service.errors import JobCancelled, NotFound, OctavoError, StageFailed
+from service.jobs.job_folders import JobFolders
 from service.jobs.known_calibration import KnownCalibration
 from service.jobs.known_timings import KnownTimings
 from service.jobs.patience import PatientRows, until_answered
@@ -42,7 +43,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
-    """What a job needs of its worker. `folder` holds the jobs' files on this host."""
+    """What a job needs of its worker. `folder` holds the jobs' files on this host; `confirm` raises where the job is
+    another worker's by now.
+    """
 
     rows: PatientRows
     datasets: DatasetRegistry
@@ -51,6 +54,7 @@ class WorkerParts:
     folder: Path
     threads: int
     limits: StageLimits
+    confirm: Callable[[], None]
 
 
 class QuantizationWorkflow:
@@ -58,6 +62,7 @@ class QuantizationWorkflow:
 
     def __init__(self, parts: WorkerParts) -> None:
         self._parts = parts
+        self._folders = JobFolders(parts.folder)
 
     def run(self, job_id: str) -> None:
         """Takes the job to its end; every failure of a stage ends in the job's row, not in an exception."""
@@ -68,7 +73,8 @@ class QuantizationWorkflow:
                 self._drop_files(job_id)
                 return
             try:
-                state, result = self._run_stages(job)
+                with self._folders.opened(job_id, job.attempt) as folder:
+                    state, result = self._run_stages(job, StageFiles(self._parts.blobs, folder, job_id))
                 self._parts.rows.finish(job_id, state, result=result)
             except JobCancelled:
                 self._parts.rows.finish(job_id, "cancelled")
@@ -77,7 +83,7 @@ class QuantizationWorkflow:
                 self._fail(job_id, error)
             self._end(job_id)
 
-    def _run_stages(self, job: Job) -> tuple[str, dict[str, Any]]:
+    def _run_stages(self, job: Job, files: StageFiles) -> tuple[str, dict[str, Any]]:
         if job.attempt > MAX_ATTEMPTS:
             raise StageFailed(
                 f"the worker died {MAX_ATTEMPTS} times in this job, last in stage {job.stage}; "
@@ -85,15 +91,14 @@ class QuantizationWorkflow:
             )
         summaries: dict[str, dict[str, Any]] = {}
         for stage in STAGES[:-1]:
-            summaries[stage] = _durable(stage, partial(self._run_stage, job, stage, dict(summaries)))
-        outcome = _durable("publish", partial(self._publish, job, summaries))
+            summaries[stage] = _durable(stage, partial(self._run_stage, job, files, stage, dict(summaries)))
+        outcome = _durable("publish", partial(self._publish, job, files, summaries))
         return outcome["state"], outcome["result"]
 
-    def _run_stage(self, job: Job, stage: str, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def _run_stage(self, job: Job, files: StageFiles, stage: str, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
         parts, progress = self._parts, StageProgress(self._parts.rows, job.id, stage)
         started = time.monotonic()
         parts.rows.set_stage(job.id, Stage(stage, "running"), progress.total(0.0))
-        files = StageFiles(parts.blobs, parts.folder, job.id)
         try:
             files.bring(_files_of(earlier))
             known = self._known_calibration(job, files, earlier) if stage == "calibrate" else None
@@ -108,6 +113,8 @@ class QuantizationWorkflow:
                 on_progress=progress,
                 is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
             )
+            # Another worker's copies of the same files must not be overwritten.
+            until_answered(parts.confirm)
             files.keep(summary.get("files", []))
             for lent in (known, timings):
                 if lent is not None:
@@ -134,15 +141,14 @@ class QuantizationWorkflow:
         key = calibration_key(request.model_sha256, rows, how)
         return KnownCalibration(StoredCalibrations(self._parts.blobs), files, key)
 
-    def _publish(self, job: Job, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def _publish(self, job: Job, files: StageFiles, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         rows, started = self._parts.rows, time.monotonic()
         if rows.is_cancel_requested(job.id):
             raise JobCancelled("cancelled before publication")
         progress = StageProgress(rows, job.id, "publish")
         rows.set_stage(job.id, Stage("publish", "running"), progress.total(0.0))
-        stage_files = StageFiles(self._parts.blobs, self._parts.folder, job.id)
-        stage_files.bring(_files_of(summaries))
-        outcome = self._parts.publication.publish(job, summaries["gate"], stage_files.folder)
+        files.bring(_files_of(summaries))
+        outcome = self._parts.publication.publish(job, summaries["gate"], files.folder)
         rows.set_stage(job.id, Stage("publish", "done", time.monotonic() - started), progress.total(1.0))
         return outcome
 
@@ -168,8 +174,22 @@ class QuantizationWorkflow:
     def _drop_files(self, job_id: str) -> None:
         try:
             StageFiles(self._parts.blobs, self._parts.folder, job_id).drop()
+            self.drop_folders_of_ended_jobs()
         except OctavoError as error:
             _log.warning("files of an ended job are left", extra={"reason": str(error)})
+
+    def drop_folders_of_ended_jobs(self) -> None:
+        """Also those of jobs that ended with another worker. Raises Unavailable."""
+        for job_id in self._folders.jobs():
+            if self._has_ended(job_id):
+                self._folders.drop(job_id)
+
+    def _has_ended(self, job_id: str) -> bool:
+        try:
+            return self._parts.rows.find(job_id).finished
+        except NotFound:
+            # Jobs are never forgotten, so this folder is none of ours.
+            return False
 
     def _fail(self, job_id: str, error: Exception) -> None:
         if isinstance(error, OctavoError):

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from service.registry.database import Database
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def migrate(database: Database) -> None:

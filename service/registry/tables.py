@@ -138,3 +138,11 @@ IDEMPOTENCY_KEYS = sa.Table(
     sa.Column("job", sa.String(64), nullable=False),
     _time("created_at"),
 )
+
+WORKERS = sa.Table(
+    "workers",
+    METADATA,
+    sa.Column("id", sa.String(255), primary_key=True),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("lease_seconds", sa.Float, nullable=False),
+)

@@ -12,8 +12,6 @@ from service.domain.job import STAGES
 from tests.installation import children_of, finished_job, quantize_body, running, served, upload_digits
 from tests.waiting import wait_until
 
-STABLE_ID = {"OCTAVO_WORKER_ID": "worker-under-test"}
-
 
 def _submit(client: httpx.Client, **more: object) -> str:
     answer = client.post("/quantize", json=quantize_body(**more))  # type: ignore[arg-type]
@@ -26,11 +24,11 @@ def test_a_worker_killed_in_each_stage_of_a_job_loses_nothing_and_the_job_finish
         upload_digits(client)
         job_id = _submit(client)
         for stage in STAGES[:-1]:
-            with running("work", tmp_path, **STABLE_ID) as worker:
+            with running("work", tmp_path) as worker:
                 _wait_for_stage(client, job_id, stage)
                 worker.kill()
         before = {stage["name"]: stage["seconds"] for stage in client.get(f"/jobs/{job_id}").json()["stages"]}
-        with running("work", tmp_path, **STABLE_ID):
+        with running("work", tmp_path):
             job = finished_job(client, job_id)
             # The files go after the job's end is written.
             wait_until(lambda: list((tmp_path / "work").iterdir()) == [])
@@ -46,7 +44,7 @@ def test_a_stage_dies_with_its_worker(tmp_path: Path) -> None:
     with served(tmp_path) as client:
         upload_digits(client)
         job_id = _submit(client)
-        with running("work", tmp_path, **STABLE_ID) as worker:
+        with running("work", tmp_path) as worker:
             _wait_for_stage(client, job_id, "calibrate")
             children = wait_until(lambda: children_of(worker.pid))
             worker.kill()
@@ -64,21 +62,21 @@ def test_a_killed_server_keeps_uploads_and_jobs(tmp_path: Path) -> None:
         assert client.get(f"/jobs/{job_id}").json()["state"] == "queued"
 
 
-def test_a_stopped_worker_hands_its_job_to_the_next_start(tmp_path: Path) -> None:
+def test_a_stopped_worker_hands_its_job_to_the_next(tmp_path: Path) -> None:
     with served(tmp_path) as client:
         upload_digits(client)
         job_id = _submit(client)
-        with running("work", tmp_path, **STABLE_ID) as worker:
+        with running("work", tmp_path) as worker:
             _wait_for_stage(client, job_id, "calibrate")
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(10) == 0
         assert client.get(f"/jobs/{job_id}").json()["state"] == "running"
-        with running("work", tmp_path, **STABLE_ID):
+        with running("work", tmp_path):
             assert finished_job(client, job_id)["state"] == "succeeded"
 
 
 def test_a_worker_stops_whichever_of_its_threads_is_handed_the_signal(tmp_path: Path) -> None:
-    with running("work", tmp_path, **STABLE_ID) as worker:
+    with running("work", tmp_path) as worker:
         wait_until(lambda: "worker ready" in (tmp_path / "work.log").read_text())
         others = [int(task.name) for task in Path(f"/proc/{worker.pid}/task").iterdir() if int(task.name) != worker.pid]
         assert ctypes.CDLL(None).tgkill(worker.pid, others[0], signal.SIGTERM) == 0
@@ -89,7 +87,7 @@ def test_a_running_job_can_be_cancelled_and_leaves_no_files(tmp_path: Path) -> N
     with served(tmp_path) as client:
         upload_digits(client)
         job_id = _submit(client)
-        with running("work", tmp_path, **STABLE_ID):
+        with running("work", tmp_path):
             _wait_for_stage(client, job_id, "calibrate")
             assert client.delete(f"/jobs/{job_id}").status_code in (200, 202)
             job = finished_job(client, job_id)
@@ -99,7 +97,7 @@ def test_a_running_job_can_be_cancelled_and_leaves_no_files(tmp_path: Path) -> N
 
 
 def test_a_result_outside_the_budget_is_rejected_and_not_deployed(tmp_path: Path) -> None:
-    with served(tmp_path) as client, running("work", tmp_path, **STABLE_ID):
+    with served(tmp_path) as client, running("work", tmp_path):
         upload_digits(client)
         # No float16 engine answers bit for bit as float32 does.
         budget = {"metric": "mae", "max_loss": 0.0}

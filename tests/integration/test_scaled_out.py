@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -11,6 +13,8 @@ from service.registry.database import Database
 from tests.installation import DIGITS, finished_job, quantize_body, running, served, upload_digits
 from tests.object_store import serve_bucket
 from tests.waiting import wait_until
+
+SHORT_LEASE = {"OCTAVO_WORKER_LEASE_SECONDS": "3"}
 
 
 @pytest.fixture
@@ -33,11 +37,11 @@ def test_a_model_is_quantized_and_served_over_postgresql_and_a_bucket(tmp_path: 
     ):
         upload_digits(client)
         job_id = client.post("/quantize", json=quantize_body(deploy="promote")).json()["id"]
-        with running("work", tmp_path / "w1", OCTAVO_STORE_URL=bucket, OCTAVO_WORKER_ID="w", **settings) as worker:
-            wait_until(lambda: client.get(f"/jobs/{job_id}").json()["stage"] == "convert")
+        with running("work", tmp_path / "w1", OCTAVO_STORE_URL=bucket, **SHORT_LEASE, **settings) as worker:
+            _wait_for_stage(client, job_id, "convert")
             worker.kill()
-        # The next start of this worker has another disk: what the finished stages made comes from the bucket.
-        with running("work", tmp_path / "w2", OCTAVO_STORE_URL=bucket, OCTAVO_WORKER_ID="w", **settings):
+        # Another worker, with another disk, takes over: what the finished stages made comes from the bucket.
+        with running("work", tmp_path / "w2", OCTAVO_STORE_URL=bucket, **SHORT_LEASE, **settings):
             job = finished_job(other, job_id)
         assert job["state"] == "succeeded", job
         picture = (DIGITS / "sample.png").read_bytes()
@@ -54,3 +58,41 @@ def test_a_model_is_quantized_and_served_over_postgresql_and_a_bucket(tmp_path: 
                 )
             )
             assert answer["predictions"][0]["label"] == "five"
+
+
+def test_a_worker_that_was_only_cut_off_ends_and_leaves_the_job_to_the_one_that_took_over(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    shared = {"OCTAVO_STORE_URL": (tmp_path / "store").as_uri(), **SHORT_LEASE, **settings}
+    with served(tmp_path / "a", **shared) as client:
+        upload_digits(client)
+        job_id = client.post("/quantize", json=quantize_body(deploy="promote")).json()["id"]
+        with running("work", tmp_path / "w1", **shared) as cut_off:
+            _wait_for_stage(client, job_id, "calibrate")
+            cut_off.send_signal(signal.SIGSTOP)
+            with running("work", tmp_path / "w2", **shared):
+                wait_until(lambda: client.get(f"/jobs/{job_id}").json()["attempt"] == 2)
+                # Both have the job now. The first comes back in the middle of the second's work.
+                cut_off.send_signal(signal.SIGCONT)
+                assert cut_off.wait(30) == 1
+                job = finished_job(client, job_id)
+        assert (job["state"], job["attempt"]) == ("succeeded", 2), job
+        assert "took this one for dead" in (tmp_path / "w1" / "work.log").read_text()
+        assert client.get("/models/digits/deployment").json()["stable"]["variant"] == "int8-onnxruntime"
+
+
+def test_a_stopped_workers_job_goes_on_at_once_whatever_its_lease(tmp_path: Path, settings: dict[str, str]) -> None:
+    shared = {"OCTAVO_STORE_URL": (tmp_path / "store").as_uri(), **settings}
+    with served(tmp_path / "a", **shared) as client:
+        upload_digits(client)
+        job_id = client.post("/quantize", json=quantize_body()).json()["id"]
+        with running("work", tmp_path / "w1", OCTAVO_WORKER_LEASE_SECONDS="3600", **shared) as worker:
+            _wait_for_stage(client, job_id, "convert")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(10) == 0
+        with running("work", tmp_path / "w2", **shared):
+            assert finished_job(client, job_id)["state"] == "succeeded"
+
+
+def _wait_for_stage(client: httpx.Client, job_id: str, stage: str) -> None:
+    wait_until(lambda: client.get(f"/jobs/{job_id}").json()["stage"] == stage)

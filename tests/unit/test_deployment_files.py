@@ -120,7 +120,6 @@ def test_compose_runs_both_processes_with_settings_that_exist() -> None:
     for name in PROCESSES:
         named = {key for key in services[name]["environment"] if key.startswith("OCTAVO_")}
         assert {"OCTAVO_DATABASE_URL", "OCTAVO_STORE_URL"} <= named <= SETTINGS
-    assert "OCTAVO_WORKER_ID" in services["work"]["environment"], "a container's own name changes with each new one"
 
 
 def test_compose_values_are_accepted_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +180,7 @@ def test_kubernetes_runs_both_processes_with_settings_that_exist_and_without_rig
     by_kind = {(document["kind"], document["metadata"]["name"]): document for document in objects}
     pods = {
         "serve": by_kind["Deployment", "octavo-serve"]["spec"]["template"]["spec"],
-        # A worker takes up its jobs by its name: a StatefulSet's pods keep theirs.
-        "work": by_kind["StatefulSet", "octavo-work"]["spec"]["template"]["spec"],
+        "work": by_kind["Deployment", "octavo-work"]["spec"]["template"]["spec"],
     }
     for process, pod in pods.items():
         container = pod["containers"][0]

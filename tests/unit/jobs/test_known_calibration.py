@@ -22,7 +22,7 @@ def blobs(tmp_path: Path) -> Blobs:
 
 
 def known_for(blobs: Blobs, folder: Path, job: str) -> KnownCalibration:
-    files = StageFiles(blobs, folder / "work", job)
+    files = StageFiles(blobs, folder / "work" / job, job)
     files.folder.mkdir(parents=True, exist_ok=True)
     return KnownCalibration(StoredCalibrations(blobs), files, KEY)
 

@@ -20,7 +20,7 @@ MADE = {"files": ["tensorrt/engine.plan", TIMINGS]}
 
 def known_for(folder: Path, job: str, host: Fingerprint = HOST) -> KnownTimings:
     blobs = Blobs((folder / "store").as_uri(), folder / "cache")
-    files = StageFiles(blobs, folder / "work", job)
+    files = StageFiles(blobs, folder / "work" / job, job)
     (files.folder / "tensorrt").mkdir(parents=True, exist_ok=True)
     return KnownTimings(blobs, files, host)
 

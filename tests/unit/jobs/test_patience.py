@@ -113,11 +113,23 @@ def test_files_that_a_dead_worker_left_of_an_ended_job_are_dropped_when_it_is_ta
     rows = PatientRows(JobRegistry(database))
     rows.begin(job.id)
     rows.finish(job.id, "cancelled")
-    left = tmp_path / "work" / job.id
-    left.mkdir(parents=True)
-    (left / "calibration.npz").write_bytes(b"seen")
+    left, strange = (tmp_path / "work" / name for name in (f"{job.id}.1", "strange"))
+    for folder in (left, strange):
+        folder.mkdir(parents=True)
+        (folder / "calibration.npz").write_bytes(b"seen")
     _workflow(rows, database, tmp_path).run(job.id)
-    assert not left.exists()
+    assert list((tmp_path / "work").iterdir()) == [strange]
+
+
+def test_folders_of_a_job_that_ended_with_another_worker_are_dropped(database: Database, tmp_path: Path) -> None:
+    queue, rows = JobQueue(database, 10), PatientRows(JobRegistry(database))
+    ended, unfinished = (queue.submit(quantize_request(precision))[0] for precision in ("int8", "fp16"))
+    for job in (ended, unfinished):
+        rows.begin(job.id)
+        (tmp_path / "work" / f"{job.id}.1").mkdir(parents=True)
+    rows.finish(ended.id, "cancelled")
+    _workflow(rows, database, tmp_path).drop_folders_of_ended_jobs()
+    assert [folder.name for folder in (tmp_path / "work").iterdir()] == [f"{unfinished.id}.1"]
 
 
 def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -> None:
@@ -131,6 +143,7 @@ def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -
 def _workflow(rows: PatientRows, database: Database, folder: Path) -> QuantizationWorkflow:
     blobs = Blobs((folder / "store").as_uri(), folder / "cache")
     publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
+    datasets = DatasetRegistry(database)
     return QuantizationWorkflow(
-        WorkerParts(rows, DatasetRegistry(database), blobs, publication, folder / "work", 1, StageLimits())
+        WorkerParts(rows, datasets, blobs, publication, folder / "work", 1, StageLimits(), lambda: None)
     )
