@@ -34,7 +34,8 @@ def launch(settings: Settings, with_worker: bool) -> int:
             # Its engines are measured on as many threads as the server's have.
             several = ["--processes", str(settings.processes)] if settings.processes > 1 else []
             commands["work"] = octavo_command("work", *_common(settings), *several)
-        return Supervisor(commands, stop_seconds=settings.drain_seconds + _KILL_SECONDS).run()
+        stop_seconds = settings.drain_seconds + _KILL_SECONDS
+        return Supervisor(commands, stop_seconds, settings.hang_seconds).run()
 
 
 def _several(settings: Settings, held: ExitStack) -> _Commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
 from collections.abc import Iterator
@@ -90,7 +91,12 @@ LEVELS = LevelFilter()
 
 
 def set_up_logging(level: str, **fields: object) -> None:
-    """Sends every logger of the process to stderr as JSON lines, from `level` on, each with these fields."""
+    """Sends every logger of the process to stderr as JSON lines, from `level` on, each with these fields.
+
+    What kills the process outright, native code or the supervisor of one that hangs, leaves its stacks there too.
+    """
+    # Not the stream that a test may have put in stderr's place: it must have a descriptor.
+    faulthandler.enable(sys.__stderr__ or sys.stderr)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(**fields))
     handler.addFilter(LEVELS)

@@ -58,6 +58,7 @@ from service.registry.serving import ServingRegistry
 from service.router.reconcile import Reconciler
 from service.router.router import Router
 from service.settings import Settings
+from service.watchdog import SignOfLife
 
 if TYPE_CHECKING:
     from service.rpc.server import GrpcServer
@@ -175,6 +176,7 @@ class Server(uvicorn.Server):
 
     @asynccontextmanager
     async def _serving(self, _app: ASGIApp) -> AsyncIterator[None]:
+        living = asyncio.create_task(SignOfLife().keep_giving())
         reconciling = asyncio.create_task(self._reconciler.run())
         # What was made at start lives as long as the process: the collector need not walk it again.
         gc.freeze()
@@ -191,6 +193,7 @@ class Server(uvicorn.Server):
             await self._membership.leave()
             self._predictor.close()
             self._jobs.close()
+            living.cancel()
             _end_without_threads()
 
     def _application(self) -> ASGIApp:

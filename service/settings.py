@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     worker_lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
         60.0, description="How long a worker may be silent before others take its jobs over."
     )
+    hang_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        60.0, description="How long a process under a supervisor may give no sign of life before it is restarted."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level.")
     drain_seconds: PositiveFloat = Field(30.0, description="Longest wait for requests in flight at shutdown.")
 

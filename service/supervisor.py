@@ -1,4 +1,4 @@
-"""Runs several processes of Octavo as one: restarts what dies, and stops all on SIGTERM or SIGINT."""
+"""Runs several processes of Octavo as one: restarts what dies or hangs, and stops all on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from service.watchdog import Watch
+
 _FIRST_WAIT_SECONDS = 0.5
 _MAX_WAIT_SECONDS = 30.0
 # A process that lived this long was well: its next death starts again with a short wait.
 _HEALTHY_SECONDS = 60.0
 _TICK_SECONDS = 0.2
+# Where ticks lie so far apart this process stood still itself, perhaps with the others, and heard nothing.
+_PAUSED_SECONDS = 5.0
+# For a hanging process to say where it hangs.
+_LAST_WORDS_SECONDS = 5.0
 # What a process exits with when its settings keep it from starting: another start would end alike.
 _HOPELESS_EXIT_CODE = 2
 _PR_SET_PDEATHSIG = 1
@@ -24,7 +30,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Child:
-    """One supervised process. `wait_seconds` is the pause before its next start; it doubles with each quick death."""
+    """One supervised process. `wait_seconds` is the pause before its next start; it doubles with each quick death.
+    `heard_at` is None until its first sign of life, `kill_at` unless it hangs.
+    """
 
     name: str
     command: Sequence[str]
@@ -32,18 +40,29 @@ class _Child:
     started_at: float = 0.0
     start_at: float = 0.0
     wait_seconds: float = field(default=_FIRST_WAIT_SECONDS)
+    heard_at: float | None = None
+    kill_at: float | None = None
 
 
 class Supervisor:
     """Keeps one process a name alive. Not thread-safe: `run` owns everything."""
 
     def __init__(
-        self, commands: dict[str, Sequence[str]], stop_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        commands: dict[str, Sequence[str]],
+        stop_seconds: float,
+        hang_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stop_seconds`: how long a stopping process may drain before it is killed."""
+        """`stop_seconds`: how long a stopping process may drain before it is killed. `hang_seconds`: how long one that
+        gives signs of life (service.watchdog) may give none before it is killed and started again.
+        """
         self._children = [_Child(name, command) for name, command in commands.items()]
         self._stop_seconds = stop_seconds
+        self._hang_seconds = hang_seconds
+        self._watch = Watch(hang_seconds)
         self._clock = clock
+        self._ticked_at = clock()
         self._stopping = False
         self._hopeless = False
 
@@ -56,11 +75,10 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         try:
             while not self._stopping:
-                for child in self._children:
-                    self._tend(child)
+                self.tick()
                 time.sleep(_TICK_SECONDS)
         finally:
-            clean = self._stop_all()
+            clean = self.stop()
         if self._hopeless:
             return _HOPELESS_EXIT_CODE
         return 0 if clean else 1
@@ -68,17 +86,35 @@ class Supervisor:
     def _on_signal(self, *_: object) -> None:
         self._stopping = True
 
+    def tick(self) -> None:
+        """Looks after each process once."""
+        self._hear()
+        for child in self._children:
+            self._tend(child)
+
+    def _hear(self) -> None:
+        now, heard = self._clock(), self._watch.heard()
+        paused, self._ticked_at = now - self._ticked_at > _PAUSED_SECONDS, now
+        for child in self._children:
+            process = child.process
+            if process is not None and (process.pid in heard or (paused and child.heard_at is not None)):
+                child.heard_at = now
+
     def _tend(self, child: _Child) -> None:
         now = self._clock()
         if child.process is None:
             if now >= child.start_at:
                 child.process = subprocess.Popen(  # noqa: S603 (our own command line)
-                    child.command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent
+                    child.command,
+                    stdin=subprocess.DEVNULL,
+                    preexec_fn=_end_with_parent,
+                    env=self._watch.environment,
                 )
-                child.started_at = now
+                child.started_at, child.heard_at, child.kill_at = now, None, None
             return
         code = child.process.poll()
         if code is None:
+            self._end_where_hung(child, child.process, now)
             return
         if code == _HOPELESS_EXIT_CODE:
             child.process, self._stopping, self._hopeless = None, True, True
@@ -94,7 +130,21 @@ class Supervisor:
             extra={"child": child.name, "exit_code": code, "wait_seconds": child.wait_seconds},
         )
 
-    def _stop_all(self) -> bool:
+    def _end_where_hung(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
+        if child.kill_at is not None:
+            if now >= child.kill_at:
+                process.kill()
+        elif child.heard_at is not None and now - child.heard_at > self._hang_seconds:
+            _log.error(
+                "process hangs and is killed", extra={"child": child.name, "silent_seconds": now - child.heard_at}
+            )
+            # Ours write where each of their threads stands, and die of it.
+            process.send_signal(signal.SIGABRT)
+            child.kill_at = now + _LAST_WORDS_SECONDS
+
+    def stop(self) -> bool:
+        """Ends every process. Whether each of them drained in time."""
+        self._watch.close()
         alive = [child.process for child in self._children if child.process is not None]
         for process in alive:
             process.terminate()

@@ -29,6 +29,7 @@ from service.registry.jobs import JobRegistry
 from service.registry.schema import migrate
 from service.registry.workers import WorkerRegistry
 from service.settings import Settings
+from service.watchdog import SignOfLife
 
 # Grows when the order or meaning of the stages changes, so that no half-run job goes on under other stages.
 WORKFLOW_VERSION = "1"
@@ -55,8 +56,10 @@ def work(settings: Settings) -> None:
         _listen(settings, database, lease)
         Thread(target=_keep, args=[lease], name="lease", daemon=True).start()
         _log.info("worker ready", extra={"worker": worker})
+        sign = SignOfLife()
         # The system may hand the signal to another thread, which does not wake this one: so look, never just wait.
         while not stops:
+            sign.give()
             time.sleep(_POLL_SECONDS)
         _log.info("worker stops")
         _sign_off(lease)

@@ -224,3 +224,15 @@ def test_a_killed_parent_leaves_no_process_and_no_folder_behind(tmp_path: Path) 
         parent.kill()
         wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
     assert not next(iter(places)).parent.exists()
+
+
+def test_a_process_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with served(tmp_path, OCTAVO_PROCESSES="2", OCTAVO_HANG_SECONDS="3") as client:
+        server = Several(str(client.base_url), 0, tmp_path)
+        before = server.places()
+        (place, hung), *_ = sorted(before.items())
+        os.kill(hung, signal.SIGSTOP)
+        replaced = wait_until(lambda: (now := server.places()).get(place, hung) != hung and now)
+        assert [replaced[each] == before[each] for each in sorted(before)] == [False, True]
+        wait_until(lambda: server.count("octavo_processes") == 2)
+    assert "process hangs and is killed" in (tmp_path / "serve.log").read_text()

@@ -23,9 +23,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Commands:
     told: Commands = {}
 
     class Supervisor:
-        def __init__(self, commands: dict[str, Sequence[str]], stop_seconds: float) -> None:
+        def __init__(self, commands: dict[str, Sequence[str]], stop_seconds: float, hang_seconds: float) -> None:
             told.update({name: list(command)[3:] for name, command in commands.items()})
             assert stop_seconds > 30
+            assert hang_seconds == 60
 
         def run(self) -> int:
             folders = {Path(option(command, "--place")).parent for command in told.values() if "--place" in command}
