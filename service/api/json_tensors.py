@@ -87,11 +87,15 @@ def array_from_json(head: TensorHead, space: TensorSpace | None = None) -> Array
             f"Please use the binary data format for input {head.name!r}"
         )
     values = _numbers(head, space) if head.dtype.kind in _BUFFERS else _plain_values(head)
-    if values.size != head.elements:
-        raise InvalidTensor(
-            f"input {head.name!r} has {values.size} elements; its shape {list(head.shape)} has {head.elements}"
-        )
+    _check_count(head, values.size)
     return values.reshape(head.shape)
+
+
+def _check_count(head: TensorHead, count: int) -> None:
+    if count != head.elements:
+        raise InvalidTensor(
+            f"input {head.name!r} has {count} elements; its shape {list(head.shape)} has {head.elements}"
+        )
 
 
 def _numbers(head: TensorHead, space: TensorSpace | None) -> Array:
@@ -110,10 +114,7 @@ def _numbers_from_list(head: TensorHead, wide: np.dtype[Any]) -> Array:
     if not isinstance(head.data, list):
         raise _not_a_list(head)
     flat = _leaves(head, head.data)
-    allowed = (int, float) if wide.kind == "f" else (int,)
-    for value in flat:
-        if type(value) not in allowed:
-            raise InvalidTensor(f"input {head.name!r} holds {value!r:.80}, which {head.datatype} cannot; send numbers")
+    _check_types(head, flat, {int, float} if wide.kind == "f" else {int}, "numbers")
     try:
         return _narrowed(head, np.array(flat, wide))
     except OverflowError as error:
@@ -150,10 +151,9 @@ def _plain_values(head: TensorHead) -> Array:
     if not isinstance(data, list):
         raise _not_a_list(head)
     leaves = _leaves(head, data)
-    for value in leaves:
-        if type(value) is not kind:
-            wanted = "true and false" if kind is bool else "strings"
-            raise InvalidTensor(f"input {head.name!r} holds {value!r:.80}, which {head.datatype} cannot; send {wanted}")
+    _check_types(head, leaves, {kind}, "true and false" if kind is bool else "strings")
+    # Before the strings are taken one by one.
+    _check_count(head, len(leaves))
     if kind is bool:
         return np.array(leaves, np.bool_)
     values = np.empty(len(leaves), np.object_)
@@ -166,10 +166,17 @@ def _plain_values(head: TensorHead) -> Array:
     return values
 
 
+def _check_types(head: TensorHead, leaves: list[Any], allowed: set[type], wanted: str) -> None:
+    strange = set(map(type, leaves)) - allowed
+    if strange:
+        value = next(value for value in leaves if type(value) in strange)
+        raise InvalidTensor(f"input {head.name!r} holds {value!r:.80}, which {head.datatype} cannot; send {wanted}")
+
+
 def _leaves(head: TensorHead, data: list[Any], depth: int = 1) -> list[Any]:
     if depth > _MAX_DEPTH:
         raise InvalidTensor(f"the data of input {head.name!r} is nested over {_MAX_DEPTH} deep; send it flat")
-    if not any(isinstance(item, list) for item in data):
+    if list not in set(map(type, data)):
         return data
     flat: list[Any] = []
     for item in data:

@@ -18,6 +18,8 @@ from service.errors import InvalidInput, InvalidTensor, Unsupported
 
 MAX_DIMENSIONS = 32
 MAX_TENSORS = 1024
+# Strings are taken one by one, while every other request waits: so many take a tenth of a second.
+MAX_STRINGS = 2**18
 _MAX_EXTENT = 2**40
 # With a 0 among them the extents hold no element, and no limit on bytes bounds the others: numpy's own does.
 _MAX_SPAN = 2**59
@@ -88,6 +90,9 @@ def read_head(value: Any) -> RequestHead:
     heads = tuple([_tensor(item) for item in inputs])
     if len({head.name for head in heads}) < len(heads):
         raise InvalidInput("'inputs' names a tensor twice; send each input once")
+    strings = sum([head.elements for head in heads if head.datatype == "BYTES"])
+    if strings > MAX_STRINGS:
+        raise InvalidTensor(f"the request has {strings} BYTES elements; send at most {MAX_STRINGS} in one request")
     identity = value.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InvalidInput(f"'id' is {_shown(identity)}; send a string, or none")

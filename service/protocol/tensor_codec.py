@@ -37,7 +37,8 @@ def array_from_binary(head: TensorHead, body: bytes | memoryview, start: int) ->
 def _from_bytes_elements(head: TensorHead, data: memoryview) -> Array:
     elements: list[bytes] = []
     at = 0
-    while at < len(data):
+    # One more than there may be is enough to refuse them all.
+    while at < len(data) and len(elements) <= head.elements:
         if at + 4 > len(data):
             raise _cut(head, len(elements))
         (length,) = _LENGTH.unpack_from(data, at)
@@ -46,8 +47,9 @@ def _from_bytes_elements(head: TensorHead, data: memoryview) -> Array:
             raise _cut(head, len(elements))
         elements.append(bytes(data[at - length : at]))
     if len(elements) != head.elements:
+        found = len(elements) if at == len(data) else f"over {head.elements}"
         raise InvalidTensor(
-            f"input {head.name!r} has {len(elements)} elements; its shape {list(head.shape)} has {head.elements}"
+            f"input {head.name!r} has {found} elements; its shape {list(head.shape)} has {head.elements}"
         )
     array = np.empty(len(elements), np.object_)
     array[:] = elements

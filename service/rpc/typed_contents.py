@@ -9,6 +9,8 @@ from service.errors import InvalidTensor, Unsupported
 from service.protocol.heads import TensorHead
 from service.rpc.generated.inference_pb2 import InferTensorContents
 
+# Values are taken one by one, while every other request waits: so many take a third of a second.
+_MAX_VALUES = 2**23
 _FIELDS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -38,6 +40,10 @@ def array_from_contents(head: TensorHead) -> Array:
     if strangers:
         raise InvalidTensor(f"input {head.name!r} is {head.datatype} and has {strangers[0]}; send {field} alone")
     values = getattr(contents, field)
+    if len(values) > _MAX_VALUES:
+        raise InvalidTensor(
+            f"input {head.name!r} has {len(values)} values in contents; send over {_MAX_VALUES} as raw_input_contents"
+        )
     if len(values) != head.elements:
         raise InvalidTensor(
             f"input {head.name!r} has {len(values)} elements; its shape {list(head.shape)} has {head.elements}"

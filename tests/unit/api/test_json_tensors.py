@@ -100,6 +100,8 @@ def test_an_empty_tensor_is_a_tensor() -> None:
         ("[-1]", "UINT64", "holds a value that UINT64 cannot"),
         ("[1]", "BOOL", "holds 1, which BOOL cannot; send true and false"),
         ("[1]", "BYTES", "holds 1, which BYTES cannot; send strings"),
+        ('["a",[null]]', "BYTES", "holds None, which BYTES cannot; send strings"),
+        ('["a","b"]', "BYTES", r"has 2 elements; its shape \[1\] has 1"),
         ("[NaN]", "INT64", "holds nan, which INT64 cannot"),
         ('[NaN,"1"]', "FP32", "holds '1', which FP32 cannot"),
         ("[NaN,true]", "FP32", "holds True, which FP32 cannot"),

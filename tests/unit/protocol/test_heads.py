@@ -55,6 +55,10 @@ def test_a_sequence_of_none_is_no_sequence() -> None:
         ({"inputs": []}, r"'inputs' is \[\]"),
         ({"inputs": {"x": 1}}, "'inputs' is"),
         ({"inputs": [TENSOR] * 2000}, "send a list of 1 to 1024 tensors"),
+        (
+            {"inputs": [TENSOR | {"name": name, "datatype": "BYTES", "shape": [2**17 + 1]} for name in "ab"]},
+            "the request has 262146 BYTES elements; send at most 262144",
+        ),
         ({"inputs": [7]}, "an input is 7"),
         ({"inputs": [TENSOR, TENSOR]}, "'inputs' names a tensor twice"),
         ({"inputs": [TENSOR | {"name": 5}]}, "an input's 'name' is 5"),

@@ -71,6 +71,7 @@ def test_text_elements_are_written_as_utf_8() -> None:
         ("BOOL", (2,), b"\x00\x02", "holds a byte other than 0 and 1"),
         ("BYTES", (1,), b"", r"has 0 elements; its shape \[1\] has 1"),
         ("BYTES", (1,), struct.pack("<I", 1) + b"a" + struct.pack("<I", 0), "has 2 elements"),
+        ("BYTES", (1,), bytes(4 * 10**7), "has over 1 elements"),
         ("BYTES", (1,), b"\x01\x00", "element 0 of input 'x' runs past the tensor's end"),
         ("BYTES", (2,), struct.pack("<I", 0) + struct.pack("<I", 2**32 - 1) + b"abc", "element 1"),
     ],

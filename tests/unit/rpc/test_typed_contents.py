@@ -70,3 +70,9 @@ def test_half_precision_has_no_place_in_contents(datatype: str) -> None:
 def test_contents_that_do_not_fit_are_refused_by_name(datatype: str, contents: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidTensor, match=message):
         array_from_contents(head(datatype, (2,), InferTensorContents(**contents)))
+
+
+def test_more_values_than_can_be_taken_one_by_one_are_refused() -> None:
+    many = InferTensorContents(bool_contents=np.zeros(2**23 + 1, np.bool_).tolist())
+    with pytest.raises(InvalidTensor, match="8388609 values in contents; send over 8388608 as raw_input_contents"):
+        array_from_contents(head("BOOL", (2**23 + 1,), many))
