@@ -88,6 +88,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time of `pid` and of all below it that live, user's and system's. Steps of a clock tick."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(child) for child in children(pid))
+
+
 def core_ticks(core: int) -> tuple[int, int]:
     """Busy and total clock ticks of one core since boot; time stolen by the hypervisor counts as busy."""
     return _ticks(f"cpu{core}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks.load import Load, Observed, apply_load, require_wrk
 from benchmarks.octavo import Place, Server, served
 from benchmarks.options import Options
 from benchmarks.payloads import Payload, check_answer, make_requests
+from benchmarks.process import cpu_seconds
 from benchmarks.reference import Bare, BareSpeed, bare_session
 from benchmarks.report import Goal, Report, Table
 
@@ -41,6 +43,9 @@ class Round:
     binary: Observed
     json: Observed
     alone: Observed
+    # Processors that the server had under load, of as many as the case has threads; the rest were the load generator's.
+    binary_cpus: float
+    json_cpus: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -103,11 +108,14 @@ def _round(case: Case, options: Options, bare: Bare, targets: tuple[tuple[Server
     for rows in case.batches:
         options.quiet.wait()
         speeds[rows] = bare.measure(rows, options.seconds)
-    observed = []
+    observed, cpus = [], []
     for server, payload, connections in targets:
         options.quiet.wait()
+        before, started = cpu_seconds(server.pid), time.monotonic()
         observed.append(_load(server, payload, Load(connections, options.seconds)))
-    return Round(speeds, *observed)
+        cpus.append((cpu_seconds(server.pid) - before) / (time.monotonic() - started))
+    binary, json, alone = observed
+    return Round(speeds, binary, json, alone, *cpus[:2])
 
 
 def _load(server: Server, payload: Payload, load: Load) -> Observed:
@@ -150,4 +158,12 @@ def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
         f"{case.name}: at 1 connection, a request's p50 less the bare call of one row is {added * 1e3:.0f} us "
         f"({calls:.2f} times that call)."
     )
+    for kind, label in (("binary", "binary tensors"), ("json", "JSON")):
+        cores = f"{case.threads} core{'s' if case.threads > 1 else ''}"
+        shares = [getattr(one, f"{kind}_cpus") / case.threads for one in rounds]
+        per_time = [ratio / share for ratio, share in zip(_ratios(rounds, best, kind), shares, strict=True)]
+        report.notes.append(
+            f"{case.name}, {label}: the server itself had {median(shares):.1%} of the processor time of {cores}, and wrk "
+            f"most of the rest; for the time that it had, it answered {median(per_time):.3f} times the rows of bare ONNX Runtime at its best batch."
+        )
     report.rounds[case.name] = [one.to_json() for one in rounds]
