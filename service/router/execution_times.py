@@ -27,7 +27,7 @@ class ExecutionTimes:
     more, for it is thought to be slow, is corrected by the runs of others.
     """
 
-    __slots__ = ("_deviations", "_first", "_means", "_pace", "_ran", "_runs", "_sizes")
+    __slots__ = ("_deviations", "_forgiven", "_means", "_pace", "_profile", "_ran", "_runs", "_sizes")
 
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured` are first seconds by rows, as warming up took; with none of them nothing is expected to last."""
@@ -35,7 +35,8 @@ class ExecutionTimes:
         self._deviations = {rows: seconds * _FIRST_DEVIATION for rows, seconds in self._means.items()}
         self._sizes = sorted(self._means)
         # Seconds at pace 1, which is that of warming up.
-        self._first = dict(self._means)
+        self._profile = dict(self._means)
+        self._forgiven: set[int] = set()
         self._pace = 1.0
         self._ran: set[int] = set()
         self._runs = 0
@@ -48,7 +49,7 @@ class ExecutionTimes:
         mean = self._means.get(size)
         if mean is None:
             self._means[size], self._deviations[size] = seconds, seconds * _FIRST_DEVIATION
-            self._first[size] = seconds / self._pace
+            self._profile[size] = seconds / self._pace
             self._sizes = sorted(self._means)
             return
         self._ran.add(size)
@@ -71,24 +72,44 @@ class ExecutionTimes:
         """Seconds that a batch of `rows` rows rarely exceeds."""
         return self.expected(rows) + self.margin(rows)
 
-    def forgive(self) -> None:
-        """Takes all times for a little shorter: what is refused because of them runs no more to correct them."""
+    def forgive(self, rows: int) -> None:
+        """Takes all times for a little shorter: what is refused because of them runs no more to correct them.
+
+        A batch of `rows` rows was refused. What its time was made of was perhaps never right, and others' runs would
+        bring it back.
+        """
         for size in self._sizes:
             self._means[size] *= _FORGIVEN
             self._deviations[size] *= _FORGIVEN
+        for size in self._around(rows):
+            if size not in self._ran:
+                self._profile[size] *= _FORGIVEN
+                self._forgiven.add(size)
 
     def _draw_along(self) -> None:
         ran, means, deviations = self._ran, self._means, self._deviations
-        expected = sum(self._first[size] for size in ran)
+        # A size whose own part of the profile is in doubt tells nothing of the pace.
+        telling = ran - self._forgiven
+        expected = sum(self._profile[size] for size in telling)
         if expected > 0:
-            self._pace = sum(means[size] for size in ran) / expected or 1.0
+            self._pace = sum(means[size] for size in telling) / expected or 1.0
             for size in self._sizes:
                 if size not in ran:
-                    seconds = self._pace * self._first[size]
+                    seconds = self._pace * self._profile[size]
                     means[size] += _DRAWN_ALONG * (seconds - means[size])
                     deviations[size] += _DRAWN_ALONG * (seconds * _FIRST_DEVIATION - deviations[size])
+        for size in ran & self._forgiven:
+            self._profile[size] = means[size] / self._pace
+        self._forgiven -= ran
         ran.clear()
         self._runs = 0
+
+    def _around(self, rows: int) -> list[int]:
+        """The sizes that `_between` goes by."""
+        place = bisect_left(self._sizes, rows)
+        if place == len(self._sizes) or place == 0 or self._sizes[place] == rows:
+            return self._sizes[place : place + 1] or self._sizes[-1:]
+        return self._sizes[place - 1 : place + 1]
 
     def _between(self, values: Mapping[int, float], rows: int) -> float:
         sizes = self._sizes

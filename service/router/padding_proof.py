@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +21,15 @@ _MAX_ROW_BYTES = 256 * 1024 * 1024
 
 
 class _Probe(NamedTuple):
-    """A request of `length` that is padded to `bucket`, of random values between `low` and `high`, and of integers."""
+    """A request of `length` that is padded to `bucket`: of random values between `low` and `high`, and of integers
+    above or below (`side` 1 or -1) what is appended to them.
+    """
 
     length: int
     bucket: int
     low: float
     high: float
-    integer: int = 1
+    side: int
 
 
 def proven_padder(engine: Engine, padding: Padding) -> Padder:
@@ -38,11 +40,8 @@ def proven_padder(engine: Engine, padding: Padding) -> Padder:
     _check_values(engine.inputs, inputs, padding)
     _check_sizes(engine.inputs, inputs, padding.buckets[-1])
     proven: Padder | None = None
-    for probe in _probes(padding):
-        plain = _rows(engine.inputs, probe)
-        if probe.integer < 0 and not _takes(engine, plain):
-            continue
-        padder = _proven_by(probe, plain, engine, padding, inputs)
+    for probe in _probes(engine, padding):
+        padder = _proven_by(probe, engine, padding, inputs)
         if proven is not None and padder != proven:
             raise InvalidInput(
                 f"which axes of the outputs follow the length is another for {probe.length} than for shorter requests: "
@@ -53,8 +52,9 @@ def proven_padder(engine: Engine, padding: Padding) -> Padder:
     return proven
 
 
-def _proven_by(probe: _Probe, plain: dict[str, Array], engine: Engine, padding: Padding, inputs: Axes) -> Padder:
+def _proven_by(probe: _Probe, engine: Engine, padding: Padding, inputs: Axes) -> Padder:
     values, lengths = dict(padding.values), (probe.length, probe.bucket)
+    plain = _rows(engine.inputs, probe, values)
     padded = {
         name: padded_array(array, inputs[name], probe.bucket, values.get(name, 0)) if name in inputs else array
         for name, array in plain.items()
@@ -67,17 +67,21 @@ def _proven_by(probe: _Probe, plain: dict[str, Array], engine: Engine, padding: 
     return padder
 
 
-def _probes(padding: Padding) -> list[_Probe]:
+def _probes(engine: Engine, padding: Padding) -> list[_Probe]:
     """Half of each is padding: the more there is, the plainer its effect.
 
-    A largest value hides what is appended below it, and a smallest one what is above: so values of either sign, too.
+    A largest value hides what is appended below it, and a smallest one what is above: so values of either sign, too,
+    and integers on either side of the padding, as far as the engine takes them.
     """
     first = next((bucket for bucket in padding.buckets if bucket > 1), 2)
     largest = max(first, padding.buckets[-1])
-    kinds = ((0, 1, 1), (-1, 0, 1), (-1, 1, 1), (-1, 0, -1))
-    probes = [_Probe(max(1, first // 2), first, low, high, integer) for low, high, integer in kinds]
+    probes = [_Probe(max(1, first // 2), first, -1, 0, side) for side in (1, -1)]
+    values = dict(padding.values)
+    # Where it takes neither, its words on the first refuse the padding.
+    probes = [probe for probe in probes if _takes(engine, _rows(engine.inputs, probe, values))] or probes[:1]
+    probes += [probes[0]._replace(low=low, high=1) for low in (0, -1)]
     # The engine may refuse what is longer than it was made for, or answer it in another way.
-    return probes if largest == first else [*probes, _Probe(largest // 2, largest, -1, 1)]
+    return probes if largest == first else [*probes, probes[-1]._replace(length=largest // 2, bucket=largest)]
 
 
 def _check_values(specs: Sequence[TensorSpec], inputs: Axes, padding: Padding) -> None:
@@ -121,31 +125,37 @@ def _open_axes(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(axis for axis, extent in enumerate(spec.shape) if axis and extent == -1)
 
 
-def _rows(specs: Sequence[TensorSpec], probe: _Probe) -> dict[str, Array]:
-    """One row. A mask is of 1, integers or floats; other integers are the probe's, 1 being in every vocabulary."""
+def _rows(specs: Sequence[TensorSpec], probe: _Probe, values: Mapping[str, float]) -> dict[str, Array]:
+    """One row. A mask is of 1, integers or floats; `values` has what is appended to an input, 0 where it has none."""
     random = np.random.default_rng(0)
     arrays: dict[str, Array] = {}
     for spec in specs:
         shape = tuple(
             (1 if axis == 0 else probe.length) if extent == -1 else extent for axis, extent in enumerate(spec.shape)
         )
-        values = np.asarray(random.uniform(probe.low, probe.high, shape), np.float32)
+        floats = np.asarray(random.uniform(probe.low, probe.high, shape), np.float32)
         mask = "mask" in spec.name.lower()
         if spec.datatype == "BYTES":
             arrays[spec.name] = np.full(shape, b"a", spec.dtype)
-        elif spec.dtype.kind == "i" and not mask:
-            arrays[spec.name] = np.full(shape, probe.integer, spec.dtype)
-        elif spec.dtype.kind == "f" and not mask:
-            arrays[spec.name] = values.astype(spec.dtype)
         elif spec.datatype == "BF16":
-            arrays[spec.name] = (values.view(np.uint32) >> 16).astype(np.uint16)
-        else:
+            arrays[spec.name] = (floats.view(np.uint32) >> 16).astype(np.uint16)
+        elif mask:
             arrays[spec.name] = np.ones(shape, spec.dtype)
+        elif spec.dtype.kind == "f":
+            arrays[spec.name] = floats.astype(spec.dtype)
+        else:
+            arrays[spec.name] = np.full(shape, _beside(spec, values.get(spec.name, 0), probe.side), spec.dtype)
     return arrays
 
 
+def _beside(spec: TensorSpec, value: float, side: int) -> int:
+    """An integer far enough from `value` for a mean of the two to tell; on the other side where the datatype ends."""
+    step = side * max(1, abs(int(value)) // 2)
+    return int(value) + (step if _has(spec.dtype, int(value) + step) else -step)
+
+
 def _takes(engine: Engine, inputs: dict[str, Array]) -> bool:
-    """Whether it answers with numbers. What it cannot do with negative integers, it cannot do for a caller either."""
+    """Whether it answers with numbers. What it cannot do with such integers, it cannot do for a caller either."""
     try:
         answer = engine.infer(inputs)
     except Exception:  # noqa: BLE001 (whatever a runtime raises at an index out of range)

@@ -31,7 +31,7 @@ def check_deadline(pending: Pending, backlog: Backlog, waiting: WaitingRequests,
     if needed <= left:
         return
     if not waiting and not backlog.running:
-        backlog.times.forgive()
+        backlog.times.forgive(pending.rows)
     refusal = DeadlineUnreachable(
         f"a timeout of {round(pending.timeout * 1e6)} microseconds cannot be met: with {waiting.rows} rows waiting an "
         f"answer takes up to {ceil(needed * 1e6)}; allow more, or try again after the seconds in Retry-After"

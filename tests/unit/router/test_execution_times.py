@@ -49,7 +49,7 @@ def test_steady_runs_end_with_a_narrow_bound_and_restless_ones_with_a_wide_one()
 def test_forgiving_makes_every_size_a_little_quicker() -> None:
     times = ExecutionTimes({1: 1.0, 8: 4.0})
     before = [times.bound(rows) for rows in (1, 4, 8, 20)]
-    times.forgive()
+    times.forgive(8)
     assert all(0 < times.bound(rows) < was for rows, was in zip((1, 4, 8, 20), before, strict=True))
 
 
@@ -94,3 +94,23 @@ def test_any_history_keeps_few_sizes_and_finite_expectations(runs: list[tuple[in
         times.observe(rows, seconds)
         assert 0 < times.expected(rows) <= times.bound(rows) < float("inf")
     assert len(times._sizes) <= 16 + 8 * 10
+
+
+def test_a_size_whose_first_time_was_a_mishap_is_forgiven_for_good_while_others_run() -> None:
+    times = ExecutionTimes({1: 0.001, 32: 1.0})
+    for _ in range(60):
+        ran(times, 64, {1: 0.001})
+        times.forgive(32)
+    assert times.expected(32) < 0.05
+    assert times.expected(1) == pytest.approx(0.001, rel=0.2)
+
+
+def test_forgiving_a_size_that_runs_makes_no_other_one_slower() -> None:
+    times = ExecutionTimes({1: 0.001, 8: 0.004, 32: 0.01})
+    for _ in range(20):
+        for _ in range(64):
+            times.observe(1, 0.001)
+            times.forgive(1)
+    ran(times, 640, {1: 0.001})
+    assert times.expected(8) <= 0.0044
+    assert times.expected(32) <= 0.011

@@ -189,6 +189,28 @@ def test_where_the_engine_takes_no_negative_integers_none_are_asked_for(refuses:
     assert padded.inputs["counts"].shape == (1, 4)
 
 
+@pytest.mark.parametrize(("datatype", "value"), [("UINT8", 1.0), ("BOOL", 1.0), ("INT64", 1.0), ("UINT8", 255.0)])
+def test_integers_that_are_no_padding_show_what_equal_ones_would_hide(datatype: str, value: float) -> None:
+    def mean(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if inputs["x"].dtype.kind == "i" and (inputs["x"] < 1).any():
+            raise RuntimeError("index out of range")
+        return {"y": inputs["x"].astype(np.float32).mean(1, keepdims=True)}
+
+    engine = Formula((TensorSpec("x", datatype, (-1, -1)),), mean)
+    with pytest.raises(InvalidInput, match="padding changes the answers: output 'y'"):
+        proven_padder(engine, Padding((4, 8), (("x", value),)))
+
+
+def test_where_the_engine_takes_none_above_the_padding_smaller_integers_prove_it() -> None:
+    def looked_up(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if (inputs["counts"] > 9).any():
+            raise RuntimeError("index out of range")
+        return {"y": inputs["counts"].astype(np.float32)}
+
+    padder = proven_padder(Formula((COUNTS,), looked_up), Padding((4, 8), (("counts", 9.0),)))
+    assert padder.outputs == {"y": (1,)}
+
+
 def test_a_mask_of_integers_is_never_negative() -> None:
     def weighed(inputs: Mapping[str, Array]) -> dict[str, Array]:
         assert (inputs["mask"] >= 0).all()
