@@ -18,6 +18,8 @@ from service.errors import InvalidInput, InvalidTensor, Unsupported
 
 MAX_DIMENSIONS = 32
 MAX_TENSORS = 1024
+# Names of tensors are told in errors, whole.
+_MAX_NAME = 1000
 # Strings are taken one by one, while every other request waits: so many take a tenth of a second.
 MAX_STRINGS = 2**18
 _MAX_EXTENT = 2**40
@@ -105,8 +107,8 @@ def _tensor(item: Any) -> TensorHead:
     if not isinstance(item, Mapping):
         raise InvalidInput(f"an input is {_shown(item)}; send an object with name, shape, datatype and data")
     name = item.get("name")
-    if not isinstance(name, str) or not name:
-        raise InvalidInput(f"an input's 'name' is {_shown(name)}; send a string")
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
+        raise InvalidInput(f"an input's 'name' is {_shown(name)}; send a string of 1 to {_MAX_NAME} characters")
     datatype = item.get("datatype")
     dtype = NUMPY_TYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None or not isinstance(datatype, str):
@@ -150,8 +152,8 @@ def _outputs(value: Any) -> tuple[OutputHead, ...] | None:
 
 def _output(item: Any) -> OutputHead:
     name = item.get("name") if isinstance(item, Mapping) else None
-    if not isinstance(name, str) or not name:
-        raise InvalidInput(f"an output is {_shown(item)}; send an object with a name")
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
+        raise InvalidInput(f"an output is {_shown(item)}; send an object with a name of 1 to {_MAX_NAME} characters")
     parameters = _parameters(item, f"output {name!r}")
     if "shared_memory_region" in parameters:
         raise Unsupported(f"output {name!r} asks for shared memory, which is not offered; have it sent in the answer")

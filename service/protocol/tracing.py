@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -33,6 +33,10 @@ class _Sampler:
     @property
     def active(self) -> bool:
         return self.settings.timestamps and self._left != 0
+
+    def following(self, settings: TraceSettings, named: Iterable[str]) -> _Sampler:
+        """The sampler after a change that named these settings: itself, its count included, where none is another."""
+        return self if settings == self.settings and "count" not in named else _Sampler(settings)
 
     def takes_next(self) -> bool:
         if not self.active:
@@ -73,15 +77,24 @@ class Tracer:
         if model is None:
             defaults = asdict(TraceSettings())
             kept = {name: defaults[name] if value is None else value for name, value in changes.items()}
-            self._all = _Sampler(replace(self._all.settings, **kept))
+            self._all = self._all.following(replace(self._all.settings, **kept), changes)
         else:
             own = self._own.get(model, {}) | changes
             self._own[model] = {name: value for name, value in own.items() if value is not None}
         for name in [*self._own] if model is None else [model]:
-            self._samplers[name] = _Sampler(replace(self._all.settings, **self._own[name]))
-            if not self._own[name]:
-                del self._own[name], self._samplers[name]
+            if self._own[name]:
+                named = changes.keys() & self._own[name].keys() if model is not None else ()
+                settings = replace(self._all.settings, **self._own[name])
+                before = self._samplers.get(name)
+                self._samplers[name] = before.following(settings, named) if before is not None else _Sampler(settings)
+            else:
+                del self._own[name]
+                self._samplers.pop(name, None)
         self._switch()
+
+    def has_own(self, model: str) -> bool:
+        """Whether the model has settings of its own."""
+        return model in self._own
 
     def changes(self) -> list[tuple[str | None, dict[str, Any]]]:
         """What `change` is to be told, for all models and for single ones, to come to the settings as they are."""

@@ -66,8 +66,10 @@ class WholeServer:
         return log_settings(LEVELS.now)
 
     def trace(self, model: str | None = None) -> dict[str, Any]:
-        """The trace settings of a model, or of all that have none of their own. Raises NotFound."""
-        if model is not None and model not in self._router.deployed:
+        """The trace settings of a model, or of all that have none of their own. Raises NotFound, but for a model that
+        still has its own after it was deployed no more.
+        """
+        if model is not None and model not in self._router.deployed and not self._tracer.has_own(model):
             raise NotFound(f"Request for unknown model: {model[:80]!r} is not found; GET /models lists what there is")
         return self._tracer.shown(model)
 
@@ -76,7 +78,7 @@ class WholeServer:
         self.trace(model)
         self._tracer.change(changes, model)
         await self._siblings.ask(_TRACE, _ANSWER_SECONDS, changes=changes, model=model)
-        return self.trace(model)
+        return self._tracer.shown(model)
 
     async def take_over_settings(self) -> None:
         """Has a process that comes later log and trace as its siblings do."""

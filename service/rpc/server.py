@@ -58,7 +58,6 @@ class GrpcServer:
         return bound
 
     async def start(self) -> None:
-        await self._health.start()
         await self._server.start()
 
     async def stop(self, drain_seconds: float) -> None:

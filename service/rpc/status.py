@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import accumulate
 from typing import NamedTuple
 
 from grpc import StatusCode
@@ -47,8 +48,9 @@ STATUSES: dict[type[OctavoError], StatusCode] = {
     errors.JobCancelled: StatusCode.INTERNAL,
     OctavoError: StatusCode.INTERNAL,
 }
-# A message travels in the trailer, which clients take up to 8 KiB of.
-_MAX_MESSAGE = 2000
+# A message travels in the trailer, which clients take up to 8 KiB of; there each byte outside of ASCII takes three.
+_MAX_CHARACTERS = 2000
+_MAX_BYTES = 6000
 
 
 class Refusal(NamedTuple):
@@ -76,6 +78,11 @@ def refusal_of(error: Exception, method: str) -> Refusal:
     metadata = [("error-code", error.code)]
     if error.retryable:
         metadata.append(("grpc-retry-pushback-ms", str(error.retry_after_seconds * 1000)))
+    return Refusal(status, _cut(str(error)), error.code, tuple(metadata))
+
+
+def _cut(message: str) -> str:
     # A lone surrogate of a caller's name has no bytes in UTF-8.
-    message = str(error).encode("utf-8", "backslashreplace").decode()[:_MAX_MESSAGE]
-    return Refusal(status, message, error.code, tuple(metadata))
+    text = message[:_MAX_CHARACTERS].encode("utf-8", "backslashreplace").decode()[:_MAX_CHARACTERS].encode()
+    sizes = accumulate(1 if 0x20 <= byte < 0x7F and byte != ord("%") else 3 for byte in text)
+    return text[: sum(size <= _MAX_BYTES for size in sizes)].decode("utf-8", "ignore")

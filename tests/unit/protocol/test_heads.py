@@ -62,6 +62,11 @@ def test_a_sequence_of_none_is_no_sequence() -> None:
         ({"inputs": [7]}, "an input is 7"),
         ({"inputs": [TENSOR, TENSOR]}, "'inputs' names a tensor twice"),
         ({"inputs": [TENSOR | {"name": 5}]}, "an input's 'name' is 5"),
+        (
+            {"inputs": [TENSOR | {"name": "n" * 1001}]},
+            "'name' is 'nnn.*send a string of 1 to 1000 characters",
+        ),
+        ({"inputs": [TENSOR], "outputs": [{"name": "n" * 1001}]}, "an output is .*a name of 1 to 1000 characters"),
         ({"inputs": [TENSOR | {"datatype": "FLOAT"}]}, "the datatype of input 'x' is 'FLOAT'; send one of BOOL"),
         ({"inputs": [TENSOR | {"datatype": ["FP32"]}]}, "the datatype of input 'x'"),
         ({"inputs": [TENSOR | {"shape": 3}]}, "the shape of input 'x' is 3"),

@@ -135,6 +135,45 @@ def test_the_file_is_whole_after_each_write_and_tracing_ends_where_it_is_full(tm
     assert len(run(path, scenario, max_bytes=300_000)) == 2048
 
 
+def test_a_file_that_was_taken_away_or_cut_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    file = TraceFile(path)
+    file.append([{"id": number} for number in range(10)])
+    path.rename(tmp_path / "rotated.json")
+    file.append([{"id": 10}])
+    assert json.loads(path.read_text()) == [{"id": 10}]
+    path.write_bytes(b"")
+    file.append([{"id": 11}])
+    file.append([{"id": 12}])
+    assert json.loads(path.read_text()) == [{"id": 11}, {"id": 12}]
+
+
+def test_what_a_full_disk_left_of_a_write_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    file = TraceFile(path)
+    file.append([{"id": 1}])
+    with path.open("r+b") as half:
+        half.seek(-3, 2)
+        half.write(b',\n{"id": 2, "model_name": "a long one", "half of')
+    file.append([{"id": 3}])
+    assert json.loads(path.read_text()) == [{"id": 1}, {"id": 3}]
+
+
+def test_a_change_begins_only_those_counts_anew_that_it_concerns(tmp_path: Path) -> None:
+    async def scenario(tracer: Tracer) -> None:
+        tracer.change(ON | {"trace_count": "1"}, "m")
+        answer(tracer)
+        assert not tracer.active
+        tracer.change({"log_frequency": "0"})
+        tracer.change({"log_frequency": "0"}, "m")
+        tracer.change({"trace_count": "7"})
+        assert not tracer.active
+        tracer.change({"trace_count": "1"}, "m")
+        assert tracer.active
+
+    run(tmp_path / "t.json", scenario)
+
+
 def test_a_file_that_cannot_be_written_ends_tracing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
 

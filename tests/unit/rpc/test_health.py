@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 from grpc import StatusCode
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 
 from service.rpc.health import Health
@@ -29,7 +29,6 @@ class Server:
         self._port = self._server.add_insecure_port("127.0.0.1:0")
 
     async def run(self, work: Callable[[Server, HealthStub], Awaitable[None]]) -> None:
-        await self._health.start()
         await self._server.start()
         async with asyncio.timeout(20), grpc.aio.insecure_channel(f"127.0.0.1:{self._port}") as channel:
             await work(self, HealthStub(channel))
@@ -67,9 +66,11 @@ def test_a_server_serves_from_its_readiness_on(service: str) -> None:
 
 def test_a_service_that_is_not_there_is_not_found() -> None:
     async def work(_: Server, health: HealthStub) -> None:
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
+        with pytest.raises(grpc.aio.AioRpcError, match="service 'nothing' is not here; ask for one of '', ") as refused:
             await status(health, "nothing")
         assert refused.value.code() is StatusCode.NOT_FOUND
+        watch = health.Watch(HealthCheckRequest(service="nothing"))
+        assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
 
     run(work)
 
@@ -92,6 +93,16 @@ def test_a_watch_is_told_of_the_readiness_and_does_not_hold_up_the_stop() -> Non
             await watching
         assert ended.value.code() is StatusCode.UNAVAILABLE
         assert told == [NOT_SERVING, SERVING, NOT_SERVING]
+
+    run(work)
+
+
+def test_every_service_is_listed_with_its_status() -> None:
+    async def work(server: Server, health: HealthStub) -> None:
+        for ready, wanted in ((False, NOT_SERVING), (True, SERVING)):
+            server.ready = ready
+            listed = (await health.List(HealthListRequest())).statuses
+            assert {name: answer.status for name, answer in listed.items()} == {"": wanted, NAME: wanted}
 
     run(work)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import string
+from urllib.parse import quote
 
 import pytest
 from grpc import StatusCode
@@ -42,6 +44,11 @@ def test_a_refusal_carries_the_public_code_and_when_to_come_back() -> None:
 def test_a_message_is_cut_to_what_a_trailer_holds_and_has_bytes() -> None:
     assert len(refusal_of(InvalidTensor("x" * 100_000), "ModelInfer").message) == 2000
     assert refusal_of(InvalidTensor("\ud800"), "ModelInfer").message == "\\ud800"
+    # On the wire each byte outside of ASCII is three.
+    for text in ("\U0001f600" * 2000, "x" + "\U0001f600" * 2000, "ü" * 2000, "%" * 2000):
+        message = refusal_of(InvalidTensor(text), "ModelInfer").message
+        assert text.startswith(message)
+        assert 5900 <= len(quote(message, safe=string.printable.replace("%", ""))) <= 6000
 
 
 def test_a_crash_is_logged_whole_and_tells_the_caller_nothing(caplog: pytest.LogCaptureFixture) -> None:
