@@ -11,7 +11,7 @@ import onnx
 from onnx import GraphProto, NodeProto, shape_inference
 
 from service.quantization.builders.builder import ExecutedOperator
-from service.quantization.preparation import LOWEST_OPSET, prepare
+from service.quantization.preparation.preparation import LOWEST_OPSET, prepare
 
 
 def count_macs(model: Path) -> dict[str, int]:

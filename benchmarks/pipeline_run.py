@@ -18,7 +18,7 @@ from service.domain.limits import StageLimits
 from service.domain.recipe import Budget, Recipe
 from service.errors import OctavoError
 from service.quantization.pipeline import STAGES, PipelineTask
-from service.quantization.sandbox import run_in_sandbox
+from service.quantization.sandbox.parent import run_in_sandbox
 
 _RUN_STAGE = "service.quantization.pipeline:run_stage"
 _RUN_STAGE_FOR_CPU = "benchmarks.stage_for_cpu:run_stage"

@@ -163,7 +163,7 @@ def _add_table(report: Report, case: Case, rounds: list[Round]) -> None:
         shares = [getattr(one, f"{kind}_cpus") / case.threads for one in rounds]
         per_time = [ratio / share for ratio, share in zip(_ratios(rounds, best, kind), shares, strict=True)]
         report.notes.append(
-            f"{case.name}, {label}: the server itself had {median(shares):.1%} of the processor time of {cores}, and wrk "
-            f"most of the rest; for the time that it had, it answered {median(per_time):.3f} times the rows of bare ONNX Runtime at its best batch."
+            f"{case.name}, {label}: the server itself had {median(shares):.1%} of the processor time of {cores}, wrk "
+            f"most of the rest; for that time it answered {median(per_time):.3f} times the rows of the bare runtime."
         )
     report.rounds[case.name] = [one.to_json() for one in rounds]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from service.domain.plan import QuantizationPlan, TensorGrid
-from service.quantization.rules import rules_of
+from service.quantization.planning.rules import rules_of
 
 # Two products of 64 with the largest activation, 255, stay below 2 to the power of 15.
 _LARGEST, _LARGEST_OF_8_BITS = 64, 127

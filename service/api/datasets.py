@@ -25,7 +25,7 @@ from service.registry.datasets import NewDataset
 
 router = APIRouter(tags=["datasets"])
 
-_INSPECTION = "service.quantization.datasets:inspect_dataset"
+_INSPECTION = "service.quantization.data.datasets:inspect_dataset"
 _PARTS = {
     "preprocessing": "JSON: how the pictures of a .zip become rows.",
     "model": "A model that the rows must fit, and whose preprocessing is used where none is sent.",

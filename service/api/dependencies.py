@@ -18,7 +18,7 @@ from service.domain.engine import Fingerprint
 from service.domain.limits import StageLimits, UploadLimits
 from service.jobs.queue import JobQueue
 from service.metrics import REGISTRY
-from service.quantization.sandbox import run_in_sandbox
+from service.quantization.sandbox.parent import run_in_sandbox
 from service.registry.blobs import Blobs
 from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry

@@ -27,7 +27,7 @@ from service.registry.models import NewModelVersion
 router = APIRouter(tags=["models"])
 _log = logging.getLogger(__name__)
 
-_INSPECTION = "service.quantization.inspection:inspect_model"
+_INSPECTION = "service.quantization.graphs.inspection:inspect_model"
 _PARTS = {
     "labels": "A text file of the classes' names, one a line.",
     "preprocessing": "JSON: how a picture becomes the model's input.",

@@ -113,7 +113,7 @@ def predict_routes(predictor: Predictor, limits: InferLimits) -> list[BaseRoute]
 
 
 def _image_to_tensor(image: bytes, preprocessing: Preprocessing, limits: InferLimits) -> Array:
-    from service.quantization.preprocessing import decode_image, preprocess_image
+    from service.quantization.data.preprocessing import decode_image, preprocess_image
 
     return preprocess_image(decode_image(image, limits), preprocessing)
 

@@ -11,7 +11,7 @@ from service.api.multipart import Upload
 from service.api.schemas_requests import NAME_SCHEMA
 from service.domain.model import Preprocessing, checked_name
 from service.errors import InvalidPreprocessing, InvalidRequest
-from service.quantization.preprocessing import checked_preprocessing
+from service.quantization.data.preprocessing import checked_preprocessing
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LABEL_CHARACTERS = 256

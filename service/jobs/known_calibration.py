@@ -10,7 +10,7 @@ from typing import Any
 
 from service.errors import OctavoError
 from service.jobs.stage_files import StageFiles
-from service.quantization.calibration_file import CALIBRATION
+from service.quantization.kept_files import CALIBRATION
 from service.registry.calibrations import StoredCalibrations
 
 _log = logging.getLogger(__name__)

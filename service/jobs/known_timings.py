@@ -15,7 +15,7 @@ from service.domain.engine import Fingerprint
 from service.domain.recipe import digest_of
 from service.errors import NotFound, OctavoError
 from service.jobs.stage_files import StageFiles
-from service.quantization.timing_cache import TIMINGS
+from service.quantization.kept_files import TIMINGS
 from service.registry.blobs import Blobs
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from service.domain.engine import Certificate, EngineArtifact, may_answer
 from service.domain.job import Job
 from service.domain.recipe import QuantizeRequest
 from service.errors import Conflict, NotFound, OctavoError, StageFailed, Unproven
-from service.quantization.compiled_kernels import RUNTIME_CACHE
+from service.quantization.kept_files import RUNTIME_CACHE
 from service.registry.blobs import Blobs, content_key
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry

@@ -27,8 +27,8 @@ from service.jobs.publication import Publication
 from service.jobs.retry import FIRST_WAIT_SECONDS, MAX_TRIES, WAIT_GROWTH, is_worth_retrying
 from service.jobs.stage_files import StageFiles
 from service.logs import log_context
-from service.quantization.calibration_file import LAYOUT
-from service.quantization.sandbox import run_in_sandbox
+from service.quantization.kept_files import LAYOUT
+from service.quantization.sandbox.parent import run_in_sandbox
 from service.quantization.task import PipelineTask
 from service.registry.blobs import Blobs, content_key, content_sha256
 from service.registry.calibrations import StoredCalibrations, calibration_key

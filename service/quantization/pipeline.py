@@ -18,12 +18,12 @@ __all__ = ["STAGES", "PipelineTask", "available_runtimes", "run_stage"]
 
 STAGES = ("inspect", "calibrate", "convert", "build", "validate", "gate")
 _MODULES = {
-    "inspect": "preparation",
-    "calibrate": "calibration",
-    "convert": "conversion",
-    "build": "building",
-    "validate": "validation",
-    "gate": "gate",
+    "inspect": "preparation.preparation",
+    "calibrate": "calibration.calibration",
+    "convert": "conversion.conversion",
+    "build": "builders.building",
+    "validate": "proof.validation",
+    "gate": "proof.gate",
 }
 
 StageFunction = Callable[[PipelineTask, Progress], dict[str, Any]]

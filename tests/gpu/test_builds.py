@@ -12,7 +12,7 @@ from service.domain.recipe import WEIGHTS, BatchProfile
 from service.engines.gpu_requirements import missing_for
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization.builders.builder import BuildOptions, builder_for
-from service.quantization.sparsity import prune
+from service.quantization.graphs.sparsity import prune
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.small_models import classifier, images, saved
 

@@ -31,8 +31,8 @@ from service.quantization.builders.tensorrt_log import BuildLog
 from service.quantization.builders.tensorrt_parsing import parsed_network
 from service.quantization.builders.tensorrt_script import reproduce_script
 from service.quantization.builders.tensorrt_targets import set_targets
-from service.quantization.compiled_kernels import RUNTIME_CACHE
-from service.quantization.sparsity import sparse_operators
+from service.quantization.graphs.sparsity import sparse_operators
+from service.quantization.kept_files import RUNTIME_CACHE
 
 # Scratch memory that one layer's kernel may ask for where no GPU says how much there is: a small card has 8 GiB in all.
 _WORKSPACE_BYTES = 4 * 1024**3

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from service.errors import InvalidModel
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.lint.tensorrt import refusals
 
 # Inputs that are extents or indices, by operator. A Slice's bounds are clamped to the axis, so theirs may be any.

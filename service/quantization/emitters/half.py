@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from service.domain.plan import OperatorPrecision
 from service.errors import StageFailed
 from service.quantization.emitters.opset import raised
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.placements.half import ELEMENTS, LARGEST, Ranges, place_half
 from service.quantization.placements.half_operators import LOWEST_OPSETS, fixed_sides
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto
 
 from service.domain.plan import QuantizationPlan, TensorGrid
 from service.quantization.emitters.qdq import QdqWriter
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 
 
 def emit_onnxruntime(model: ModelProto, plan: QuantizationPlan) -> ModelProto:

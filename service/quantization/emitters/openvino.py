@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 
 from service.domain.plan import QuantizationPlan
 from service.quantization.emitters.qdq import QdqWriter
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.openvino import MOVING, averages_padding
 
 # OpenVINO 2026.4 applies the weight's scale twice to an INT8 convolution that has no bias, or zeros for one, where its

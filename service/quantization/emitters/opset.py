@@ -6,7 +6,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper, version_converter
 
 from service.errors import StageFailed
-from service.quantization.graph import attribute
+from service.quantization.graphs.graph import attribute
 
 _IR_VERSIONS = ((22, 10), (19, 9), (0, 8))
 

@@ -13,8 +13,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from service.domain.plan import TensorGrid
 from service.domain.tensor import NUMPY_TYPES
-from service.quantization.graph import Graph
-from service.quantization.graph_checks import graphs_of, nodes_of
+from service.quantization.graphs.graph import Graph
+from service.quantization.graphs.graph_checks import graphs_of, nodes_of
 
 Array = npt.NDArray[Any]
 # What the names of new tensors and nodes end in.

@@ -16,7 +16,7 @@ from service.errors import StageFailed
 from service.quantization.emitters.half import emit_half_as_placed
 from service.quantization.emitters.opset import raised
 from service.quantization.emitters.qdq import QdqWriter
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.half import SMALLEST, Ranges, place_half
 from service.quantization.placements.tensorrt import quantized_inputs
 from service.quantization.placements.tensorrt_kernels import CONVOLUTIONS

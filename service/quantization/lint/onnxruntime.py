@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from service.quantization.graph import Graph, clip_bounds
+from service.quantization.graphs.graph import Graph, clip_bounds
 from service.quantization.lint.prediction import Predicted
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.lint.prediction import Predicted
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")

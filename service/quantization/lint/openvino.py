@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.lint.prediction import Predicted
 from service.quantization.placements.openvino import MOVING
 from service.quantization.placements.placement import WEIGHTED

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 
 # Operators that hold their own quantization, instead of Q/DQ nodes around float operators.
 _REFUSED = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")

@@ -14,7 +14,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from service.domain.plan import OperatorPrecision, QuantizationPlan
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.placements.half_operators import defined_in
 from service.quantization.placements.placement import matching_pattern
 from service.quantization.placements.tensorrt_kernels import tensor_shapes

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from onnx import NodeProto, defs
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 
 # BF16 came to most operators with opset 22, to which the emitter raises a graph.
 LOWEST_OPSETS = {"FP16": 0, "BF16": 22}

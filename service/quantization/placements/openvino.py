@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
-from service.quantization.graph import Graph, attribute, clip_bounds
+from service.quantization.graphs.graph import Graph, attribute, clip_bounds
 from service.quantization.placements.placement import (
     WEIGHTED,
     Placement,

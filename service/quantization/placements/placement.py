@@ -10,7 +10,7 @@ from glob import escape
 from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _FLOATS = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}

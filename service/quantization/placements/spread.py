@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.placement import WEIGHTED
 
 # A part whose range is a sixteenth of the whole has 16 of 256 levels: 4 bits, and 24 dB of its precision is gone.

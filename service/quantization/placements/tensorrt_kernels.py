@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import ModelProto, NodeProto
 
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 WEIGHTED = CONVOLUTIONS | {"Gemm", "MatMul"}

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from onnx import NodeProto
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 
 
 def skip_input(node: NodeProto, graph: Graph, convolutions: Collection[str]) -> str | None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from service.quantization.graph import Graph
-from service.quantization.rows import Array
+from service.quantization.data.rows import Array
+from service.quantization.graphs.graph import Graph
 from service.quantization.tuning.exposure import Exposure
 from service.quantization.tuning.layer import Floats, Layer, rewritten
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from onnx import ModelProto
 
-from service.quantization.histogram import Histogram
+from service.quantization.measures.histogram import Histogram
 from service.quantization.tuning.exposure import Exposure
 from service.quantization.tuning.layer import Array, Floats, Layer
 

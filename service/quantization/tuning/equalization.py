@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from service.quantization.graph import Graph, attribute, clip_bounds
+from service.quantization.graphs.graph import Graph, attribute, clip_bounds
 from service.quantization.tuning.layer import Array, Floats, rewritten
 
 _LINKS = frozenset({"Relu", "Clip", "LeakyRelu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"})

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from service.errors import EngineFailed
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.tuning.layer import Array
 
 

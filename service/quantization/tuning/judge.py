@@ -11,8 +11,8 @@ from onnx import ModelProto
 
 from service.engines.engine import Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization.noise import joined, noise_share
-from service.quantization.simulation import simulated
+from service.quantization.measures.noise import joined, noise_share
+from service.quantization.measures.simulation import simulated
 from service.quantization.tuning.layer import Array, Floats
 
 # What a graph without any error scores, so that scores stay numbers.

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, numpy_helper
 
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.placements.placement import WeightedOperator
 
 Array = npt.NDArray[Any]

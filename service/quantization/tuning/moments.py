@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from onnx import ModelProto
 
-from service.quantization.rows import Array
+from service.quantization.data.rows import Array
 from service.quantization.tuning.exposure import Exposure
 from service.quantization.tuning.layer import Floats, Layer
 from service.quantization.tuning.patches import unrolled

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from service.quantization.graph import attribute
+from service.quantization.graphs.graph import attribute
 from service.quantization.tuning.layer import Array, Layer
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.quantization.rows import Feed
+from service.quantization.data.rows import Feed
 from service.quantization.tuning.layer import Array
 
 BLOCK_ROWS = 8

@@ -9,13 +9,13 @@ from onnx import ModelProto
 
 from service.domain.plan import QuantizationPlan, TensorGrid
 from service.domain.recipe import Calibration, Recipe
-from service.quantization.calibrated import Calibrated
-from service.quantization.graph import Graph
-from service.quantization.histogram import Histogram
+from service.quantization.calibration.calibrated import Calibrated
+from service.quantization.calibration.ranges import find_range
+from service.quantization.graphs.graph import Graph
+from service.quantization.measures.histogram import Histogram
 from service.quantization.placements.placement import Placement, WeightedOperator
-from service.quantization.planner import Planned, make_plan
-from service.quantization.ranges import find_range
-from service.quantization.rules import RuntimeRules
+from service.quantization.planning.planner import Planned, make_plan
+from service.quantization.planning.rules import RuntimeRules
 from service.quantization.tuning.layer import Layer
 from service.quantization.tuning.sample import Sample
 

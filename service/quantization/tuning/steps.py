@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from service.domain.plan import WeightGrid
-from service.quantization.graph import Graph
-from service.quantization.rows import Array
-from service.quantization.saturation import held_pairs, largest_pair, saturates
+from service.quantization.data.rows import Array
+from service.quantization.graphs.graph import Graph
+from service.quantization.planning.saturation import held_pairs, largest_pair, saturates
 from service.quantization.tuning.bias_correction import Corrected, corrected
 from service.quantization.tuning.channels import channel_power, column_power, histograms, input_place
 from service.quantization.tuning.equalization import equalized, factors, streams

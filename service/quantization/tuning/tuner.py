@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from service.domain.plan import QuantizationPlan
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
+from service.quantization.measures.simulation import simulated
 from service.quantization.placements.placement import Placement
-from service.quantization.simulation import simulated
 from service.quantization.task import Progress
 from service.quantization.tuning.judge import Judge, Score
 from service.quantization.tuning.state import State, Subject

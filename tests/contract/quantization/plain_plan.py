@@ -7,7 +7,7 @@ import onnxruntime as ort
 from onnx import NodeProto, ValueInfoProto, helper, numpy_helper
 
 from service.domain.plan import QuantizationPlan, TensorGrid
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.tensorrt import quantized_inputs
 from service.quantization.placements.tensorrt_kernels import CONVOLUTIONS
 from tests.unit.quantization.small_models import Array

@@ -12,17 +12,17 @@ import pytest
 
 from service.domain.recipe import GRANULARITIES, METHODS, SCHEMES, Calibration, Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.quantization.calibration.observation import ObservedModel, observe
+from service.quantization.calibration.ranges import find_range
+from service.quantization.data.rows import Array, Feed, Rows
 from service.quantization.emitters.onnxruntime import emit_onnxruntime
-from service.quantization.graph import Graph
-from service.quantization.histogram import Histogram
-from service.quantization.observation import ObservedModel, observe
+from service.quantization.graphs.graph import Graph
+from service.quantization.measures.histogram import Histogram
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import Placement
-from service.quantization.planner import Planned, make_plan
-from service.quantization.preparation import LOWEST_OPSET, prepare
-from service.quantization.ranges import find_range
-from service.quantization.rows import Array, Feed, Rows
-from service.quantization.rules import rules_of
+from service.quantization.planning.planner import Planned, make_plan
+from service.quantization.planning.rules import rules_of
+from service.quantization.preparation.preparation import LOWEST_OPSET, prepare
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits"
 MAX_LOSS = 0.01

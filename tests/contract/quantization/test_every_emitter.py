@@ -21,12 +21,12 @@ from service.domain.plan import QuantizationPlan
 from service.domain.recipe import Calibration, Recipe
 from service.engines.fingerprint import host_fingerprint
 from service.quantization.builders.builder import builder_for
-from service.quantization.fusion_lint import predict
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
+from service.quantization.lint.fusion_lint import predict
+from service.quantization.measures.simulation import simulated
 from service.quantization.pipeline import available_runtimes
-from service.quantization.rules import rules_of
-from service.quantization.saturation import saturates
-from service.quantization.simulation import simulated
+from service.quantization.planning.rules import rules_of
+from service.quantization.planning.saturation import saturates
 from tests.contract.quantization.plain_plan import PlainPlan
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.random_graphs import random_network, random_rows

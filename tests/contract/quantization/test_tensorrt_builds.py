@@ -18,9 +18,9 @@ from onnx import ModelProto
 from service.domain.recipe import Calibration, Recipe
 from service.quantization.emitters.half import emit_half
 from service.quantization.emitters.tensorrt import emit_tensorrt, plan_in_half
-from service.quantization.fusion_lint import predict
-from service.quantization.graph import Graph, attribute
-from service.quantization.sparsity import prune
+from service.quantization.graphs.graph import Graph, attribute
+from service.quantization.graphs.sparsity import prune
+from service.quantization.lint.fusion_lint import predict
 from tests.unit.quantization.efficientnet_lite0 import efficientnet_lite0, pictures
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.small_models import Array

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.dataset_rows import take_rows
-from service.quantization.rows import Rows
+from service.quantization.data.rows import Rows
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from service.domain.engine import Fingerprint, Gpu
 from service.jobs.known_timings import KnownTimings
 from service.jobs.stage_files import StageFiles
-from service.quantization.timing_cache import TIMINGS
+from service.quantization.kept_files import TIMINGS
 from service.registry.blobs import Blobs
 
 HOST = Fingerprint("cpu", (), "none", {"tensorrt": "tensorrt 11.4"}, Gpu("H100", "9.0", "13.0"))

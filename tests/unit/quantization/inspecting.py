@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from service.quantization.inspection import inspect_model
+from service.quantization.graphs.inspection import inspect_model
 
 
 def inspect(folder: Path, model: ModelProto | bytes) -> dict[str, Any]:

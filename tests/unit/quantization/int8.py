@@ -9,13 +9,13 @@ from onnx import ModelProto
 from service.domain.plan import QuantizationPlan
 from service.domain.recipe import Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization.graph import Graph
-from service.quantization.observation import ObservedModel, observe
-from service.quantization.planner import Planned, make_plan
-from service.quantization.preparation import LOWEST_OPSET, prepare
-from service.quantization.ranges import find_range
-from service.quantization.rows import Array, Feed, Rows
-from service.quantization.rules import rules_of
+from service.quantization.calibration.observation import ObservedModel, observe
+from service.quantization.calibration.ranges import find_range
+from service.quantization.data.rows import Array, Feed, Rows
+from service.quantization.graphs.graph import Graph
+from service.quantization.planning.planner import Planned, make_plan
+from service.quantization.planning.rules import rules_of
+from service.quantization.preparation.preparation import LOWEST_OPSET, prepare
 from tests.unit.quantization.small_models import saved
 
 

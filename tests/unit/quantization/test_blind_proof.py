@@ -11,8 +11,8 @@ import pytest
 from onnx import ModelProto, helper
 
 from service.domain.recipe import BatchProfile, Budget, Recipe, Tuning
-from service.quantization import latency
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.proof import latency
 from tests.unit.quantization.small_models import model_of, saved, saved_rows, value
 
 RANDOM = np.random.default_rng(4)

@@ -8,10 +8,10 @@ import pytest
 
 from service.domain.recipe import BatchProfile, Budget, Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization import latency
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
-from service.quantization.compiled_kernels import RUNTIME_CACHE
+from service.quantization.kept_files import RUNTIME_CACHE
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.proof import latency
 from tests.unit.quantization.small_models import classifier, images, saved, saved_rows
 
 

@@ -14,9 +14,10 @@ from onnx import TensorProto
 from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe, Tuning
 from service.engines.cuda_device import CudaDevice
 from service.errors import InvalidRecipe
-from service.quantization import latency, recipes
+from service.quantization import recipes
 from service.quantization.builders import onnxruntime_gpu_builder
 from service.quantization.pipeline import PipelineTask
+from service.quantization.proof import latency
 from service.quantization.recipes import candidate_runtimes, check_recipe
 from tests.unit.quantization.pipeline_runs import digits_task, gate_of, report_of
 

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 from service.domain.recipe import BatchProfile, Calibration, Recipe
 from service.engines.openvino_engine import OpenVinoEngine
 from service.errors import InvalidRecipe, OctavoError
-from service.quantization import latency, recipes
+from service.quantization import recipes
 from service.quantization.pipeline import PipelineTask
+from service.quantization.proof import latency
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
 from tests.unit.quantization.pipeline_runs import DIGITS, digits_task, gate_of, report_of
 from tests.unit.quantization.small_models import saved_rows

@@ -20,10 +20,10 @@ from service.domain.limits import MIB, StageLimits
 from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
 from service.engines.fingerprint import engine_fingerprint, host_fingerprint
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization import latency
 from service.quantization.pipeline import STAGES, PipelineTask
-from service.quantization.sandbox import run_in_sandbox
-from service.quantization.saturation import saturates
+from service.quantization.planning.saturation import saturates
+from service.quantization.proof import latency
+from service.quantization.sandbox.parent import run_in_sandbox
 from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.pipeline_runs import report_of, run_all, run_one
 from tests.unit.quantization.small_models import (

@@ -13,9 +13,9 @@ from onnx import helper
 from service.domain.limits import MIB, StageLimits
 from service.domain.recipe import Budget, Recipe
 from service.errors import EngineFailed, InvalidRecipe, InvalidRequest, OctavoError, StageFailed
-from service.quantization import latency
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
-from service.quantization.sandbox import run_in_sandbox
+from service.quantization.proof import latency
+from service.quantization.sandbox.parent import run_in_sandbox
 from tests.unit.quantization.small_models import (
     Array,
     classifier,

@@ -12,11 +12,12 @@ from onnx import TensorProto
 from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe, Tuning
 from service.engines.cuda_device import CudaDevice
 from service.errors import InvalidRecipe
-from service.quantization import latency, recipes
+from service.quantization import recipes
 from service.quantization.builders import tensorrt_builder
+from service.quantization.graphs.sparsity import sparse_operators
 from service.quantization.pipeline import PipelineTask
+from service.quantization.proof import latency
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
-from service.quantization.sparsity import sparse_operators
 from tests.unit.quantization.pipeline_runs import digits_task, gate_of, report_of
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")

@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 
 from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
-from service.quantization import latency
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
+from service.quantization.proof import latency
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.small_models import images, model_of, saved, saved_rows, value
 

@@ -18,7 +18,7 @@ from service.errors import EngineFailed, InvalidModel
 from service.quantization.builders import tensorrt_builder, tensorrt_targets
 from service.quantization.builders.builder import BuildOptions, builder_for
 from service.quantization.builders.tensorrt_builder import TensorRtBuilder
-from service.quantization.compiled_kernels import RUNTIME_CACHE
+from service.quantization.kept_files import RUNTIME_CACHE
 from tests.unit.quantization.small_models import classifier, saved
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")

@@ -19,7 +19,7 @@ from service.quantization.builders import tensorrt_builder, tensorrt_targets
 from service.quantization.builders.builder import BuildOptions
 from service.quantization.builders.tensorrt_builder import TensorRtBuilder
 from service.quantization.builders.tensorrt_flags import flags_of, set_flags
-from service.quantization.sparsity import prune
+from service.quantization.graphs.sparsity import prune
 from tests.unit.quantization.small_models import classifier, saved
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")

@@ -12,9 +12,9 @@ from onnx.reference import ReferenceEvaluator
 
 from service.errors import StageFailed
 from service.quantization.emitters.half import emit_half
+from service.quantization.measures.simulation import simulated
 from service.quantization.placements.half import LARGEST
-from service.quantization.preparation import prepare
-from service.quantization.simulation import simulated
+from service.quantization.preparation.preparation import prepare
 from tests.unit.quantization.int8 import run
 from tests.unit.quantization.small_models import classifier, fp32, images, model_of, relu_model, saved, value
 from tests.unit.quantization.tensorrt_engine import build_engine

@@ -11,7 +11,7 @@ from onnx import ModelProto, helper
 
 from service.domain.recipe import GRANULARITIES, SCHEMES, Calibration, Recipe
 from service.engines.openvino_engine import OpenVinoEngine
-from service.quantization.simulation import simulated
+from service.quantization.measures.simulation import simulated
 from tests.unit.quantization.bodies import BODIES, body_model, body_rows
 from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.small_models import Array, classifier, images, model_of, saved, value

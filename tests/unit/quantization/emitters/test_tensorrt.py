@@ -17,9 +17,9 @@ from service.domain.plan import QuantizationPlan, TensorGrid
 from service.domain.recipe import GRANULARITIES, Calibration, Recipe
 from service.errors import StageFailed
 from service.quantization.emitters.tensorrt import emit_tensorrt, half_scales, plan_in_half
-from service.quantization.graph import Graph, attribute
+from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.lint.tensorrt import predict, refusals
-from service.quantization.simulation import simulated
+from service.quantization.measures.simulation import simulated
 from tests.unit.quantization.int8 import quantize
 from tests.unit.quantization.small_models import Array, classifier, images, model_of, value
 from tests.unit.quantization.tensorrt_engine import build_engine

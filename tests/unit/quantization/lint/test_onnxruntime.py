@@ -14,9 +14,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 from service.domain.recipe import Recipe
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
-from service.quantization.fusion_lint import predict
+from service.quantization.lint.fusion_lint import predict
 from service.quantization.lint.prediction import Predicted
-from service.quantization.simulation import simulated
+from service.quantization.measures.simulation import simulated
 from tests.unit.quantization.int8 import quantize, run
 from tests.unit.quantization.random_graphs import random_network, random_rows
 from tests.unit.quantization.small_models import Array, classifier, fp32, images, model_of, saved, value

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.half import Ranges, half_plan, place_half
 from tests.unit.quantization.small_models import Array, classifier, fp32, model_of, value
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.openvino import place
 from service.quantization.placements.placement import Placement
 from tests.unit.quantization.bodies import BODIES, CONSTANTS, SHAPE, body_model

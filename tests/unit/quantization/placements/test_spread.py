@@ -9,13 +9,13 @@ import pytest
 from onnx import ModelProto, helper
 
 from service.domain.recipe import Recipe
-from service.quantization.graph import Graph
-from service.quantization.observation import ObservedModel
+from service.quantization.calibration.observation import ObservedModel
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import place_measured
 from service.quantization.placements.spread import LARGEST_SPREAD, joined_parts, spread_reasons
-from service.quantization.planner import Planned, make_plan
-from service.quantization.rules import rules_of
+from service.quantization.planning.planner import Planned, make_plan
+from service.quantization.planning.rules import rules_of
 from tests.unit.quantization.int8 import run
 from tests.unit.quantization.small_models import Array, fp32, model_of, saved, value
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, helper
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.placement import Placement
 from service.quantization.placements.tensorrt import place
 from tests.unit.quantization.small_models import Array, model_of, value

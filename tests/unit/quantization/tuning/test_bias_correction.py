@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.onnxruntime import place
 from service.quantization.tuning.bias_correction import Corrected, corrected
 from service.quantization.tuning.layer import Layer, rewritten

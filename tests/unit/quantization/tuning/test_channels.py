@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from service.domain.recipe import Budget, Calibration, Recipe
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.pipeline import run_stage
 from service.quantization.task import PipelineTask
 from service.quantization.tuning.channels import channel_power

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.tuning.channels import channel_power
 from service.quantization.tuning.equalization import equalized, factors, streams
 from tests.unit.quantization.int8 import run

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from service.quantization.graph import Graph
+from service.quantization.graphs.graph import Graph
 from service.quantization.placements.onnxruntime import place
 from service.quantization.tuning.layer import Layer
 from service.quantization.tuning.patches import unrolled

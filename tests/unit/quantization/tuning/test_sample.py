@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.domain.tensor import TensorSpec
-from service.quantization.rows import Feed, Rows
+from service.quantization.data.rows import Feed, Rows
 from service.quantization.tuning.sample import Sample
 
 

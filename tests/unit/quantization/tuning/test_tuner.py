@@ -11,14 +11,14 @@ import pytest
 
 from service.domain.recipe import Calibration, Recipe, Tuning
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.quantization.calibrated import Calibrated
-from service.quantization.graph import Graph
-from service.quantization.observation import ObservedModel, observable, observe
-from service.quantization.preparation import LOWEST_OPSET, prepare
-from service.quantization.rows import Feed, Rows
-from service.quantization.rules import rules_of
-from service.quantization.saturation import kernel_pairs, largest_pair
-from service.quantization.simulation import simulated
+from service.quantization.calibration.calibrated import Calibrated
+from service.quantization.calibration.observation import ObservedModel, observable, observe
+from service.quantization.data.rows import Feed, Rows
+from service.quantization.graphs.graph import Graph
+from service.quantization.measures.simulation import simulated
+from service.quantization.planning.rules import rules_of
+from service.quantization.planning.saturation import kernel_pairs, largest_pair
+from service.quantization.preparation.preparation import LOWEST_OPSET, prepare
 from service.quantization.tuning.sample import Sample
 from service.quantization.tuning.state import State, Subject
 from service.quantization.tuning.tuner import SECONDS, Tuned, Tuner

@@ -1,0 +1,1 @@
+"""The calibrate stage: what every float tensor's values look like over the rows."""

@@ -1,0 +1,1 @@
+"""Datasets and pictures: untrusted archives in, rows for a model out."""

@@ -1,0 +1,1 @@
+"""Sums over streamed values: histograms, error figures, decisions, noise."""

@@ -1,0 +1,1 @@
+"""The inspect stage: the float graph that quantization starts from."""

@@ -1,0 +1,1 @@
+"""The validate and gate stages: each engine beside the reference, and the verdict."""

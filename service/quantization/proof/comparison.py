@@ -1,0 +1,110 @@
+"""One model's answers beside another's: error figures of every output, and what a classifier decides by them.
+
+Refuses outputs whose shapes differ: those cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engines.engine import Engine
+from service.errors import StageFailed
+from service.quantization.data.rows import Feed
+from service.quantization.measures.decisions import Decisions, scores_output
+from service.quantization.measures.figures import Array, Floats, OutputFigures
+from service.quantization.task import Progress
+
+_BATCH_BYTES = 32 * 1024 * 1024
+_MAX_BATCH_ROWS = 32
+Labels = npt.NDArray[np.int64]
+
+
+class Comparison:
+    """Takes batches of both models' outputs; `outputs` names those that are compared."""
+
+    def __init__(self, outputs: Iterable[str]) -> None:
+        self._figures = {name: OutputFigures(name) for name in outputs}
+        self._decisions = Decisions()
+        self._scores: str | None = None
+
+    def add(self, expected: Mapping[str, Array], given: Mapping[str, Array], count: int, labels: Labels | None) -> None:
+        """`count` rows of outputs by name. Raises StageFailed where shapes differ."""
+        for name, output in self._figures.items():
+            output.add(*_paired(name, expected[name], given[name], count))
+        self._scores = self._scores or scores_output(expected, count)
+        if self._scores is not None:
+            ours, theirs = _paired(self._scores, expected[self._scores], given[self._scores], count)
+            self._decisions.add(ours, theirs, labels)
+
+    def to_json(self) -> dict[str, Any]:
+        decided = self._scores is not None and self._decisions.tell
+        metrics = (self._decisions.metrics() if decided else {}) | _value_metrics(self._figures)
+        return {
+            "metrics": metrics,
+            "scores": self._scores if decided else None,
+            "outputs": [output.to_json() for output in self._figures.values()],
+            "classes": self._decisions.classes() if decided else [],
+            "tails": _tails(self._figures) | (self._decisions.tails() if decided else {}),
+        }
+
+
+def compare(reference: Engine, engine: Engine, feed: Feed, report_progress: Progress) -> dict[str, Any]:
+    """Metrics, per-output figures and per-class figures over every row of the feed."""
+    comparison = Comparison(spec.name for spec in reference.outputs if spec.datatype != "BYTES")
+    labels = feed.rows.labels
+    total = feed.covered(len(feed.rows))
+    for start, count, batch in feed.batches(total, affordable_rows(feed)):
+        part = None if labels is None else labels[start : start + count]
+        comparison.add(reference.infer(batch), engine.infer(batch), count, part)
+        report_progress((start + count) / total)
+    return comparison.to_json()
+
+
+def affordable_rows(feed: Feed) -> int:
+    """Rows a batch such that its inputs stay within 32 MiB."""
+    row_bytes = sum(array[0].nbytes for array in feed.take(0, feed.batch_rows(1)).values())
+    return feed.batch_rows(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
+
+
+def _value_metrics(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
+    """mae and cosine of the output that fares worst; for mae the loss is the value, for cosine 1 - value."""
+    if not figures:
+        return {}
+    worst_error = max(figures.values(), key=lambda output: output.row_errors.mean).row_errors
+    worst_cosine = min(figures.values(), key=lambda output: output.row_cosines.mean).row_cosines
+    low, high = worst_cosine.interval
+    return {
+        "mae": {"reference": 0.0, "engine": worst_error.mean, "loss": worst_error.mean,
+                "interval": list(worst_error.interval)},
+        "cosine": {"reference": 1.0, "engine": worst_cosine.mean, "loss": 1 - worst_cosine.mean,
+                   "interval": [1 - high, 1 - low]},
+    }  # fmt: skip
+
+
+def _tails(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
+    """The output whose rows fare worst: 99th percentile over rows of a row's mean absolute error, and its worst row."""
+    if not figures:
+        return {}
+    worst = max(figures.values(), key=lambda output: output.row_errors.percentile(99))
+    return {
+        "worst_output": worst.name,
+        "row_error_p99": worst.row_errors.percentile(99),
+        "row_error_max": worst.row_errors.high,
+        "row_cosine_min": min(output.row_cosines.low for output in figures.values()),
+    }
+
+
+def _paired(name: str, expected: Array, given: Array, count: int) -> tuple[Floats, Floats]:
+    """Both outputs as FP64 [rows, elements]; an output without a row axis is one row."""
+    if expected.shape != given.shape:
+        raise StageFailed(
+            f"output {name!r} has shape {list(expected.shape)} from the reference but {list(given.shape)} from the "
+            "engine; name the operators that make its shape in keep_float"
+        )
+    rows = count if expected.ndim and expected.shape[0] == count else 1
+    ours, theirs = (np.asarray(values, np.float64).reshape(rows, -1) for values in (expected, given))
+    return ours, theirs

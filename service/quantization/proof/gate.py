@@ -1,0 +1,180 @@
+"""The gate stage: holds every candidate against the budget, picks the winner, and writes certificate and report.
+
+Among candidates inside the budget the fastest at the optimal batch wins; with none inside, the one that loses least.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service.domain.engine import Certificate
+from service.engines.fingerprint import engine_fingerprint
+from service.quantization.atomic_files import replacing, write_text
+from service.quantization.builders.building import BUILT
+from service.quantization.conversion.conversion import CONVERTED, PLAN
+from service.quantization.measures.decisions import chosen_metric
+from service.quantization.proof.validation import VALIDATED
+from service.quantization.report.page import render_page
+from service.quantization.report.report import ReportParts, build_report
+from service.quantization.task import PipelineTask, Progress
+
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+# Whose engine file is not the emitted graph itself.
+_COMPILED = ("tensorrt",)
+# Two losses that differ by less than a float's last digits are the same loss.
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One candidate's verdict, passed, rejected or unproven; `loss` is None where it cannot be told."""
+
+    runtime: str
+    verdict: str
+    loss: float | None
+    reason: str
+    seconds_per_row: float
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "passed"
+
+
+def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
+    """Returns the verdict, the certificate and the winning engine's file; writes it, report.json and report.html."""
+    found, built = task.read(VALIDATED), task.read(BUILT)
+    judgements = [judge(task, found, runtime) for runtime in found["candidates"]]
+    winner = pick(judgements)
+    engine_source = task.folder / built["engines"][winner.runtime]["file"]
+    engine_path = task.folder / engine_source.name
+    with replacing(engine_path) as partial:
+        shutil.copyfile(engine_source, partial)
+    emitted = _emitted_beside(task, winner.runtime)
+    report_progress(0.5)
+    certificate = _certificate(task, found, built, winner)
+    shown = (*map(_shown, judgements), *(_refused(*entry) for entry in built.get("refused", {}).items()))
+    report = build_report(ReportParts(task, found, built, certificate, winner.runtime, shown))
+    task.write(REPORT, report)
+    write_text(task.folder / REPORT_PAGE, render_page(report))
+    return {
+        "verdict": certificate.verdict,
+        "certificate": certificate.to_json(),
+        "variant": report["variant"],
+        "runtime": winner.runtime,
+        "precision": task.recipe.precision,
+        "engine_file": engine_path.name,
+        "sha256": _sha256(engine_path),
+        "size_bytes": engine_path.stat().st_size,
+        "batch_max": built["batch_max"],
+        "emitted_file": emitted,
+        "files": [engine_path.name, REPORT, REPORT_PAGE, *((emitted,) if emitted else ())],
+    }
+
+
+def _emitted_beside(task: PipelineTask, runtime: str) -> str | None:
+    """The graph that the engine was compiled from, to build it by hand; None where it is the engine itself."""
+    if runtime not in _COMPILED:
+        return None
+    with replacing(task.folder / CONVERTED) as partial:
+        shutil.copyfile(task.folder / runtime / CONVERTED, partial)
+    return CONVERTED
+
+
+def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
+    """The verdict on one candidate of the validate stage's findings, with a sentence of numbers."""
+    candidate = found["candidates"][runtime]
+    metric = chosen_metric(task.budget, found["labels"], candidate["scores"] is not None)
+    figures = candidate["metrics"].get(metric, {"loss": None})
+    where = f"on {found['rows']} {found['validated_on']} rows"
+    if candidate.get("unproven"):
+        reason = f"{candidate['unproven']}. {_forecast(task, metric, figures, where)}"
+        return Judgement(runtime, "unproven", None, reason, float("inf"))
+    timings = candidate["latency"]["engine"]
+    speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
+    broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
+    untold = [output for output in candidate["outputs"] if output["reference_not_finite"] and not output["compared"]]
+    unsteady = [check for check in candidate["consistency"] if check["held"] is False]
+    loss = figures["loss"]
+    within = loss is not None and loss <= task.budget.max_loss + _TOLERANCE
+    passed = within and not (broken or untold or unsteady)
+    if broken:
+        count, name = broken[0]["engine_not_finite"], broken[0]["name"]
+        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
+    elif untold:
+        reason = (
+            f"output {untold[0]['name']!r} of the reference is NaN or infinite everywhere {where}, so nothing is "
+            "proven; send rows that the model can compute, in its usual range"
+        )
+    elif unsteady:
+        reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
+    elif loss is None:
+        reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
+    else:
+        side = "within" if passed else "outside"
+        reason = f"{_change(metric, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
+    return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
+
+
+def pick(judgements: list[Judgement]) -> Judgement:
+    """The fastest that passed, else the one with the smallest loss."""
+    passed = [judgement for judgement in judgements if judgement.passed]
+    if passed:
+        return min(passed, key=lambda judgement: judgement.seconds_per_row)
+    return min(judgements, key=lambda judgement: float("inf") if judgement.loss is None else judgement.loss)
+
+
+def _forecast(task: PipelineTask, metric: str, figures: dict[str, Any], where: str) -> str:
+    """What the simulated graph says of an engine that could not run."""
+    if figures["loss"] is None:
+        return "No figure of it could be told in simulation"
+    side = "within" if figures["loss"] <= task.budget.max_loss + _TOLERANCE else "outside"
+    change = _change(metric, figures)
+    return f"Simulated without its kernels, {change}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
+
+
+def _change(metric: str, figures: dict[str, Any]) -> str:
+    if metric == "mae":
+        return f"mae is {figures['engine']:.6g}"
+    change = f"{metric} went from {figures['reference']:.4f} to {figures['engine']:.4f}"
+    return f"{change}, a loss of {figures['loss']:.6f}"
+
+
+def _certificate(task: PipelineTask, found: dict[str, Any], built: dict[str, Any], winner: Judgement) -> Certificate:
+    candidate = found["candidates"][winner.runtime]
+    built_for = tuple(built["engines"][winner.runtime].get("notes", {}).get("built_for", ()))
+    return Certificate(
+        verdict=winner.verdict,
+        metric=chosen_metric(task.budget, found["labels"], candidate["scores"] is not None),
+        loss=winner.loss,
+        max_loss=task.budget.max_loss,
+        reason=winner.reason,
+        fingerprint=engine_fingerprint(winner.runtime, built_for),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        model_sha256=_sha256(task.model),
+        plan_sha256=_sha256(task.folder / winner.runtime / PLAN),
+    )
+
+
+def _shown(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "runtime": judgement.runtime,
+        "verdict": judgement.verdict,
+        "loss": judgement.loss,
+        "reason": judgement.reason,
+    }
+
+
+def _refused(runtime: str, reason: str) -> dict[str, Any]:
+    """A runtime that `auto` tried and that did not build the graph."""
+    return {"runtime": runtime, "verdict": "refused", "loss": None, "reason": reason}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,136 @@
+"""The validate stage: every candidate engine beside the FP32 reference, on every validation row and every batch size.
+
+Where no validation set is named it measures on the calibration rows, and says so: they are no independent evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.engines.engine import Compiling, Engine
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.quantization.builders.builder import builder_for
+from service.quantization.builders.building import BUILT, batch_sizes
+from service.quantization.data.rows import Feed, Rows
+from service.quantization.kept_files import RUNTIME_CACHE
+from service.quantization.measures.residency import loaded_with_growth
+from service.quantization.preparation.preparation import judging_rows, reference_inputs
+from service.quantization.proof.candidate_waterfall import waterfall_of
+from service.quantization.proof.comparison import compare
+from service.quantization.proof.consistency import check_consistency
+from service.quantization.proof.latency import measure_in_turn
+from service.quantization.proof.loss_split import split_loss
+from service.quantization.proof.simulated_figures import Simulation
+from service.quantization.proof.waterfall import kernels_differ
+from service.quantization.task import PipelineTask, Progress
+
+VALIDATED = "validate.json"
+_ACCURACY_SHARE = 0.5
+_LATENCY_SHARE = 0.2
+
+
+def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
+    """Writes every figure of each candidate and of the reference. Raises EngineFailed, InvalidDataset, StageFailed."""
+    engines = task.read(BUILT)["engines"]
+    feed = Feed.of(judging_rows(task), reference_inputs(task))
+    rows = feed.rows
+    found: dict[str, Any] = {
+        "rows": feed.covered(len(rows)),
+        "validated_on": rows.name,
+        "labels": rows.labels is not None,
+        "warnings": [*_left_out(feed), *_warnings(task, rows)],
+        "candidates": {},
+    }
+    for index, (runtime, built) in enumerate(engines.items()):
+        share = _Share(report_progress, index / len(engines), 1 / len(engines))
+        found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
+    kept = [f"{runtime}/{RUNTIME_CACHE}" for runtime in engines if (task.folder / runtime / RUNTIME_CACHE).exists()]
+    files = [task.write(VALIDATED, found), *kept]
+    return {"files": files, "rows": found["rows"], "validated_on": found["validated_on"]}
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A slice of the stage's progress."""
+
+    report: Progress
+    start: float
+    width: float
+
+    def __call__(self, fraction: float) -> None:
+        self.report(self.start + self.width * fraction)
+
+
+class _Validator:
+    def __init__(self, task: PipelineTask, rows: Rows, runtime: str, engine_path: Path) -> None:
+        self._task, self._rows, self._runtime, self._path = task, rows, runtime, engine_path
+        self._builder = builder_for(runtime)
+
+    def run(self, report_progress: Progress) -> dict[str, Any]:
+        task, unproven = self._task, self._builder.why_not_here()
+        if unproven:
+            return Simulation(task, self._rows, self._runtime, self._path).figures(report_progress) | {
+                "unproven": unproven
+            }
+        feed = Feed.of(self._rows, self._load_reference().inputs)
+        sizes = batch_sizes(feed.inputs, task.recipe.batch)
+        reference, reference_bytes = loaded_with_growth(self._load_reference, lambda e: e.infer(feed.filled(sizes[0])))
+        engine, engine_bytes = loaded_with_growth(self._load_engine, lambda e: e.infer(feed.filled(sizes[0])))
+        comparison = compare(reference, engine, feed, _Share(report_progress, 0, _ACCURACY_SHARE))
+        latency: dict[str, list[dict[str, Any]]] = {"reference": [], "engine": []}
+        for index, size in enumerate(sizes):
+            batch = feed.filled(size)
+            for name, taken in measure_in_turn({"reference": reference, "engine": engine}, batch, size).items():
+                latency[name].append(taken)
+            report_progress(_ACCURACY_SHARE + _LATENCY_SHARE * (index + 1) / len(sizes))
+        sizes_of = {
+            "reference": {"disk_bytes": task.model.stat().st_size, "resident_bytes": reference_bytes},
+            "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": engine_bytes},
+        }
+        if isinstance(engine, Compiling):
+            engine.keep_compiled()
+        explained = self._explained((reference, engine), feed, sizes)
+        return {**comparison, "latency": latency, "size": sizes_of, "unproven": ""} | explained
+
+    def _explained(self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int]) -> dict[str, Any]:
+        """Whether the engine agrees with itself, and where its loss comes from."""
+        reference, engine = engines
+        form = (self._task.recipe.precision, sizes)
+        checks = check_consistency(engine, reference, feed, form)
+        split = split_loss(self._task, self._runtime, engines, feed)
+        kernel = self._runtime == "onnxruntime" and kernels_differ(split)
+        return {
+            "consistency": [check.to_json() for check in checks],
+            "loss_split": split,
+            "waterfall": waterfall_of(self._task, self._runtime, feed, kernel),
+        }
+
+    def _load_reference(self) -> Engine:
+        return OnnxRuntimeEngine.load(self._task.model, self._task.threads)
+
+    def _load_engine(self) -> Engine:
+        return self._builder.load(self._path, self._task.threads)
+
+
+def _left_out(feed: Feed) -> list[str]:
+    rows, used = len(feed.rows), feed.covered(len(feed.rows))
+    if used == rows:
+        return []
+    return [
+        f"the last {rows - used} of {rows} rows are left out of every figure, for the model takes {feed.fixed} at "
+        "once; send a multiple of that"
+    ]
+
+
+def _warnings(task: PipelineTask, rows: Rows) -> list[str]:
+    if task.validation is None:
+        return ["no validation set was named: every figure is measured on the calibration rows, which proves less"]
+    if task.calibration is None:
+        return []
+    shared = len(rows.digests() & Rows.open(task.calibration, "calibration").only(rows.arrays).digests())
+    if shared:
+        return [f"{shared} validation rows are calibration rows too; validate on rows that calibration has not seen"]
+    return []

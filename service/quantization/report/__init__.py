@@ -1,0 +1,1 @@
+"""The report of a build, as JSON and as one page."""

@@ -1,0 +1,1 @@
+"""Runs a heavy task on untrusted input in a child process, within limits."""

@@ -1,0 +1,91 @@
+"""The verdict follows from the numbers, and among several engines the right one wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.domain.recipe import Budget, Recipe
+from service.quantization.proof.gate import Judgement, judge, pick
+from service.quantization.task import PipelineTask
+
+
+def task(metric: str | None = "top1", max_loss: float = 0.01) -> PipelineTask:
+    return PipelineTask(Path("f"), Path("m"), Recipe(), Budget(metric, max_loss), None, None, 1)
+
+
+def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
+    engine = None if loss is None else 0.98 * (1 - loss)
+    timings = [{"batch": batch, "rows_per_second": batch * 10.0} for batch in (1, 8, 32)]
+    candidate = {
+        "scores": "scores",
+        "metrics": {"top1": {"reference": 0.98, "engine": engine, "loss": loss}, "mae": {"engine": 0.5, "loss": 0.5}},
+        "latency": {"engine": timings},
+        "outputs": [
+            {"name": "scores", "engine_not_finite": engine_not_finite, "reference_not_finite": 0, "compared": 5120}
+        ],
+        "consistency": [{"name": "row_order", "held": True, "detail": ""}, {"name": "zero_rows", "held": None}],
+    }
+    return {"labels": True, "rows": 512, "validated_on": "validation", "candidates": {"onnxruntime": candidate}}
+
+
+@pytest.mark.parametrize(
+    ("loss", "passed"), [(-0.02, True), (0.0, True), (0.01, True), (0.01 + 1e-12, True), (0.0101, False), (1.0, False)]
+)
+def test_a_loss_up_to_the_budget_passes(loss: float, passed: bool) -> None:
+    assert judge(task(), found(loss), "onnxruntime").passed is passed
+
+
+def test_the_reason_holds_the_numbers() -> None:
+    reason = judge(task(), found(0.05), "onnxruntime").reason
+    assert reason == (
+        "top1 went from 0.9800 to 0.9310, a loss of 0.050000, outside the budget of 0.01, on 512 validation rows"
+    )
+    assert judge(task("mae", 0.7), found(0.0), "onnxruntime").reason == (
+        "mae is 0.5, within the budget of 0.7, on 512 validation rows"
+    )
+
+
+def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy() -> None:
+    judgement = judge(task(), found(0.0, engine_not_finite=3), "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason.startswith("output 'scores' of the engine is NaN or infinite in 3 places")
+
+
+def test_a_reference_that_is_nowhere_finite_proves_nothing() -> None:
+    seen = found(0.0)
+    seen["candidates"]["onnxruntime"]["outputs"][0] |= {"reference_not_finite": 5120, "compared": 0}
+    judgement = judge(task("mae"), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason.startswith("output 'scores' of the reference is NaN or infinite everywhere on 512")
+
+
+def test_an_engine_that_breaks_a_promise_is_rejected_whatever_its_accuracy() -> None:
+    seen = found(0.0)
+    broken = {"name": "identical_rows", "held": False, "detail": "answers to identical rows differ by 0.9"}
+    seen["candidates"]["onnxruntime"]["consistency"].append(broken)
+    judgement = judge(task(), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason == (
+        "the engine does not agree with itself (identical_rows): answers to identical rows differ by 0.9"
+    )
+
+
+def test_a_reference_that_is_never_right_proves_nothing() -> None:
+    judgement = judge(task(), found(None), "onnxruntime")
+    assert not judgement.passed
+    assert "right on no row on 512 validation rows" in judgement.reason
+    assert "check the order of the labels" in judgement.reason
+
+
+def test_speed_is_judged_at_the_optimal_batch() -> None:
+    assert judge(task(), found(0.0), "onnxruntime").seconds_per_row == 1 / 80
+
+
+def test_the_fastest_inside_the_budget_wins_else_the_one_that_loses_least() -> None:
+    slow, fast = Judgement("a", "passed", 0.0, "", 2.0), Judgement("b", "passed", 0.005, "", 1.0)
+    bad, worse = Judgement("c", "rejected", 0.02, "", 0.1), Judgement("d", "rejected", None, "", 0.05)
+    assert pick([slow, bad, fast, worse]) is fast
+    assert pick([worse, bad]) is bad
