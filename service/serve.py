@@ -46,6 +46,7 @@ from service.protocol.model_loading import ModelLoading
 from service.protocol.trace_file import TraceFile
 from service.protocol.tracing import Tracer
 from service.protocol.whole_server import WholeServer
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
@@ -80,7 +81,8 @@ class Server(uvicorn.Server):
         self._place = place
         self._siblings = Siblings(place)
         self._dealer = None if place is None else Dealer(place)
-        self._blobs = Blobs(settings.resolved_store_url, settings.data_dir.absolute() / "cache")
+        copies = BlobCache(settings.data_dir.absolute() / "cache", settings.cache_bytes)
+        self._blobs = Blobs(settings.resolved_store_url, copies)
         self._router = Router(settings.infer_limits, self._load_engine)
         self._host = host_fingerprint()
         self._serving_registry = ServingRegistry(database, self._blobs, self._host, cache(missing_for))

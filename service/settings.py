@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     engine_instances: Annotated[int, Field(gt=0, le=256)] = Field(
         1, description="Batches that one engine runs beside each other, each on its own engine_threads."
     )
+    cache_bytes: PositiveInt = Field(
+        10 * 1024 * MIB, description="Local copies of what a remote store holds, in bytes; the least used go first."
+    )
     max_upload_bytes: PositiveInt = Field(2048 * MIB, description="Largest model or dataset upload in bytes.")
     max_infer_bytes: PositiveInt = Field(64 * MIB, description="Largest inference request body in bytes.")
     max_queue_rows: PositiveInt = Field(1024, description="Rows that may wait before one replica.")

@@ -20,6 +20,7 @@ from service.jobs.patience import PatientRows
 from service.jobs.publication import Publication
 from service.jobs.queue import APPLICATION, QUEUE, WORKFLOW
 from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerParts
+from service.registry.blob_cache import CACHE_IDLE_SECONDS, BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database, translated_errors
 from service.registry.datasets import DatasetRegistry
@@ -132,7 +133,9 @@ def _release(worker: str) -> None:
 
 def _parts(settings: Settings, database: Database, lease: Lease) -> WorkerParts:
     data_dir = settings.data_dir.absolute()
-    blobs = Blobs(settings.resolved_store_url, data_dir / "cache")
+    # A stage opens its files as it comes to them.
+    cache = BlobCache(data_dir / "cache", settings.cache_bytes, settings.stage_time_seconds + CACHE_IDLE_SECONDS)
+    blobs = Blobs(settings.resolved_store_url, cache)
     publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
     return WorkerParts(
         rows=PatientRows(JobRegistry(database)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore, from_url
 
 from service.errors import InvalidInput, NotFound, StorageFull, StoreUnavailable
+from service.registry.blob_cache import BlobCache
 from service.registry.database import make_folder
 
 _CHUNK_BYTES = 8 * 1024 * 1024
@@ -45,12 +44,12 @@ class BlobEntry:
 class Blobs:
     """One store. Synchronous and thread-safe; a put is whole or absent, so a reader never sees half a blob."""
 
-    def __init__(self, store_url: str, cache_dir: Path, retry_seconds: float = 60.0) -> None:
-        """`cache_dir` holds local copies of remote blobs; a remote store is asked again for `retry_seconds`.
+    def __init__(self, store_url: str, cache: BlobCache, retry_seconds: float = 60.0) -> None:
+        """`cache` holds local copies of remote blobs; a remote store is asked again for `retry_seconds`.
 
         Raises InvalidInput for a URL no store understands.
         """
-        self._cache_dir = cache_dir
+        self._cache = cache
         self._folder: Path | None = None
         parts = urlsplit(store_url)
         try:
@@ -91,10 +90,7 @@ class Blobs:
             if not path.is_file():
                 raise NotFound(f"blob {key!r} is not in the store; it was deleted, or the store is another one")
             return path
-        cached = self._cache_dir / key
-        if not cached.is_file():
-            self._download(key, cached)
-        return cached
+        return self._cache.find(key) or self._download(key)
 
     def size_bytes(self, key: str) -> int:
         """The blob's size, without reading it. Raises NotFound."""
@@ -113,7 +109,7 @@ class Blobs:
         with suppress(NotFound), _foreign_errors(key):
             obstore.delete(self._store, key)
         if self._folder is None:
-            (self._cache_dir / key).unlink(missing_ok=True)
+            self._cache.forget(key)
 
     def entries(self, prefix: str) -> list[BlobEntry]:
         """Every blob whose key begins with the folder `prefix`, which ends in a slash."""
@@ -126,16 +122,9 @@ class Blobs:
         for entry in self.entries(prefix):
             self.delete(entry.key)
 
-    def _download(self, key: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with _foreign_errors(key), partial.open("wb") as file:
-                for chunk in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
-                    file.write(chunk)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    def _download(self, key: str) -> Path:
+        with _foreign_errors(key):
+            return self._cache.keep(key, obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES))
 
 
 @contextmanager

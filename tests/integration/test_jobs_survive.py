@@ -75,6 +75,20 @@ def test_a_stopped_worker_hands_its_job_to_the_next(tmp_path: Path) -> None:
             assert finished_job(client, job_id)["state"] == "succeeded"
 
 
+def test_workers_share_a_folder_and_one_goes_on_where_another_is_killed(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client)
+        with running("work", tmp_path) as worker:
+            _wait_for_stage(client, job_id, "calibrate")
+            with running("work", tmp_path):
+                wait_until(lambda: (tmp_path / "work.log").read_text().count("worker ready") == 2)
+                worker.kill()
+                # Far sooner than the lease's minute.
+                wait_until(lambda: client.get(f"/jobs/{job_id}").json()["attempt"] == 2)
+                assert finished_job(client, job_id)["state"] == "succeeded"
+
+
 def test_a_worker_stops_whichever_of_its_threads_is_handed_the_signal(tmp_path: Path) -> None:
     with running("work", tmp_path) as worker:
         wait_until(lambda: "worker ready" in (tmp_path / "work.log").read_text())

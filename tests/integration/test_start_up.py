@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installation import free_port, running, served
-from tests.waiting import wait_until
+from tests.installation import free_port, served
 
 
 def started(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -128,11 +127,3 @@ def test_a_database_that_is_not_there(tmp_path: Path, command: str) -> None:
     assert ended.returncode == 4
     assert "the database did not answer" in last_word(ended)
     assert "hunter2" not in ended.stdout + ended.stderr
-
-
-def test_a_second_installation_on_the_same_folder(tmp_path: Path) -> None:
-    with running("work", tmp_path):
-        wait_until(lambda: "worker ready" in (tmp_path / "work.log").read_text())
-        ended = started("up", OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=str(free_port()))
-    assert ended.returncode == 2
-    assert "another worker named" in last_word(ended)

@@ -13,6 +13,7 @@ import pytest
 from service import serve
 from service.domain.engine import Fingerprint, Gpu
 from service.engines.runtime_cache import CacheStore
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from tests.served_models import artifact
 
@@ -23,7 +24,7 @@ def test_an_engines_compiled_kernels_are_kept_in_the_store_under_the_engine_and_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "load_engine", lambda *given: given[-1])
-    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
 
     def lent(content: bytes, host: Fingerprint) -> CacheStore:
         digest = hashlib.sha256(content).hexdigest()

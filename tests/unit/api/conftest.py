@@ -24,6 +24,7 @@ from service.api.uploads import prepare_spool
 from service.domain.limits import StageLimits, UploadLimits
 from service.errors import OctavoError
 from service.jobs.queue import JobQueue
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
@@ -74,7 +75,7 @@ def router() -> Router:
 
 @pytest.fixture
 def services(database: Database, router: Router, tmp_path: Path) -> Iterator[Services]:
-    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
     jobs = JobQueue(database, max_unfinished=20)
     yield Services(
         models=ModelRegistry(database),

@@ -9,6 +9,7 @@ import pytest
 
 from service.jobs.known_calibration import KnownCalibration
 from service.jobs.stage_files import StageFiles
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.calibrations import StoredCalibrations, calibration_key
 
@@ -18,7 +19,7 @@ MADE = {"files": ["calibration.npz"], "reused": False}
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    return Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
 
 
 def known_for(blobs: Blobs, folder: Path, job: str) -> KnownCalibration:

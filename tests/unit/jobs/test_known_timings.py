@@ -12,6 +12,7 @@ from service.domain.engine import Fingerprint, Gpu
 from service.jobs.known_timings import KnownTimings
 from service.jobs.stage_files import StageFiles
 from service.quantization.kept_files import TIMINGS
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 
 HOST = Fingerprint("cpu", (), "none", {"tensorrt": "tensorrt 11.4"}, Gpu("H100", "9.0", "13.0"))
@@ -19,7 +20,7 @@ MADE = {"files": ["tensorrt/engine.plan", TIMINGS]}
 
 
 def known_for(folder: Path, job: str, host: Fingerprint = HOST) -> KnownTimings:
-    blobs = Blobs((folder / "store").as_uri(), folder / "cache")
+    blobs = Blobs((folder / "store").as_uri(), BlobCache(folder / "cache", 10**9))
     files = StageFiles(blobs, folder / "work" / job, job)
     (files.folder / "tensorrt").mkdir(parents=True, exist_ok=True)
     return KnownTimings(blobs, files, host)

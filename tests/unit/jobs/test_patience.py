@@ -15,6 +15,7 @@ from service.jobs.patience import PatientRows, until_answered
 from service.jobs.publication import Publication
 from service.jobs.queue import JobQueue
 from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerParts
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.datasets import DatasetRegistry
@@ -141,7 +142,7 @@ def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -
 
 
 def _workflow(rows: PatientRows, database: Database, folder: Path) -> QuantizationWorkflow:
-    blobs = Blobs((folder / "store").as_uri(), folder / "cache")
+    blobs = Blobs((folder / "store").as_uri(), BlobCache(folder / "cache", 10**9))
     publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
     datasets = DatasetRegistry(database)
     return QuantizationWorkflow(

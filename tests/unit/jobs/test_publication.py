@@ -13,6 +13,7 @@ from service.domain.recipe import QuantizeRequest
 from service.errors import StageFailed
 from service.jobs.publication import Publication
 from service.jobs.queue import JobQueue
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -27,7 +28,7 @@ UNPROVEN = replace(certificate("unproven"), loss=None, reason="no NVIDIA device 
 @pytest.fixture
 def publication(database: Database, tmp_path: Path) -> Publication:
     ModelRegistry(database).add(new_model())
-    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
     return Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
 
 

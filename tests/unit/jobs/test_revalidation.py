@@ -12,6 +12,7 @@ from service.domain.engine import GPU_RUNTIMES, EngineArtifact, Fingerprint, Gpu
 from service.jobs.queue import JobQueue
 from service.jobs.revalidation import Revalidation
 from service.metrics import REGISTRY
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -38,7 +39,7 @@ def wanted(database: Database, tmp_path: Path) -> list[ServedModel]:
     job, _ = JobQueue(database, 10).submit(quantize_request(deploy="promote"))
     EngineRegistry(database).publish(replace(artifact(), job=job.id))
     DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime"))
-    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
     return list(ServingRegistry(database, blobs, HERE).wanted().values())
 
 

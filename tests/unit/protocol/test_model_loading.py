@@ -12,6 +12,7 @@ from service.domain.inference import InferRequest
 from service.domain.limits import InferLimits
 from service.errors import EngineFailed, NotFound
 from service.protocol.model_loading import IndexLine, ModelLoading
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -31,7 +32,7 @@ Scenario = Callable[[ModelLoading, Router, EngineShelf], Awaitable[None]]
 def run(database: Database, tmp_path: Path) -> Callable[[Scenario], EngineShelf]:
     """Runs a scenario on one uploaded model, of which nothing is loaded yet."""
     ModelRegistry(database).add(new_model(sha256=DIGEST))
-    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
 
     def start(scenario: Scenario) -> EngineShelf:
         shelf = EngineShelf()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidInput, NotFound, StorageFull, StoreUnavailable
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs, content_key
 from tests.object_store import serve_bucket
 
@@ -26,8 +27,8 @@ def bucket_url() -> Iterator[str]:
 @pytest.fixture(params=["folder", "s3"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     if request.param == "folder":
-        return Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
-    return Blobs(request.getfixturevalue("bucket_url"), tmp_path / "cache")
+        return Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
+    return Blobs(request.getfixturevalue("bucket_url"), BlobCache(tmp_path / "cache", 10**9))
 
 
 def test_a_file_comes_back_as_it_was_put(blobs: Blobs, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_deleting_under_a_folder_spares_its_neighbours(blobs: Blobs) -> None:
 
 
 def test_a_full_disk_is_storage_full_and_leaves_no_blob(tmp_path: Path) -> None:
-    blobs = Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
     source = tmp_path / "source"
     source.write_bytes(b"x" * 100_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -92,16 +93,16 @@ def test_a_silent_store_is_unavailable_and_worth_a_retry(tmp_path: Path, monkeyp
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     with pytest.raises(StoreUnavailable, match="the store failed at 'a/b'") as caught:
-        Blobs("s3://nowhere", tmp_path, retry_seconds=0.1).put_bytes("a/b", b"1")
+        Blobs("s3://nowhere", BlobCache(tmp_path, 10**9), retry_seconds=0.1).put_bytes("a/b", b"1")
     assert caught.value.retryable
 
 
 def test_a_store_url_that_nothing_understands_is_refused_with_what_works(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'ftp://x/y' cannot be used.*use file:///PATH, s3://"):
-        Blobs("ftp://x/y", tmp_path)
+        Blobs("ftp://x/y", BlobCache(tmp_path, 10**9))
 
 
 def test_a_store_that_cannot_be_used_is_named_without_its_secrets(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'ftps://host/bucket' cannot be used.*s3://") as refused:
-        Blobs("ftps://user:hunter2@host/bucket?token=hunter3", tmp_path)
+        Blobs("ftps://user:hunter2@host/bucket?token=hunter3", BlobCache(tmp_path, 10**9))
     assert "hunter" not in str(refused.value)

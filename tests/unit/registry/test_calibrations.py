@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs, content_key, content_sha256
 from service.registry.calibrations import StoredCalibrations, calibration_key
 
@@ -15,7 +16,7 @@ MODEL, OTHER, ROWS, MORE = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    return Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from service.domain.engine import Fingerprint, Gpu
 from service.errors import InputTooLarge
 from service.registry import runtime_caches
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs, content_key
 from service.registry.runtime_caches import StoredRuntimeCaches
 
@@ -20,7 +21,7 @@ HOST = Fingerprint("cpu", (), "none", {"tensorrt": "tensorrt_rtx 1.7"}, Gpu("RTX
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    return Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
 
 
 def test_what_is_kept_is_read_on_the_same_kind_of_host_and_replaced_whole(blobs: Blobs) -> None:

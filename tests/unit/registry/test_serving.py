@@ -9,6 +9,7 @@ import pytest
 
 from service.domain.deployment import Deployment
 from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
@@ -20,7 +21,7 @@ from tests.samples import artifact, new_model
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "store").as_uri(), tmp_path / "cache")
+    return Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
 
 
 def test_a_deployment_comes_with_its_version_artifacts_and_labels(database: Database, blobs: Blobs) -> None:
