@@ -136,7 +136,7 @@ def _parts(settings: Settings, database: Database, lease: Lease) -> WorkerParts:
     # A stage opens its files as it comes to them.
     cache = BlobCache(data_dir / "cache", settings.cache_bytes, settings.stage_time_seconds + CACHE_IDLE_SECONDS)
     blobs = Blobs(settings.resolved_store_url, cache)
-    publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
+    publication = Publication(database, blobs, EngineRegistry(database), DeploymentRegistry(database))
     return WorkerParts(
         rows=PatientRows(JobRegistry(database)),
         datasets=DatasetRegistry(database),

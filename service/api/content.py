@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 
 from service.errors import OctavoError
 from service.registry.blobs import Blobs
@@ -20,11 +19,10 @@ from service.registry.models import blob_in_use
 from service.registry.runtime_caches import StoredRuntimeCaches
 
 _log = logging.getLogger(__name__)
-_STRIPES = 64
 
 
 class Content:
-    """Puts and releases content by key. Within one process, two callers never handle the same key at once."""
+    """Puts and releases content by key. Two callers never handle the same key at once, whatever their processes."""
 
     def __init__(self, blobs: Blobs, database: Database) -> None:
         self._blobs = blobs
@@ -32,7 +30,6 @@ class Content:
         self._datasets = DatasetRegistry(database)
         self._calibrations = StoredCalibrations(blobs)
         self._runtime_caches = StoredRuntimeCaches(blobs)
-        self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     @contextmanager
     def stored(self, files: Mapping[str, Path | bytes]) -> Iterator[None]:
@@ -40,7 +37,7 @@ class Content:
 
         When the block raises, what no row names is deleted again. Raises StorageFull or StoreUnavailable.
         """
-        with self._held(files):
+        with self._database.held(files):
             try:
                 for key, source in files.items():
                     self._put(key, source)
@@ -51,7 +48,7 @@ class Content:
 
     def release(self, keys: set[str]) -> None:
         """Deletes those blobs that no row names any more; call it after the rows are gone."""
-        with self._held(keys):
+        with self._database.held(keys):
             self._drop_unnamed(keys)
 
     def _put(self, key: str, source: Path | bytes) -> None:
@@ -72,11 +69,3 @@ class Content:
             except OctavoError as error:
                 # The caller's own answer stands; the blob that stays behind costs space and nothing else.
                 _log.warning("blob not deleted", extra={"key": key, "error": str(error)})
-
-    @contextmanager
-    def _held(self, keys: Mapping[str, Path | bytes] | set[str]) -> Iterator[None]:
-        with ExitStack() as stack:
-            # In one order for every caller, so that no two can wait for each other.
-            for stripe in sorted({hash(key) % _STRIPES for key in keys}):
-                stack.enter_context(self._locks[stripe])
-            yield

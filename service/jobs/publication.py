@@ -15,6 +15,7 @@ from service.domain.recipe import QuantizeRequest
 from service.errors import Conflict, NotFound, OctavoError, StageFailed, Unproven
 from service.quantization.kept_files import RUNTIME_CACHE
 from service.registry.blobs import Blobs, content_key
+from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.runtime_caches import StoredRuntimeCaches
@@ -28,6 +29,7 @@ REPORT_FILES = ("report.json", "report.html")
 class Publication:
     """Writes results. Doing it twice gives the same rows and blobs, so a killed worker may simply do it again."""
 
+    database: Database
     blobs: Blobs
     engines: EngineRegistry
     deployments: DeploymentRegistry
@@ -71,6 +73,11 @@ class Publication:
 
     def _store(self, job: Job, gate: dict[str, Any], folder: Path) -> EngineArtifact:
         key = content_key(gate["sha256"])
+        # Another model may have an engine of the same bytes, which goes with that model in this very moment.
+        with self.database.held([key]):
+            return self._put_and_name(job, gate, folder, key)
+
+    def _put_and_name(self, job: Job, gate: dict[str, Any], folder: Path, key: str) -> EngineArtifact:
         self.blobs.put_file(key, folder / gate["engine_file"])
         certificate = Certificate.from_json(gate["certificate"])
         self._keep_compiled(gate["sha256"], certificate, (folder / gate["engine_file"]).with_name(RUNTIME_CACHE))

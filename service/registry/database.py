@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from service.errors import InvalidInput, Unavailable
 
 MAX_CONNECTIONS = 24
 _KEPT_CONNECTIONS = 8
+# Of the locks that `held` takes on PostgreSQL: how many, and what tells them from those of `write`.
+_STRIPES = 256
+_HELD = 1
 _BUSY_MILLISECONDS = 30_000
 # An older one answers NULL to unixepoch('subsec'), and no job could be written.
 _SUBSECONDS_SINCE = (3, 42)
@@ -64,6 +69,33 @@ class Database:
             else:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(lock))))
             yield connection
+
+    @contextmanager
+    def held(self, names: Iterable[str]) -> Iterator[None]:
+        """Holds `names` alone among all callers of the database, in this process and in others, for as long as the
+        block takes: no transaction, so that the block may read and write. Raises Unavailable.
+        """
+        # In one order for every caller, so that no two can wait for each other.
+        numbers = sorted({zlib.crc32(name.encode()) % _STRIPES for name in names})
+        with ExitStack() as stack:
+            if self.is_sqlite:
+                # Whoever shares the file shares its folder.
+                folder = Path(f"{self.url.database}.locks")
+                make_folder(folder)
+                for number in numbers:
+                    fcntl.flock(stack.enter_context((folder / str(number)).open("w")), fcntl.LOCK_EX)
+            else:
+                # Beside the pool, of whose connections the block needs some.
+                with translated_errors():
+                    lock_engine = sa.create_engine(
+                        self.url, poolclass=sa.NullPool, connect_args=_connect_arguments(self.url)
+                    )
+                    connection = lock_engine.connect()
+                    # Closed without a word of its own: what the block did stands, and a lost connection holds nothing.
+                    stack.callback(connection.invalidate)
+                    for number in numbers:
+                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_HELD, number)))
+            yield
 
     def close(self) -> None:
         self.engine.dispose()

@@ -143,7 +143,7 @@ def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -
 
 def _workflow(rows: PatientRows, database: Database, folder: Path) -> QuantizationWorkflow:
     blobs = Blobs((folder / "store").as_uri(), BlobCache(folder / "cache", 10**9))
-    publication = Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
+    publication = Publication(database, blobs, EngineRegistry(database), DeploymentRegistry(database))
     datasets = DatasetRegistry(database)
     return QuantizationWorkflow(
         WorkerParts(rows, datasets, blobs, publication, folder / "work", 1, StageLimits(), lambda: None)

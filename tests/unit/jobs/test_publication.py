@@ -29,7 +29,7 @@ UNPROVEN = replace(certificate("unproven"), loss=None, reason="no NVIDIA device 
 def publication(database: Database, tmp_path: Path) -> Publication:
     ModelRegistry(database).add(new_model())
     blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
-    return Publication(blobs, EngineRegistry(database), DeploymentRegistry(database))
+    return Publication(database, blobs, EngineRegistry(database), DeploymentRegistry(database))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import sqlalchemy as sa
@@ -81,3 +82,35 @@ def test_the_clock_of_durable_jobs_works_on_every_sqlite(tmp_path: Path) -> None
     database.close()
     assert milliseconds is not None
     assert abs(milliseconds / 1000 - time.time()) < 60
+
+
+def test_a_held_name_is_held_against_every_process_and_others_are_free(database: Database) -> None:
+    # Another process has another object on the same database.
+    other = Database(database.url.render_as_string(hide_password=False))
+    order: list[str] = []
+
+    def wait_for_both() -> None:
+        with other.held(["b", "a"]):
+            order.append("second")
+
+    thread = Thread(target=wait_for_both)
+    with database.held(["a"]):
+        with other.held(["c"]), database.write() as connection:
+            connection.execute(sa.select(1))
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(20)
+    assert order == ["first", "second"]
+    other.close()
+
+
+def test_a_name_is_free_again_after_a_failure(database: Database) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), database.held(["a"]):
+            raise ZeroDivisionError
+
+
+def test_names_cannot_be_held_while_the_database_is_away() -> None:
+    with pytest.raises(Unavailable), Database("postgresql://octavo@127.0.0.1:1/octavo").held(["a"]):
+        pass
