@@ -35,6 +35,7 @@ from service.watchdog import SignOfLife
 # Grows when the order or meaning of the stages changes, so that no half-run job goes on under other stages.
 WORKFLOW_VERSION = "1"
 _POLL_SECONDS = 0.2
+_FORGOTTEN_AT_ONCE = 100
 _SIGN_OFF_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,11 @@ def work(settings: Settings) -> None:
         database = Database(settings.resolved_database_url)
         migrate(database)
         lease = Lease(
-            worker, settings.worker_lease_seconds, WorkerRegistry(database), HeldJobs(_holders, _release), marks
+            worker,
+            settings.worker_lease_seconds,
+            WorkerRegistry(database),
+            HeldJobs(_holders, _release, _forget_ended),
+            marks,
         )
         lease.begin()
         _listen(settings, database, lease)
@@ -124,6 +129,15 @@ def _holders() -> set[str]:
             name=WORKFLOW, status="PENDING", app_version=WORKFLOW_VERSION, load_input=False, load_output=False
         )
     return {str(workflow.executor_id) for workflow in running}
+
+
+def _forget_ended() -> None:
+    with translated_errors():
+        ended = DBOS.list_workflows(
+            name=WORKFLOW, status=["SUCCESS", "ERROR"], limit=_FORGOTTEN_AT_ONCE, load_input=False, load_output=False
+        )
+        # What became of a job is in its own row.
+        DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
 
 
 def _release(worker: str) -> None:

@@ -27,10 +27,13 @@ class LeaseLost(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class HeldJobs:
-    """The unfinished jobs by the workers that run them. `holders` lists these; `release` queues one's jobs again."""
+    """The durable workflows of jobs. `holders` lists the workers that run unfinished ones; `release` queues those of
+    one worker again; `forget_ended` deletes what only an unfinished job needs.
+    """
 
     holders: Callable[[], set[str]]
     release: Callable[[str], None]
+    forget_ended: Callable[[], None]
 
 
 @dataclass
@@ -91,6 +94,7 @@ class Lease:
             silent = looks * self._pause_seconds >= row.lease_seconds
             if row.signed_off or silent or row.id in dead_here:
                 self._take_over(row)
+        self.jobs.forget_ended()
 
     def _seen_again(self, row: WorkerRow) -> tuple[WorkerRow, int]:
         earlier, looks = self._seen.get(row.id, (None, 0))

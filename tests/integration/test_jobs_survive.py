@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -87,6 +89,23 @@ def test_workers_share_a_folder_and_one_goes_on_where_another_is_killed(tmp_path
                 # Far sooner than the lease's minute.
                 wait_until(lambda: client.get(f"/jobs/{job_id}").json()["attempt"] == 2)
                 assert finished_job(client, job_id)["state"] == "succeeded"
+
+
+def test_nothing_of_an_ended_jobs_workflow_stays(tmp_path: Path) -> None:
+    with served(tmp_path) as client, running("work", tmp_path, OCTAVO_WORKER_LEASE_SECONDS="1"):
+        upload_digits(client)
+        job_id = _submit(client)
+        _wait_for_stage(client, job_id, "calibrate")
+        tables = ("workflow_status", "operation_outputs")
+        assert all(_rows(tmp_path, table) for table in tables)
+        assert finished_job(client, job_id)["state"] == "succeeded"
+        wait_until(lambda: not any(_rows(tmp_path, table) for table in tables))
+        assert client.get(f"/jobs/{job_id}").json()["state"] == "succeeded"
+
+
+def _rows(data_dir: Path, table: str) -> int:
+    with closing(sqlite3.connect(data_dir / "octavo.db")) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 def test_a_worker_stops_whichever_of_its_threads_is_handed_the_signal(tmp_path: Path) -> None:

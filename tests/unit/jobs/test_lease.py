@@ -27,7 +27,7 @@ class _Jobs:
         self.held = {job: holder for job, holder in self.held.items() if holder != worker}
 
     def parts(self) -> HeldJobs:
-        return HeldJobs(lambda: set(self.held.values()), self.release)
+        return HeldJobs(lambda: set(self.held.values()), self.release, lambda: None)
 
 
 @pytest.fixture
