@@ -22,6 +22,8 @@ from service.processes.place import Place
 _log = logging.getLogger(__name__)
 # Handing on takes longer than a short request does, and where connections are many and short, chance deals well enough.
 _MAX_A_SECOND = 100
+# So soon a process takes connections again that had no file to spare for one, or was taken for dead by mistake.
+_REFRESH_SECONDS = 1.0
 # More connections than any process has: one that takes none.
 _AWAY = 2**62
 
@@ -67,22 +69,30 @@ class Dealer:
         self._take: Callable[[socket.socket], Awaitable[object]] | None = None
         self._taking: set[asyncio.Task[None]] = set()
         self._open = 0
+        self._full = False
+        self._refreshing: asyncio.TimerHandle | None = None
 
     def start(self, take: Callable[[socket.socket], Awaitable[object]]) -> None:
         """From now on others hand connections on to this process, each of which goes to `take`."""
         self._take = take
-        # What was on its way to a process that died in this place is lost.
+        # What was on its way to a process that died in this place is lost, and what it sent has arrived by now.
         self._board.taken[self._own] = self._board.handed[:, self._own]
+        self._board.handed[self._own] = self._board.taken[:, self._own]
         self._place.take.unlink(missing_ok=True)
         self._socket.bind(str(self._place.take))
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
-        self.count(self._open)
+        self._refresh()
 
     def count(self, connections: int) -> None:
         """So many are open here."""
         self._open = connections
-        if self._take is not None:
+        if self._take is not None and not self._full:
             self._board.open[self._own] = connections + 1
+
+    def _refresh(self) -> None:
+        self._full = False
+        self.count(self._open)
+        self._refreshing = asyncio.get_running_loop().call_later(_REFRESH_SECONDS, self._refresh)
 
     def hand_on(self, transport: asyncio.Transport) -> bool:
         """Whether a connection that has just come went to another process; it is closed here then, unread."""
@@ -91,9 +101,13 @@ class Dealer:
         loads = self._board.loads()
         loads[self._own] = _AWAY
         other = int(loads.argmin())
-        if loads[other] >= self._open or not self._send(transport, other):
+        if loads[other] >= self._open:
             return False
+        # Counted first: one that is killed in between has sent one too few, which whoever takes its place sets right.
         self._board.handed[self._own, other] += 1
+        if not self._send(transport, other):
+            self._board.handed[self._own, other] -= 1
+            return False
         self._handed += 1
         transport.abort()
         return True
@@ -122,16 +136,29 @@ class Dealer:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                giver, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+                words, descriptors, _, _ = socket.recv_fds(self._socket, 2, 1)
             except OSError:
                 return
-            if not descriptors:
-                # This process has as many files open as it may.
-                self._board.taken[self._own, giver[0]] += 1
             for descriptor in descriptors:
-                task = loop.create_task(self._serve(socket.socket(fileno=descriptor), giver[0]))
+                os.set_inheritable(descriptor, False)
+            connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            if len(words) != 1 or words[0] >= self._place.processes:
+                # No sibling sent this.
+                for connection in connections:
+                    connection.close()
+                continue
+            if not connections:
+                self._take_none(words[0])
+            for connection in connections:
+                task = loop.create_task(self._serve(connection, words[0]))
                 self._taking.add(task)
                 task.add_done_callback(self._taking.discard)
+
+    def _take_none(self, giver: int) -> None:
+        """The kernel dropped a connection, as this process has as many files open as it may."""
+        self._board.taken[self._own, giver] += 1
+        self._full, self._board.open[self._own] = True, 0
+        _log.warning("a connection was lost: no file is left for it; raise the limit of open files (ulimit -n)")
 
     async def _serve(self, connection: socket.socket, giver: int) -> None:
         assert self._take is not None
@@ -147,6 +174,8 @@ class Dealer:
 
     async def stop(self) -> None:
         """Takes no more, once what is on its way is here."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         if self._take is not None:
             self._board.open[self._own] = 0
             self._place.take.unlink(missing_ok=True)

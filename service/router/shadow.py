@@ -38,8 +38,9 @@ class ShadowMirror:
     def _answered(self, request: InferRequest, answer: Answer) -> None:
         if answer.cancelled() or answer.exception() is not None:
             return
-        # One turn later: the caller wakes in this one.
-        asyncio.get_running_loop().call_soon(self._mirror, request, answer.result())
+        # Two turns later: a caller that awaits the answer is woken in the next, perhaps after what is called then.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._mirror, request, answer.result())
 
     def _mirror(self, request: InferRequest, answer: InferResult) -> None:
         plain = request._replace(variant=None, timeout_seconds=None)

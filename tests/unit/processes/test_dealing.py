@@ -222,15 +222,63 @@ def test_one_that_stops_takes_what_is_on_its_way_and_no_more(tmp_path: Path) -> 
     run(tmp_path, scenario)
 
 
-def test_a_message_without_a_connection_counts_as_taken(tmp_path: Path) -> None:
+def test_a_process_without_a_file_for_a_connection_is_handed_none_for_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario(host: Host) -> None:
         first, second = host.processes
         board = Board(first.place)
+        assert await host.servers(1) == [1]
         board.handed[0, 1] += 1
-        assert board.loads().tolist() == [0, 1]
+        assert board.loads().tolist() == [1, 1]
+        # What the kernel makes of a message whose connection it could not deliver.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as giver:
             giver.sendto(bytes([0]), str(second.place.take))
-        await until(lambda: board.loads().tolist() == [0, 0])
+        await until(lambda: board.taken[1, 0] == 1)
+        second.dealer.count(0)
+        assert await host.servers(2) == [1, 1]
+        assert "no file is left for it; raise the limit of open files" in caplog.text
+        await until(lambda: board.loads().tolist() == [3, 0])
+        assert await host.servers(1) == [2]
+
+    run(tmp_path, scenario)
+
+
+def test_one_that_was_taken_for_dead_by_mistake_comes_back(tmp_path: Path) -> None:
+    async def scenario(host: Host) -> None:
+        board = Board(host.processes[0].place)
+        board.open[1] = 0
+        assert await host.servers(2) == [1, 1]
+        await until(lambda: board.loads().tolist() == [2, 0])
+
+    run(tmp_path, scenario)
+
+
+def test_one_that_was_killed_while_it_handed_on_leaves_no_count_behind(tmp_path: Path) -> None:
+    async def scenario(host: Host) -> None:
+        first, second = host.processes
+        board = Board(first.place)
+        # It had counted, and not sent.
+        board.handed[1, 0] += 1
+        host.kill(second)
+        await host.replace(second)
+        assert board.loads().tolist() == [0, 0]
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("words", [b"", b"\x00\x00", b"\x09"])
+def test_a_message_that_no_sibling_sends_is_passed_over_and_its_connection_closed(tmp_path: Path, words: bytes) -> None:
+    async def scenario(host: Host) -> None:
+        second = host.processes[1]
+        one, other = socket.socketpair()
+        with one, other, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as giver:
+            giver.connect(str(second.place.take))
+            socket.send_fds(giver, [words], [other.fileno()])
+            other.close()
+            one.settimeout(10)
+            assert await asyncio.to_thread(one.recv, 1) == b""
+        assert not second.open
 
     run(tmp_path, scenario)
 

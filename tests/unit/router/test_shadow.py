@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
-from service.router.shadow import agree
+from service.domain.inference import InferRequest, InferResult
+from service.router.answer import Answer
+from service.router.shadow import ShadowMirror, agree
+from tests.async_waiting import until
 
 
 @pytest.mark.parametrize(
@@ -30,3 +37,32 @@ def test_integers_and_names_must_be_equal() -> None:
     assert agree({"y": np.array([1, 2])}, {"y": np.array([1, 2])})
     assert not agree({"y": np.array([1, 2])}, {"y": np.array([1, 3])})
     assert not agree({"y": np.array([1, 2])}, {"z": np.array([1, 2])})
+
+
+def test_a_shadow_gets_a_request_after_callers_of_every_kind_have_their_answer() -> None:
+    order: list[str] = []
+
+    class Replica:
+        def submit(self, request: InferRequest, route: object) -> Answer:
+            order.append("shadow")
+            return Answer()
+
+    async def main() -> None:
+        route = SimpleNamespace(model="m", version=1, variant="v")
+        mirror = ShadowMirror(cast("Any", SimpleNamespace(route=route, replica=Replica())))
+        answer = Answer()
+        mirror.watch(InferRequest({}), answer)
+
+        async def caller() -> None:
+            await answer
+            order.append("awaiting caller")
+
+        waiting = asyncio.create_task(caller())
+        await asyncio.sleep(0)
+        answer.add_done_callback(lambda _: order.append("caller told"))
+        answer.set_result(InferResult({}, "v", 1, "stable", 0, 0))
+        await waiting
+        await until(lambda: "shadow" in order)
+
+    asyncio.run(main())
+    assert order == ["caller told", "awaiting caller", "shadow"]
