@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
         self._place = place
         self._siblings = Siblings(place)
         self._dealer = None if place is None else Dealer(place)
-        copies = BlobCache(settings.data_dir.absolute() / "cache", settings.cache_bytes)
+        copies = BlobCache(settings.data_dir.absolute() / "cache", settings.cache_bytes, settings.cache_idle_seconds)
         self._blobs = Blobs(settings.resolved_store_url, copies)
         self._router = Router(settings.infer_limits, self._load_engine)
         self._host = host_fingerprint()

@@ -18,6 +18,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 # Each holds every engine and a pool of database connections.
 MAX_PROCESSES = 64
+# Between asking for a copy and opening it.
+_OPENING_SECONDS = 600.0
 
 
 class Settings(BaseSettings):
@@ -63,7 +65,7 @@ class Settings(BaseSettings):
     job_concurrency: PositiveInt = Field(1, description="Jobs that one worker runs at once.")
     stage_time_seconds: PositiveFloat = Field(3600.0, description="Wall time that one stage of a job may take.")
     stage_memory_bytes: PositiveInt = Field(16384 * MIB, description="Private memory of one stage's process.")
-    worker_lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+    worker_lease_seconds: Annotated[float, Field(ge=3, le=3600)] = Field(
         60.0, description="How long a worker may be silent before others take its jobs over."
     )
     hang_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
@@ -79,6 +81,11 @@ class Settings(BaseSettings):
     @property
     def resolved_store_url(self) -> str:
         return self.store_url or (self.data_dir.absolute() / "store").as_uri()
+
+    @property
+    def cache_idle_seconds(self) -> float:
+        """How long a copy is kept for whoever asked for it: a stage opens its files as it comes to them."""
+        return self.stage_time_seconds + _OPENING_SECONDS
 
     @property
     def upload_limits(self) -> UploadLimits:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from service.watchdog import Watch
+from service.watchdog import SignOfLife, Watch
 
 _FIRST_WAIT_SECONDS = 0.5
 _MAX_WAIT_SECONDS = 30.0
@@ -61,6 +61,8 @@ class Supervisor:
         self._stop_seconds = stop_seconds
         self._hang_seconds = hang_seconds
         self._watch = Watch(hang_seconds)
+        # To systemd, where that watches this process.
+        self._sign = SignOfLife()
         self._clock = clock
         self._ticked_at = clock()
         self._stopping = False
@@ -88,6 +90,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """Looks after each process once."""
+        self._sign.give()
         self._hear()
         for child in self._children:
             self._tend(child)

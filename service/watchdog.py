@@ -8,16 +8,22 @@ WatchdogSec.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import struct
 import sys
+import tempfile
+import uuid
 from contextlib import suppress
+from pathlib import Path
 
 _ALIVE = b"WATCHDOG=1"
 _MAX_BYTES = 4096
 _CREDENTIALS = struct.Struct("3i")
 _SIGNS_PER_LIMIT = 4
+_HEARD_AT_ONCE = 1000
+_log = logging.getLogger(__name__)
 
 
 class SignOfLife:
@@ -53,22 +59,21 @@ class Watch:
         # What the children are started with.
         self.environment = {key: value for key, value in os.environ.items() if key != "WATCHDOG_PID"}
         if sys.platform == "linux":
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            # The kernel picks a name that nobody else has, in no folder.
-            self._socket.bind("")
-            name = bytes(self._socket.getsockname())[1:].decode()
-            self.environment |= {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": str(int(limit_seconds * 1e6))}
+            self._path = Path(tempfile.gettempdir()) / f"octavo-{uuid.uuid4().hex[:16]}.alive"
+            self._socket = _private_socket(self._path)
+        if self._socket is not None:
+            self.environment |= {"NOTIFY_SOCKET": str(self._path), "WATCHDOG_USEC": str(int(limit_seconds * 1e6))}
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
+            self._path.unlink(missing_ok=True)
 
     def heard(self) -> set[int]:
         """The processes that gave a sign since the last call, by id, as the kernel vouches for it."""
         found: set[int] = set()
-        while self._socket is not None:
+        for _ in range(_HEARD_AT_ONCE if self._socket is not None else 0):
+            assert self._socket is not None
             try:
                 words, told, _, _ = self._socket.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
             except BlockingIOError:
@@ -76,3 +81,20 @@ class Watch:
             if words == _ALIVE:
                 found |= {_CREDENTIALS.unpack(data)[0] for _, kind, data in told if kind == socket.SCM_CREDENTIALS}
         return found
+
+
+def _private_socket(path: Path) -> socket.socket | None:
+    """One that only this user can send to: a stranger could fill it, and living children would not be heard."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    before = os.umask(0o177)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        made.bind(str(path))
+    except OSError as error:
+        made.close()
+        _log.warning("processes that hang are not found", extra={"socket": str(path), "reason": str(error)})
+        return None
+    finally:
+        os.umask(before)
+    return made

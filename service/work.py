@@ -8,7 +8,9 @@ import signal
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Event, Thread
 
 from dbos import DBOS
@@ -20,7 +22,7 @@ from service.jobs.patience import PatientRows
 from service.jobs.publication import Publication
 from service.jobs.queue import APPLICATION, QUEUE, WORKFLOW
 from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerParts
-from service.registry.blob_cache import CACHE_IDLE_SECONDS, BlobCache
+from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database, translated_errors
 from service.registry.datasets import DatasetRegistry
@@ -103,8 +105,16 @@ def _listen(settings: Settings, database: Database, lease: Lease) -> None:
 
 
 def _keep(lease: Lease) -> None:
+    _unless_lost(partial(lease.keep, Event()))
+
+
+def _confirm(lease: Lease) -> None:
+    _unless_lost(lease.confirm)
+
+
+def _unless_lost(work: Callable[[], None]) -> None:
     try:
-        lease.keep(Event())
+        work()
     except LeaseLost:
         _log.error("other workers took this one for dead and run its jobs; it ends, to be started again")
         # As at a stop: its stages' processes die with this one.
@@ -147,8 +157,7 @@ def _release(worker: str) -> None:
 
 def _parts(settings: Settings, database: Database, lease: Lease) -> WorkerParts:
     data_dir = settings.data_dir.absolute()
-    # A stage opens its files as it comes to them.
-    cache = BlobCache(data_dir / "cache", settings.cache_bytes, settings.stage_time_seconds + CACHE_IDLE_SECONDS)
+    cache = BlobCache(data_dir / "cache", settings.cache_bytes, settings.cache_idle_seconds)
     blobs = Blobs(settings.resolved_store_url, cache)
     publication = Publication(database, blobs, EngineRegistry(database), DeploymentRegistry(database))
     return WorkerParts(
@@ -159,5 +168,5 @@ def _parts(settings: Settings, database: Database, lease: Lease) -> WorkerParts:
         folder=data_dir / "work",
         threads=settings.engine_threads,
         limits=settings.stage_limits,
-        confirm=lease.confirm,
+        confirm=partial(_confirm, lease),
     )

@@ -25,7 +25,7 @@ class JobFolders:
         host by a process that has died: then nobody else has touched the job since. Raises OSError.
         """
         folder, earlier = self._path(job_id, attempt), self._path(job_id, attempt - 1)
-        if earlier.is_dir() and not is_locked(earlier / _LOCK):
+        if earlier.is_dir() and not folder.exists() and not is_locked(earlier / _LOCK):
             earlier.rename(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _LOCK).open("w") as file:

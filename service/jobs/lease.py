@@ -54,7 +54,7 @@ class Lease:
 
     def begin(self) -> None:
         """Signs the worker on. Raises Unavailable."""
-        self.rows.add([self.worker], self.seconds)
+        self.rows.sign_on(self.worker, self.seconds)
 
     def end(self) -> None:
         """Signs the worker off: its jobs are free at once. Raises Unavailable."""
@@ -85,7 +85,7 @@ class Lease:
         # Jobs whose worker has no row: it died before it had one, or whoever struck it off died before handing them on.
         rowless = self.jobs.holders() - others.keys() - {self.worker}
         if rowless:
-            self.rows.add(rowless, self.seconds)
+            self.rows.add_dead(rowless, self.seconds)
         dead_here = self.marks.dead()
         for worker in dead_here - others.keys() - rowless:
             self.marks.forget(worker)
@@ -103,4 +103,5 @@ class Lease:
     def _take_over(self, row: WorkerRow) -> None:
         if self.rows.strike_off(row):
             self.jobs.release(row.id)
+            self.rows.remove(row.id)
             _log.warning("a worker is gone; its unfinished jobs are queued again", extra={"gone": row.id})

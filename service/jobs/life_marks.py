@@ -44,12 +44,13 @@ class LifeMarks:
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds the file's lock. A file that is not there is not locked."""
+    """Whether a process holds the file's lock, or it cannot be told. A file that is not there is not locked."""
     try:
-        with file.open() as opened:
+        # For writing: a lock over NFS asks for it.
+        with file.open("r+") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
     return False

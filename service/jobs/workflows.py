@@ -143,6 +143,8 @@ class QuantizationWorkflow:
 
     def _publish(self, job: Job, files: StageFiles, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         rows, started = self._parts.rows, time.monotonic()
+        # What another worker has published, somebody may have deployed otherwise since.
+        until_answered(self._parts.confirm)
         if rows.is_cancel_requested(job.id):
             raise JobCancelled("cancelled before publication")
         progress = StageProgress(rows, job.id, "publish")

@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-# Between asking for a copy and opening it, or writing the last of it.
-CACHE_IDLE_SECONDS = 600.0
 _PARTIAL = ".partial"
 _log = logging.getLogger(__name__)
 
@@ -24,7 +22,7 @@ class BlobCache:
         self,
         folder: Path,
         max_bytes: int,
-        idle_seconds: float = CACHE_IDLE_SECONDS,
+        idle_seconds: float = 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """What was asked for within `idle_seconds` stays, whatever the bound: whoever asked may open it yet."""
@@ -70,7 +68,7 @@ class BlobCache:
                 if asked_at > self._clock() - self._idle_seconds:
                     break
                 # What a killed process had begun to write goes as well, bound or not.
-                if surplus > 0 or path.suffix == _PARTIAL:
+                if (surplus > 0 or path.suffix == _PARTIAL) and _is_still(path, asked_at):
                     path.unlink(missing_ok=True)
                     surplus -= size
                     _log.info("local copy dropped", extra={"copy": str(path.relative_to(self._folder)), "bytes": size})
@@ -82,3 +80,11 @@ class BlobCache:
                 if path.is_file():
                     told = path.stat()
                     yield told.st_mtime, told.st_size, path
+
+
+def _is_still(path: Path, asked_at: float) -> bool:
+    """Whether nobody has asked for the copy since: somebody may have while the others were looked at."""
+    try:
+        return path.stat().st_mtime == asked_at
+    except FileNotFoundError:
+        return False

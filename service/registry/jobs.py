@@ -58,8 +58,10 @@ class JobRegistry:
             "attempt": JOBS.c.attempt + 1,
             "started_at": sa.func.coalesce(JOBS.c.started_at, sa.literal(now, JOBS.c.started_at.type)),
         }
-        self._update(job_id, values)
-        return self.find(job_id)
+        with self._database.write(f"job:{job_id}") as connection:
+            begun = sa.update(JOBS).where(*_unfinished(job_id)).values(values).returning(*JOBS.c)
+            row = connection.execute(begun).one_or_none()
+        return self.find(job_id) if row is None else job_of_row(row)
 
     def set_stage(self, job_id: str, stage: Stage, progress: float) -> None:
         """Records the stage's state and the whole job's progress, 0 to 1."""

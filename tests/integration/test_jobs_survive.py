@@ -92,7 +92,7 @@ def test_workers_share_a_folder_and_one_goes_on_where_another_is_killed(tmp_path
 
 
 def test_nothing_of_an_ended_jobs_workflow_stays(tmp_path: Path) -> None:
-    with served(tmp_path) as client, running("work", tmp_path, OCTAVO_WORKER_LEASE_SECONDS="1"):
+    with served(tmp_path) as client, running("work", tmp_path, OCTAVO_WORKER_LEASE_SECONDS="3"):
         upload_digits(client)
         job_id = _submit(client)
         _wait_for_stage(client, job_id, "calibrate")

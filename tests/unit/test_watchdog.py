@@ -45,6 +45,14 @@ def test_a_child_is_heard_by_its_id_and_by_nothing_that_it_claims(
     assert watch.heard() == set()
 
 
+def test_nobody_else_can_send_to_the_parent_and_nothing_stays_of_it() -> None:
+    watch = Watch(8.0)
+    path = Path(watch.environment["NOTIFY_SOCKET"])
+    assert path.stat().st_mode & 0o777 == 0o600
+    watch.close()
+    assert not path.exists()
+
+
 def test_a_parent_that_is_behind_or_gone_is_no_trouble(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     _lend(monkeypatch, watch.environment)
     sign = SignOfLife()

@@ -45,8 +45,8 @@ def _worker(name: str, rows: WorkerRegistry, jobs: _Jobs, folder: Path, seconds:
 def test_a_silent_workers_jobs_are_released_once_its_lease_is_over(rows: WorkerRegistry, tmp_path: Path) -> None:
     jobs = _Jobs()
     jobs.held = {"j1": "dead", "j2": "a"}
-    _worker("dead", rows, jobs, tmp_path / "elsewhere").look()
-    a, b = (_worker(name, rows, jobs, tmp_path / name) for name in "ab")
+    a, b, dead = (_worker(name, rows, jobs, tmp_path / name) for name in ("a", "b", "dead"))
+    dead.look()
     for _ in range(LOOKS_PER_LEASE):
         a.look()
         b.look()
@@ -117,6 +117,37 @@ def test_a_worker_that_was_taken_for_dead_learns_it(rows: WorkerRegistry, tmp_pa
     for still_mine in (paused.look, paused.confirm, lambda: paused.keep(Event())):
         with pytest.raises(LeaseLost):
             still_mine()
+
+
+def test_a_worker_that_was_struck_off_does_not_come_back_by_the_jobs_that_it_still_holds(
+    rows: WorkerRegistry, tmp_path: Path
+) -> None:
+    jobs = _Jobs()
+    jobs.held = {"j1": "paused"}
+    b, paused = (_worker(name, rows, jobs, tmp_path / name) for name in ("b", "paused"))
+    (seen,) = [row for row in rows.list() if row.id == "paused"]
+    # Whoever does it has not handed its jobs on yet.
+    assert rows.strike_off(seen)
+    b.look()
+    with pytest.raises(LeaseLost):
+        paused.look()
+    for _ in range(LOOKS_PER_LEASE + 1):
+        b.look()
+    assert jobs.released == ["paused"]
+    assert [row.id for row in rows.list()] == ["b"]
+    # It takes another job before it learns of it.
+    jobs.held = {"j2": "paused"}
+    b.look()
+    with pytest.raises(LeaseLost):
+        paused.confirm()
+
+
+def test_a_worker_that_signed_off_gives_no_sign_of_life_any_more(rows: WorkerRegistry, tmp_path: Path) -> None:
+    gone = _worker("gone", rows, _Jobs(), tmp_path)
+    gone.end()
+    assert not rows.beat("gone")
+    (row,) = rows.list()
+    assert row.signed_off
 
 
 def test_a_sign_of_life_in_the_last_moment_counts(rows: WorkerRegistry, tmp_path: Path) -> None:

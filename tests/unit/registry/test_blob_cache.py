@@ -69,6 +69,23 @@ def test_a_copy_that_fails_leaves_nothing_and_one_that_was_killed_goes_later(tmp
     assert names(tmp_path) == ["c", "d"]
 
 
+def test_what_is_asked_for_while_others_go_stays(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = BlobCache(tmp_path, 10, 60, clock)
+    for key in "ab":
+        cache.keep(key, [b"x" * 100])
+    clock.now += 100
+    unlink = Path.unlink
+
+    def unlink_and_ask(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "a":
+            assert cache.find("b")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_ask)
+    cache.keep("c", [b"x" * 100])
+    assert names(tmp_path) == ["b", "c"]
+
+
 def test_a_forgotten_copy_is_gone_and_a_missing_one_no_error(tmp_path: Path, clock: Clock) -> None:
     cache = BlobCache(tmp_path, 1000, 60, clock)
     cache.keep("a", [b"x"])
