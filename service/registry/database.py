@@ -25,6 +25,7 @@ _BUSY_MILLISECONDS = 30_000
 _SUBSECONDS_SINCE = (3, 42)
 # A host that drops packets would otherwise hold a thread for minutes.
 _CONNECT_SECONDS = 10
+_IDLE_SECONDS = 30
 
 
 class Database:
@@ -51,8 +52,7 @@ class Database:
             pool_timeout=wait_seconds,
             connect_args=_connect_arguments(self.url),
         )
-        if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+        sa.event.listen(self.engine, "connect", _prepare_sqlite if self.is_sqlite else _prepare_postgresql)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -69,6 +69,19 @@ class Database:
             else:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(lock))))
             yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[sa.Connection]:
+        """A connection for one statement that stands by itself. On PostgreSQL it commits as it ends, so that a caller
+        that is paused in between holds up nobody; SQLite has one writer at a time.
+        """
+        if self.is_sqlite:
+            with self.write() as connection:
+                yield connection
+        else:
+            options = {"isolation_level": "AUTOCOMMIT"}
+            with translated_errors(), self.engine.connect().execution_options(**options) as connection:
+                yield connection
 
     @contextmanager
     def held(self, names: Iterable[str]) -> Iterator[None]:
@@ -137,6 +150,13 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
     if sqlite3.sqlite_version_info < _SUBSECONDS_SINCE:
         connection.create_function("unixepoch", -1, _unix_epoch)
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    # A process that is paused in the middle of a transaction would hold its locks for as long as it is.
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+    connection.commit()
 
 
 def _unix_epoch(modifier: str = "now") -> float:

@@ -49,7 +49,7 @@ class WorkerRegistry:
 
     def beat(self, worker: str) -> bool:
         """Raises the worker's count. False where it signed off, or another has declared it dead."""
-        with self._database.write(_LOCK) as connection:
+        with self._database.alone() as connection:
             one_more = sa.update(WORKERS).where(*_lives(worker)).values(beat=WORKERS.c.beat + 1)
             return connection.execute(one_more).rowcount == 1
 
@@ -60,18 +60,18 @@ class WorkerRegistry:
 
     def sign_off(self, worker: str) -> None:
         """Says that the worker ends now, so that nobody need wait for its lease to run out."""
-        with self._database.write(_LOCK) as connection:
+        with self._database.alone() as connection:
             connection.execute(sa.update(WORKERS).where(*_lives(worker)).values(beat=_SIGNED_OFF))
 
     def strike_off(self, row: WorkerRow) -> bool:
         """Declares the worker dead, unless it has said something since."""
-        with self._database.write(_LOCK) as connection:
+        with self._database.alone() as connection:
             seen = sa.update(WORKERS).where(WORKERS.c.id == row.id, WORKERS.c.beat == row.beat)
             return connection.execute(seen.values(beat=_STRUCK_OFF)).rowcount == 1
 
     def remove(self, worker: str) -> None:
         """Deletes the row of a worker that was struck off, and that nothing is left of."""
-        with self._database.write(_LOCK) as connection:
+        with self._database.alone() as connection:
             connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == worker, WORKERS.c.beat == _STRUCK_OFF))
 
     def _add(self, ids: Iterable[str], beat: int, lease_seconds: float) -> None:

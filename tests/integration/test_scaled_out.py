@@ -71,7 +71,8 @@ def test_a_worker_that_was_only_cut_off_ends_and_leaves_the_job_to_the_one_that_
             _wait_for_stage(client, job_id, "calibrate")
             cut_off.send_signal(signal.SIGSTOP)
             with running("work", tmp_path / "w2", **shared):
-                wait_until(lambda: client.get(f"/jobs/{job_id}").json()["attempt"] == 2)
+                # Longer where it was cut off in the middle of a transaction.
+                wait_until(lambda: client.get(f"/jobs/{job_id}").json()["attempt"] == 2, seconds=90)
                 # Both have the job now. The first comes back in the middle of the second's work.
                 cut_off.send_signal(signal.SIGCONT)
                 assert cut_off.wait(30) == 1

@@ -114,3 +114,10 @@ def test_a_name_is_free_again_after_a_failure(database: Database) -> None:
 def test_names_cannot_be_held_while_the_database_is_away() -> None:
     with pytest.raises(Unavailable), Database("postgresql://octavo@127.0.0.1:1/octavo").held(["a"]):
         pass
+
+
+def test_a_caller_that_is_paused_in_a_transaction_does_not_hold_its_locks_for_ever(postgresql_url: str) -> None:
+    database = Database(postgresql_url)
+    with database.read() as connection:
+        assert connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "30s"
+    database.close()
