@@ -23,6 +23,7 @@ _MAX_BYTES = 4096
 _CREDENTIALS = struct.Struct("3i")
 _SIGNS_PER_LIMIT = 4
 _HEARD_AT_ONCE = 1000
+_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _log = logging.getLogger(__name__)
 
 
@@ -56,8 +57,8 @@ class Watch:
 
     def __init__(self, limit_seconds: float) -> None:
         self._socket: socket.socket | None = None
-        # What the children are started with.
-        self.environment = {key: value for key, value in os.environ.items() if key != "WATCHDOG_PID"}
+        # What the children are started with: whoever watches this process does not watch them.
+        self.environment = {key: value for key, value in os.environ.items() if key not in _VARIABLES}
         if sys.platform == "linux":
             self._path = Path(tempfile.gettempdir()) / f"octavo-{uuid.uuid4().hex[:16]}.alive"
             self._socket = _private_socket(self._path)

@@ -146,8 +146,9 @@ def _forget_ended() -> None:
         ended = DBOS.list_workflows(
             name=WORKFLOW, status=["SUCCESS", "ERROR"], limit=_FORGOTTEN_AT_ONCE, load_input=False, load_output=False
         )
-        # What became of a job is in its own row.
-        DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
+        if ended:
+            # What became of a job is in its own row.
+            DBOS.delete_workflows([workflow.workflow_id for workflow in ended])
 
 
 def _release(worker: str) -> None:

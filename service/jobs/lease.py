@@ -1,8 +1,8 @@
 """Lets workers take over the jobs of a dead one, whatever it was called and wherever it ran.
 
 A worker raises its count in the database several times within a lease; who sees another's count stand still for that
-one's lease declares it dead, once, and hands its jobs back to the queue. No clocks are compared. A worker that was only
-cut off finds its row gone and ends; until it does, what it writes of a job is refused, as the job has another owner.
+one's lease strikes it off, once, and hands its jobs back to the queue. No clocks are compared. A worker that was only cut
+off learns of it and ends; until it does, what it records of a job is refused, as the job has another owner.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Lease:
         if not self.rows.beat(self.worker):
             raise LeaseLost(self.worker)
         others = {row.id: row for row in self.rows.list() if row.id != self.worker}
-        # Jobs whose worker has no row: it died before it had one, or whoever struck it off died before handing them on.
+        # Jobs whose worker has no row: it was struck off, and took another before it learned of it.
         rowless = self.jobs.holders() - others.keys() - {self.worker}
         if rowless:
             self.rows.add_dead(rowless, self.seconds)

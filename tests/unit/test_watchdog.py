@@ -53,6 +53,17 @@ def test_nobody_else_can_send_to_the_parent_and_nothing_stays_of_it() -> None:
     assert not path.exists()
 
 
+def test_children_do_not_answer_to_whoever_watches_their_parent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _lend(monkeypatch, {"NOTIFY_SOCKET": "/run/systemd/notify", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"})
+    # No socket can be made under so long a path.
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("x" * 120)))
+    with closing(Watch(8.0)) as watch:
+        assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & watch.environment.keys()
+        assert watch.heard() == set()
+
+
 def test_a_parent_that_is_behind_or_gone_is_no_trouble(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     _lend(monkeypatch, watch.environment)
     sign = SignOfLife()
