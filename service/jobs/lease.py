@@ -1,8 +1,8 @@
 """Lets workers take over the jobs of a dead one, whatever it was called and wherever it ran.
 
 A worker raises its count in the database several times within a lease; who sees another's count stand still for that
-one's lease strikes it off, once, and hands its jobs back to the queue. No clocks are compared. A worker that was only cut
-off learns of it and ends; until it does, what it records of a job is refused, as the job has another owner.
+one's lease strikes it off, once, and hands its jobs back to the queue. No clocks are compared. A worker that was only
+cut off learns of it and ends; until then what it records of a job is refused, as the job has another owner.
 """
 
 from __future__ import annotations
