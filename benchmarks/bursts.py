@@ -1,4 +1,4 @@
-"""How fast a call is at its best: the fastest of a few bursts of calls one after another.
+"""How fast a call, or a server, is at its best: the fastest of a few bursts one after another.
 
 A runtime's threads spin while they wait for each other, and lose a third of their speed for seconds when anything else
 comes onto their cores; the best burst is what the runtime can do.
@@ -12,14 +12,14 @@ from collections.abc import Callable
 import numpy as np
 
 _WARM_UP_RUNS = 5
-_BURSTS = 3
+BURSTS = 3
 
 
 def best_burst(run: Callable[[], object], rows: int, seconds: float) -> dict[str, float]:
     """Calls `run`, a batch of `rows` rows, for `seconds`: rows/s and the median time of a batch in the best burst."""
     for _ in range(_WARM_UP_RUNS):
         run()
-    return max((_burst(run, rows, seconds / _BURSTS) for _ in range(_BURSTS)), key=_rows_per_second)
+    return max((_burst(run, rows, seconds / BURSTS) for _ in range(BURSTS)), key=_rows_per_second)
 
 
 def _burst(run: Callable[[], object], rows: int, seconds: float) -> dict[str, float]:

@@ -55,7 +55,7 @@ def apply_load(url: str, payload: Payload, load: Load) -> Observed:
     headers = "\n".join(f"{name}: {value}" for name, value in payload.headers.items())
     command = [
         "wrk",
-        *("--threads", "1", "--connections", str(load.connections), "--duration", f"{round(load.seconds)}s"),
+        *("--threads", "1", "--connections", str(load.connections), "--duration", f"{max(1, round(load.seconds))}s"),
         *("--timeout", f"{_TIMEOUT_SECONDS}s", "--script", str(_SCRIPT), url),
     ]
     environment = os.environ | {"BODY": str(payload.body), "HEADERS": headers, "PAUSE_MS": str(load.pause_ms)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.bursts import BURSTS
 from benchmarks.errors import CannotMeasure
 from benchmarks.load import Load, Observed, apply_load, require_wrk
 from benchmarks.octavo import Place, Server, served
@@ -60,8 +61,8 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
         "under load, with the same number of threads on the same cores: bare, they share each call; served, each is a "
         "process that runs batches of its own; a lone connection is served by one engine with all the threads, as the "
-        "bare call has them. wrk takes its share of the cores. The bare figure of a round is the best of three bursts, "
-        "the server's is all of its time. Ratios are taken within a round; every figure is the median over the rounds.",
+        "bare call has them. wrk takes its share of the cores. A round's figures, of the runtime and of the server alike, "
+        "are those of the best of three bursts. Ratios are taken within a round; a figure is the median over the rounds.",
     )
     try:
         model = options.find_efficientnet()
@@ -108,14 +109,20 @@ def _round(case: Case, options: Options, bare: Bare, targets: tuple[tuple[Server
     for rows in case.batches:
         options.quiet.wait()
         speeds[rows] = bare.measure(rows, options.seconds)
-    observed, cpus = [], []
+    bests = []
     for server, payload, connections in targets:
         options.quiet.wait()
-        before, started = cpu_seconds(server.pid), time.monotonic()
-        observed.append(_load(server, payload, Load(connections, options.seconds)))
-        cpus.append((cpu_seconds(server.pid) - before) / (time.monotonic() - started))
-    binary, json, alone = observed
-    return Round(speeds, binary, json, alone, *cpus[:2])
+        bursts = [_burst(server, payload, Load(connections, options.seconds / BURSTS)) for _ in range(BURSTS)]
+        bests.append(max(bursts, key=lambda burst: burst[0].requests_per_second))
+    (binary, binary_cpus), (json, json_cpus), (alone, _) = bests
+    return Round(speeds, binary, json, alone, binary_cpus, json_cpus)
+
+
+def _burst(server: Server, payload: Payload, load: Load) -> tuple[Observed, float]:
+    """What the load saw, and how many processors the server had meanwhile."""
+    before, started = cpu_seconds(server.pid), time.monotonic()
+    observed = _load(server, payload, load)
+    return observed, (cpu_seconds(server.pid) - before) / (time.monotonic() - started)
 
 
 def _load(server: Server, payload: Payload, load: Load) -> Observed:
