@@ -23,7 +23,7 @@ _HELD = 1
 _BUSY_MILLISECONDS = 30_000
 # An older one answers NULL to unixepoch('subsec'), and no job could be written.
 _SUBSECONDS_SINCE = (3, 42)
-# A host that drops packets, or is gone, would otherwise hold a thread for minutes, and a worker's signs of life with it.
+# A host that drops packets, or is gone, would otherwise hold a thread for minutes, with a worker's signs of life.
 # libpq's own settings: seconds and, of what was sent and not acknowledged, milliseconds.
 _PATIENCE = {
     "connect_timeout": 10,
