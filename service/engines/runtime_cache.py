@@ -44,17 +44,18 @@ class RuntimeCache:
         """With what the store has of it; without a store they are shared, not kept. None in TensorRT proper."""
         if not hasattr(trt, "IRuntimeCache"):
             return None
+        opened: RuntimeCache | None = None
         with _logged("this engine's kernels are compiled beside its answers, and not kept"):
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            opened = cls(config, config.create_runtime_cache(), store)
-            opened._bring()
-            if not config.set_runtime_cache(opened._cache):
+            made = cls(config, config.create_runtime_cache(), store)
+            made._bring()
+            if not config.set_runtime_cache(made._cache):
                 _log.warning("this engine's kernels are not kept", extra={"reason": "TensorRT-RTX refuses the cache"})
-                opened._cache = opened._store = None
-            return opened
-        return None
+                made._cache = made._store = None
+            opened = made
+        return opened
 
     def _bring(self) -> None:
         if self._store is None:

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from threading import Lock, get_ident
 from typing import Any
 
@@ -23,7 +23,7 @@ _changing = Lock()
 _listeners: tuple[tuple[int, Listener], ...] = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def process_logger(trt: Any) -> Any:
     """The process's one logger of the module `trt`."""
 
