@@ -18,6 +18,8 @@ _MAX_WAIT_SECONDS = 30.0
 # A process that lived this long was well: its next death starts again with a short wait.
 _HEALTHY_SECONDS = 60.0
 _TICK_SECONDS = 0.2
+# How long one may take to its first sign of life; it may wait for a database meanwhile.
+_START_SECONDS = 600.0
 # Where ticks lie so far apart this process stood still itself, perhaps with the others, and heard nothing.
 _PAUSED_SECONDS = 5.0
 # For a hanging process to say where it hangs.
@@ -31,7 +33,7 @@ _log = logging.getLogger(__name__)
 @dataclass
 class _Child:
     """One supervised process. `wait_seconds` is the pause before its next start; it doubles with each quick death.
-    `heard_at` is None until its first sign of life, `kill_at` unless it hangs.
+    `heard_at` is when it gave its last sign of life, or was started; `kill_at` is None unless it hangs.
     """
 
     name: str
@@ -40,7 +42,8 @@ class _Child:
     started_at: float = 0.0
     start_at: float = 0.0
     wait_seconds: float = field(default=_FIRST_WAIT_SECONDS)
-    heard_at: float | None = None
+    gives_signs: bool = False
+    heard_at: float = 0.0
     kill_at: float | None = None
 
 
@@ -54,8 +57,8 @@ class Supervisor:
         hang_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stop_seconds`: how long a stopping process may drain before it is killed. `hang_seconds`: how long one that
-        gives signs of life (service.watchdog) may give none before it is killed and started again.
+        """`stop_seconds`: how long a stopping process may drain before it is killed. `hang_seconds`: how long one may
+        give no sign of life (service.watchdog) before it is killed and started again; to its first, ten minutes.
         """
         self._children = [_Child(name, command) for name, command in commands.items()]
         self._stop_seconds = stop_seconds
@@ -100,7 +103,9 @@ class Supervisor:
         paused, self._ticked_at = now - self._ticked_at > _PAUSED_SECONDS, now
         for child in self._children:
             process = child.process
-            if process is not None and (process.pid in heard or (paused and child.heard_at is not None)):
+            gave_sign = process is not None and process.pid in heard
+            child.gives_signs |= gave_sign
+            if gave_sign or paused:
                 child.heard_at = now
 
     def _tend(self, child: _Child) -> None:
@@ -113,7 +118,8 @@ class Supervisor:
                     preexec_fn=_end_with_parent,
                     env=self._watch.environment,
                 )
-                child.started_at, child.heard_at, child.kill_at = now, None, None
+                child.started_at = child.heard_at = now
+                child.gives_signs, child.kill_at = False, None
             return
         code = child.process.poll()
         if code is None:
@@ -137,10 +143,10 @@ class Supervisor:
         if child.kill_at is not None:
             if now >= child.kill_at:
                 process.kill()
-        elif child.heard_at is not None and now - child.heard_at > self._hang_seconds:
-            _log.error(
-                "process hangs and is killed", extra={"child": child.name, "silent_seconds": now - child.heard_at}
-            )
+            return
+        silent = now - child.heard_at
+        if self._watch.can_hear and silent > (self._hang_seconds if child.gives_signs else _START_SECONDS):
+            _log.error("process hangs and is killed", extra={"child": child.name, "silent_seconds": silent})
             # Ours write where each of their threads stands, and die of it.
             process.send_signal(signal.SIGABRT)
             child.kill_at = now + _LAST_WORDS_SECONDS

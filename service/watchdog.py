@@ -65,6 +65,10 @@ class Watch:
         if self._socket is not None:
             self.environment |= {"NOTIFY_SOCKET": str(self._path), "WATCHDOG_USEC": str(int(limit_seconds * 1e6))}
 
+    @property
+    def can_hear(self) -> bool:
+        return self._socket is not None
+
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 Work = Callable[[], None]
+_NON_BLOCKING = 1
 
 
 class CudaError(Exception):
@@ -28,6 +29,7 @@ class CudaMemoryError(CudaError):
 class FakeStream:
     driver: FakeDriver
     handle: int
+    blocking: bool = True
     waiting: list[tuple[str, Work]] = field(default_factory=list)
     captured: list[tuple[str, Work]] | None = None
 
@@ -123,11 +125,11 @@ class FakeDriver:
     def Device(self, _number: int) -> _Device:  # noqa: N802 (pycuda's name)
         return _Device(self)
 
-    def Stream(self) -> FakeStream:  # noqa: N802 (pycuda's name)
+    def Stream(self, flags: int = 0) -> FakeStream:  # noqa: N802 (pycuda's name)
         self.check("stream")
         handle = self._next_stream
         self._next_stream += 1
-        stream = FakeStream(self, handle)
+        stream = FakeStream(self, handle, blocking=flags != _NON_BLOCKING)
         self.streams[handle] = _Weak(stream)  # type: ignore[assignment]
         return stream
 
@@ -199,7 +201,11 @@ class FakeGraphLibrary:
     def cuStreamBeginCapture_v2(self, stream: Any, _mode: Any) -> int:  # noqa: N802
         if "cuStreamBeginCapture_v2" in self.failing:
             return 900
-        self._driver.stream_of(stream.value).captured = []
+        recorded = self._driver.stream_of(stream.value)
+        if recorded.blocking:
+            # Any copy of another library on the legacy stream would end the capture; there is always one here.
+            return 906
+        recorded.captured = []
         return 0
 
     def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:  # noqa: N802

@@ -68,6 +68,7 @@ class FakeTensorRt:
     TensorLocation = _Place
     TensorIOMode = _Mode
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=2)
+    ProfilingVerbosity = SimpleNamespace(NONE=1, DETAILED=2)
 
     def __init__(self, driver: FakeDriver) -> None:
         self.driver = driver
@@ -75,14 +76,23 @@ class FakeTensorRt:
         self.capturable = True
         self.enqueues = True
         self.refits = True
+        self.allocators_kept = 0
+        # All that were ever handed over: TensorRT keeps to the first, and does not keep it alive.
+        self.loggers: list[_Logger] = []
 
-    def Refitter(self, engine: FakeTrtEngine, _logger: _Logger) -> _Refitter:  # noqa: N802 (TensorRT's name)
+    def _take_logger(self, logger: _Logger) -> None:
+        if logger not in self.loggers:
+            self.loggers.append(logger)
+
+    def Refitter(self, engine: FakeTrtEngine, logger: _Logger) -> _Refitter:  # noqa: N802 (TensorRT's name)
+        self._take_logger(logger)
         return _Refitter(engine)
 
     def OnnxParserRefitter(self, refitter: _Refitter, logger: _Logger) -> _ParserRefitter:  # noqa: N802
         return _ParserRefitter(refitter, logger)
 
     def Runtime(self, logger: _Logger) -> Any:  # noqa: N802 (TensorRT's name)
+        self._take_logger(logger)
         return SimpleNamespace(deserialize_cuda_engine=lambda data: self._deserialize(logger, data))
 
     def _deserialize(self, logger: _Logger, data: bytes) -> FakeTrtEngine | None:
@@ -165,6 +175,8 @@ class FakeTrtContext:
         self._addresses: dict[str, int] = {}
         self._allocator: Any = None
         self.profile = -1
+        # That of the build, which is DETAILED.
+        self.nvtx_verbosity = 2
 
     def __del__(self) -> None:
         self._trt.contexts -= 1
@@ -187,10 +199,13 @@ class FakeTrtContext:
         self._addresses[name] = address
 
     def set_output_allocator(self, _name: str, allocator: Any) -> None:
+        # Each call keeps the allocator alive once more.
+        self._trt.allocators_kept += 1
         self._allocator = allocator
 
     def execute_async_v3(self, handle: int) -> bool:
         stream = self._driver.stream_of(handle)
+        assert self.nvtx_verbosity == self._trt.ProfilingVerbosity.NONE, "every enqueue tells profilers of its layers"
         if not self._trt.enqueues or (stream.captured is not None and not self._trt.capturable):
             return False
         source, target, shape = self._addresses["x"], self._addresses["y"], self._shape

@@ -39,14 +39,17 @@ class FakeRuntimeCache:
 
 class FakeTensorRtx(FakeTensorRt):
     """`compiled` are the rows that were compiled for; `caches` counts those alive, `out_of_order` a cache that went
-    while a context was left.
+    while a context was left, `general` the runs that were answered with kernels for no shape in particular.
     """
 
     IRuntimeCache = FakeRuntimeCache
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY=0, EAGER=1)
 
     def __init__(self, driver: FakeDriver) -> None:
         super().__init__(driver)
         self.compiled: list[int] = []
+        self.general = 0
+        self.stream_capturable = True
         self.caches = 0
         self.out_of_order = self.serialize_fails = False
         self.takes_caches = True
@@ -62,12 +65,15 @@ class _Engine(FakeTrtEngine):
         return _Config(self.trt)
 
     def create_execution_context(self, strategy: Any) -> FakeTrtContext | None:
-        return _Context(self, strategy.cache if isinstance(strategy, _Config) else FakeRuntimeCache(self.trt))
+        if isinstance(strategy, _Config):
+            return _Context(self, strategy.cache or FakeRuntimeCache(self.trt), strategy)
+        return _Context(self, FakeRuntimeCache(self.trt), _Config(self.trt))
 
 
 class _Config(SimpleNamespace):
     def __init__(self, trt: FakeTensorRtx) -> None:
-        super().__init__(trt=trt, cache=None, strategy=0)
+        lazy = trt.DynamicShapesKernelSpecializationStrategy.LAZY
+        super().__init__(trt=trt, cache=None, strategy=0, dynamic_shapes_kernel_specialization_strategy=lazy)
 
     def set_execution_context_allocation_strategy(self, strategy: int) -> None:
         self.strategy = strategy
@@ -84,13 +90,21 @@ class _Config(SimpleNamespace):
 
 
 class _Context(FakeTrtContext):
-    def __init__(self, engine: _Engine, cache: FakeRuntimeCache) -> None:
+    def __init__(self, engine: _Engine, cache: FakeRuntimeCache, config: _Config) -> None:
         super().__init__(engine)
+        self._rtx = engine.trt
         self._kernels, self._compiled = cache.kernels, engine.trt.compiled
+        self._lazy = config.dynamic_shapes_kernel_specialization_strategy == 0
+
+    def is_stream_capturable(self, _stream: int) -> bool:
+        return self._rtx.stream_capturable
 
     def execute_async_v3(self, handle: int) -> bool:
         rows = self._shape[0]
-        if rows not in self._kernels:
+        if self._lazy:
+            # They are compiled by another thread, some time.
+            self._rtx.general += 1
+        elif rows not in self._kernels:
             self._kernels.add(rows)
             self._compiled.append(rows)
         return super().execute_async_v3(handle)

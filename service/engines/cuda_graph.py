@@ -12,7 +12,8 @@ from typing import Any
 from service.errors import EngineFailed
 
 _LIBRARY = "libcuda.so.1"
-# CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads allocate meanwhile does not end this capture.
+# CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads allocate meanwhile does not end this capture. What waits for
+# the whole device does: see `loading`.
 _THREAD_LOCAL = 1
 
 

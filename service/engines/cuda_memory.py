@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,13 @@ from service.errors import DeviceFailed, EngineFailed, Unsupported
 Bytes = npt.NDArray[np.uint8]
 # What TensorRT wants of activation memory; of tensors it wants less.
 ALIGNMENT_BYTES = 256
+# CU_STREAM_NON_BLOCKING: a copy on the legacy stream, as ONNX Runtime makes them, would wait for all other streams, and
+# end what one of them is capturing.
+_NON_BLOCKING = 1
+# What loads an engine may wait for the whole device, and so may what makes an execution context: while work is captured
+# that fails, and ends the capture, in whatever mode it was begun. A capture holds both, and is short; a load is not.
+loading = RLock()
+capturing = RLock()
 
 
 class CudaContext:
@@ -64,7 +72,7 @@ class CudaContext:
             raise
 
     def stream(self) -> Any:
-        return self.driver.Stream()
+        return self.driver.Stream(_NON_BLOCKING)
 
 
 @lru_cache(maxsize=1)

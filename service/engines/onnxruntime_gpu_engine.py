@@ -10,6 +10,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from service.engines.cuda_memory import loading
 from service.engines.engine import Array
 from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, session_options, tensor_spec, text_of
 from service.errors import DeviceFailed, EngineFailed
@@ -52,7 +53,8 @@ class OnnxRuntimeGpuEngine:
             providers.insert(0, (provider, _tensorrt_options(path)))
         try:
             options = session_options(1)
-            session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS)
+            with loading:
+                session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name} on the GPU: {error}; check the model") from error
         if session.get_providers()[0] != provider:
@@ -118,8 +120,9 @@ class OnnxRuntimeGpuEngine:
         return DeviceFailed(self._lost)
 
     def close(self) -> None:
-        self._free.clear()
-        del self._session
+        with loading:
+            self._free.clear()
+            del self._session
 
 
 def cuda_providers(tf32: bool = False) -> list[Any]:

@@ -1,4 +1,4 @@
-"""TensorRT-RTX compiles an engine's kernels on the GPU that it first runs on; here they are lent and kept.
+"""TensorRT-RTX compiles an engine's kernels on the GPU that it first runs on; here it is told when, and they are kept.
 
 TensorRT proper compiles when it builds, and has none of this. What fails here is logged and costs time, no engine.
 """
@@ -27,10 +27,13 @@ class CacheStore:
 class RuntimeCache:
     """One engine's compiled kernels, which all of its execution contexts share through `config`.
 
+    Each is compiled for its shapes when these first come. TensorRT-RTX would otherwise answer with slower, general ones
+    until a thread of its own is done, and whatever was measured or captured until then would be of those.
+
     Used inside the CUDA context's `active`, and closed after the last of those execution contexts.
     """
 
-    def __init__(self, config: Any, cache: Any, store: CacheStore) -> None:
+    def __init__(self, config: Any, cache: Any, store: CacheStore | None) -> None:
         self.config = config
         self._cache = cache
         self._store = store
@@ -38,20 +41,25 @@ class RuntimeCache:
 
     @classmethod
     def open(cls, trt: Any, engine: Any, store: CacheStore | None) -> RuntimeCache | None:
-        """With what the store has of it. None without a store, in TensorRT proper, and where none can be made."""
-        if store is None or not hasattr(trt, "IRuntimeCache"):
+        """With what the store has of it; without a store they are shared, not kept. None in TensorRT proper."""
+        if not hasattr(trt, "IRuntimeCache"):
             return None
-        with _logged("this engine's kernels are not kept"):
+        opened: RuntimeCache | None = None
+        with _logged("this engine's kernels are compiled beside its answers, and not kept"):
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-            opened = cls(config, config.create_runtime_cache(), store)
-            opened._bring()
-            if config.set_runtime_cache(opened._cache):
-                return opened
-            _log.warning("this engine's kernels are not kept", extra={"reason": "TensorRT-RTX refuses the cache"})
-        return None
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            made = cls(config, config.create_runtime_cache(), store)
+            made._bring()
+            if not config.set_runtime_cache(made._cache):
+                _log.warning("this engine's kernels are not kept", extra={"reason": "TensorRT-RTX refuses the cache"})
+                made._cache = made._store = None
+            opened = made
+        return opened
 
     def _bring(self) -> None:
+        if self._store is None:
+            return
         with _logged("stored kernels are not used; they are compiled again"):
             content = self._store.read()
             if content is None:
@@ -64,7 +72,9 @@ class RuntimeCache:
             _log.warning("stored kernels are not used; they are compiled again", extra=told)
 
     def keep(self) -> None:
-        """Stores all that was compiled so far, where that is not stored yet."""
+        """Stores all that was compiled so far, where that is not stored yet and there is a store."""
+        if self._store is None:
+            return
         with _logged("compiled kernels are not stored"):
             content = bytes(memoryview(self._cache.serialize()))
             if content == self._stored:

@@ -9,7 +9,7 @@ from typing import Any
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.engines.tensorrt_import import tensorrt_flavour
-from service.engines.tensorrt_log import RuntimeLog
+from service.engines.tensorrt_log import RuntimeLog, listening, process_logger
 from service.errors import EngineFailed, InvalidModel
 
 _DATATYPES = {
@@ -45,9 +45,10 @@ def outside(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...
 
 def deserialized(trt: Any, plan: bytes, name: str) -> Any:
     """The engine of a plan's bytes, inside the GPU's context. Raises EngineFailed with TensorRT's own words."""
-    log = RuntimeLog(trt)
-    # The runtime is kept alive by the engine it makes.
-    engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
+    log = RuntimeLog()
+    with listening(log.take):
+        # The runtime is kept alive by the engine it makes.
+        engine = trt.Runtime(process_logger(trt)).deserialize_cuda_engine(plan)
     if engine is None:
         flavour, version = tensorrt_flavour()
         raise EngineFailed(
@@ -62,16 +63,17 @@ def refit(trt: Any, engine: Any, weights: bytes, name: str) -> None:
 
     Raises EngineFailed with TensorRT's own words, or the weights that the graph does not have.
     """
-    log = RuntimeLog(trt)
-    refitter = trt.Refitter(engine, log.logger)
-    parser = trt.OnnxParserRefitter(refitter, log.logger)
-    why = ""
-    if not parser.refit_from_bytes(weights):
-        why = f"its graph is refused: {log.words()}"
-    elif missing := refitter.get_missing_weights():
-        why = f"its graph lacks {len(missing)} weights, for example {missing[0]!r}"
-    elif not refitter.refit_cuda_engine():
-        why = f"they are refused: {log.words()}"
+    log = RuntimeLog()
+    with listening(log.take):
+        refitter = trt.Refitter(engine, process_logger(trt))
+        parser = trt.OnnxParserRefitter(refitter, process_logger(trt))
+        why = ""
+        if not parser.refit_from_bytes(weights):
+            why = f"its graph is refused: {log.words()}"
+        elif missing := refitter.get_missing_weights():
+            why = f"its graph lacks {len(missing)} weights, for example {missing[0]!r}"
+        elif not refitter.refit_cuda_engine():
+            why = f"they are refused: {log.words()}"
     if why:
         raise EngineFailed(f"{name} cannot be given its weights: {why}; quantize again on this host")
 

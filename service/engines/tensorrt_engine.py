@@ -14,7 +14,7 @@ from queue import LifoQueue
 from threading import Lock
 
 from service.engines.cuda_graph import cuda_graphs
-from service.engines.cuda_memory import CudaContext, cuda_context
+from service.engines.cuda_memory import CudaContext, cuda_context, loading
 from service.engines.engine import Array
 from service.engines.runtime_cache import CacheStore, RuntimeCache
 from service.engines.stripped_plan import read_plan
@@ -66,7 +66,7 @@ class TensorRtEngine:
         """As `load`, from the plan and, where it was stripped of them, the ONNX graph that has its weights."""
         trt = tensorrt_module()
         plan, weights = content
-        with cuda.active():
+        with loading, cuda.active():
             engine = deserialized(trt, plan, name)
             if weights is not None:
                 refit(trt, engine, weights, name)
@@ -157,7 +157,7 @@ class TensorRtEngine:
             return
         kept = 0
         try:
-            with loaded.cuda.active():
+            with loading, loaded.cuda.active():
                 while lanes:
                     lane = lanes.pop()
                     kept += lane.close() if lane is not None else 0

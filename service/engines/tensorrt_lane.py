@@ -15,7 +15,7 @@ import numpy as np
 
 from service.domain.tensor import TensorSpec
 from service.engines.cuda_graph import CudaGraphs
-from service.engines.cuda_memory import Bytes, CudaContext, DeviceBuffer, PinnedBuffer, free_all
+from service.engines.cuda_memory import Bytes, CudaContext, DeviceBuffer, PinnedBuffer, capturing, free_all, loading
 from service.engines.engine import Array
 from service.engines.runtime_cache import RuntimeCache
 from service.engines.tensorrt_outputs import OutputMemory, output_allocator
@@ -83,6 +83,9 @@ class Lane:
         self._shapes: Shapes = ()
         self._runs: dict[Shapes, int] = {}
         self._graphs: dict[Shapes, _Graph] = {}
+        # Shapes whose work cannot be captured, and (profile, output) of the allocators that a context has.
+        self._plain: set[Shapes] = set()
+        self._lent: set[tuple[int, str]] = set()
 
     def run(self, inputs: Mapping[str, Array], profile: int, names: Sequence[str]) -> dict[str, Array]:
         """One batch, in and out. Blocks for the device with the interpreter free: pycuda's wait and copies release it,
@@ -158,9 +161,12 @@ class Lane:
         strategy = self._loaded.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         kernels = self._loaded.kernels
         # A runtime configuration carries the strategy too.
-        context = self._loaded.engine.create_execution_context(strategy if kernels is None else kernels.config)
+        with capturing:
+            context = self._loaded.engine.create_execution_context(strategy if kernels is None else kernels.config)
         if context is None:
             raise EngineFailed("TensorRT makes no execution context; look at the server's log for its reason")
+        # The engine was built to tell its layers; that it goes on telling them to profilers would cost every enqueue.
+        context.nvtx_verbosity = self._loaded.trt.ProfilingVerbosity.NONE
         # Shared by all contexts of the lane, of which one runs at a time.
         context.set_device_memory(self._activations.pointer, self._activations.capacity)
         if not context.set_optimization_profile_async(profile, self.stream.handle):
@@ -183,8 +189,10 @@ class Lane:
             memory = self._memories.get(tensor.spec.name)
             if memory is None:
                 context.set_tensor_address(tensor.spec.name, tensor.device.pointer)
-            else:
+            elif (self._profile, tensor.spec.name) not in self._lent:
+                # Once: with every call the binding keeps one more reference, for as long as the context lives.
                 context.set_output_allocator(tensor.spec.name, output_allocator(self._loaded.trt, memory))
+                self._lent.add((self._profile, tensor.spec.name))
 
     def _execute(self, context: Any) -> None:
         if context.execute_async_v3(self.stream.handle):
@@ -198,10 +206,15 @@ class Lane:
         if len(self._runs) >= _MAX_SHAPES:
             self._runs.clear()
         runs = self._runs[self._shapes] = self._runs.get(self._shapes, 0) + 1
-        if self._loaded.graphs is None or self._memories or runs != RUNS_BEFORE_CAPTURE:
+        if self._loaded.graphs is None or self._memories or self._shapes in self._plain:
             return
-        if len(self._graphs) < _MAX_GRAPHS:
-            self._capture(self._loaded.graphs)
+        # While another engine is loaded this one does not wait: the shape's next run tries again.
+        if runs >= RUNS_BEFORE_CAPTURE and len(self._graphs) < _MAX_GRAPHS and loading.acquire(blocking=False):
+            try:
+                with capturing:
+                    self._capture(self._loaded.graphs)
+            finally:
+                loading.release()
 
     def _capture(self, graphs: CudaGraphs) -> None:
         """Captures the staged shapes' work on a context of its own; where that fails, they go on without a graph."""
@@ -213,11 +226,19 @@ class Lane:
             # A context's first run sets up what must not happen while its work is recorded.
             self._execute(context)
             self.stream.synchronize()
+            self._check_capturable(context)
             handle = graphs.capture(self.stream.handle, lambda: bool(context.execute_async_v3(self.stream.handle)))
         except EngineFailed as error:
             _log.info("no CUDA graph for this shape", extra={"shapes": str(self._shapes), "reason": str(error)})
+            self._plain.add(self._shapes)
             return
         self._graphs[self._shapes] = _Graph(handle, context)
+
+    def _check_capturable(self, context: Any) -> None:
+        # TensorRT-RTX knows, and TensorRT has no such call.
+        asked = getattr(context, "is_stream_capturable", None)
+        if asked is not None and not asked(self.stream.handle):
+            raise EngineFailed("TensorRT-RTX says that this work cannot be captured")
 
     def _launched(self, graph: _Graph) -> bool:
         assert self._loaded.graphs is not None
@@ -226,6 +247,7 @@ class Lane:
         except EngineFailed as error:
             _log.warning("a CUDA graph does not launch; its shape goes on without", extra={"reason": str(error)})
             self._destroy(self._graphs.pop(self._shapes))
+            self._plain.add(self._shapes)
             return False
         return True
 
@@ -235,6 +257,7 @@ class Lane:
             self._destroy(graph)
         self._graphs.clear()
         self._runs.clear()
+        self._plain.clear()
 
     def _destroy(self, graph: _Graph) -> None:
         assert self._loaded.graphs is not None

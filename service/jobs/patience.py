@@ -36,7 +36,10 @@ def until_answered(work: Callable[[], T], pause: Callable[[float], None] = time.
 
 
 class PatientRows:
-    """Job rows as a worker writes them. What decides a job's course waits for the database; the rest does without."""
+    """Job rows as a worker writes them. What decides a job's course waits for the database; the rest does without.
+
+    An attempt at a job that another worker has begun anew meanwhile writes nothing.
+    """
 
     def __init__(self, rows: JobRegistry, pause: Callable[[float], None] = time.sleep) -> None:
         self._rows = rows
@@ -48,18 +51,18 @@ class PatientRows:
     def begin(self, job_id: str) -> Job:
         return until_answered(lambda: self._rows.begin(job_id), self._pause)
 
-    def set_stage(self, job_id: str, stage: Stage, progress: float) -> None:
-        until_answered(lambda: self._rows.set_stage(job_id, stage, progress), self._pause)
+    def set_stage(self, job: Job, stage: Stage, progress: float) -> None:
+        until_answered(lambda: self._rows.set_stage(job.id, stage, progress, job.attempt), self._pause)
 
     def finish(
-        self, job_id: str, state: str, error: dict[str, Any] | None = None, result: dict[str, Any] | None = None
+        self, job: Job, state: str, error: dict[str, Any] | None = None, result: dict[str, Any] | None = None
     ) -> None:
-        until_answered(lambda: self._rows.finish(job_id, state, error, result), self._pause)
+        until_answered(lambda: self._rows.finish(job.id, state, error, result, job.attempt), self._pause)
 
-    def set_progress(self, job_id: str, progress: float) -> None:
+    def set_progress(self, job: Job, progress: float) -> None:
         """Written a moment later all the same, so an outage costs nothing here."""
         with suppress(Unavailable):
-            self._rows.set_progress(job_id, progress)
+            self._rows.set_progress(job.id, progress, job.attempt)
 
     def is_cancel_requested(self, job_id: str) -> bool:
         """False while it cannot be read: the stage goes on, and asks again."""

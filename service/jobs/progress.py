@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from service.domain.job import STAGES
+from service.domain.job import STAGES, Job
 from service.jobs.patience import PatientRows
 
 _MIN_SECONDS_BETWEEN_WRITES = 0.25
@@ -14,9 +14,9 @@ _MIN_SECONDS_BETWEEN_WRITES = 0.25
 class StageProgress:
     """Takes one stage's fraction, 0 to 1, and writes the whole job's progress at most four times a second."""
 
-    def __init__(self, rows: PatientRows, job_id: str, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rows: PatientRows, job: Job, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
-        self._job_id = job_id
+        self._job = job
         self._index = STAGES.index(stage)
         self._clock = clock
         self._written_at = float("-inf")
@@ -29,4 +29,4 @@ class StageProgress:
         now = self._clock()
         if now - self._written_at >= _MIN_SECONDS_BETWEEN_WRITES:
             self._written_at = now
-            self._rows.set_progress(self._job_id, self.total(fraction))
+            self._rows.set_progress(self._job, self.total(fraction))

@@ -75,12 +75,12 @@ class QuantizationWorkflow:
             try:
                 with self._folders.opened(job_id, job.attempt) as folder:
                     state, result = self._run_stages(job, StageFiles(self._parts.blobs, folder, job_id))
-                self._parts.rows.finish(job_id, state, result=result)
+                self._parts.rows.finish(job, state, result=result)
             except JobCancelled:
-                self._parts.rows.finish(job_id, "cancelled")
+                self._parts.rows.finish(job, "cancelled")
             except Exception as error:  # noqa: BLE001
                 # Whatever a stage raises, the caller must see the job end.
-                self._fail(job_id, error)
+                self._fail(job, error)
             self._end(job_id)
 
     def _run_stages(self, job: Job, files: StageFiles) -> tuple[str, dict[str, Any]]:
@@ -96,9 +96,9 @@ class QuantizationWorkflow:
         return outcome["state"], outcome["result"]
 
     def _run_stage(self, job: Job, files: StageFiles, stage: str, earlier: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        parts, progress = self._parts, StageProgress(self._parts.rows, job.id, stage)
+        parts, progress = self._parts, StageProgress(self._parts.rows, job, stage)
         started = time.monotonic()
-        parts.rows.set_stage(job.id, Stage(stage, "running"), progress.total(0.0))
+        parts.rows.set_stage(job, Stage(stage, "running"), progress.total(0.0))
         try:
             files.bring(_files_of(earlier))
             known = self._known_calibration(job, files, earlier) if stage == "calibrate" else None
@@ -121,10 +121,10 @@ class QuantizationWorkflow:
                     lent.keep(summary)
         except Exception as error:
             state = "cancelled" if isinstance(error, JobCancelled) else "failed"
-            parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(0.0))
+            parts.rows.set_stage(job, Stage(stage, state, time.monotonic() - started), progress.total(0.0))
             raise
         state = "skipped" if summary.get("skipped") else "done"
-        parts.rows.set_stage(job.id, Stage(stage, state, time.monotonic() - started), progress.total(1.0))
+        parts.rows.set_stage(job, Stage(stage, state, time.monotonic() - started), progress.total(1.0))
         return summary
 
     def _known_calibration(
@@ -147,11 +147,11 @@ class QuantizationWorkflow:
         until_answered(self._parts.confirm)
         if rows.is_cancel_requested(job.id):
             raise JobCancelled("cancelled before publication")
-        progress = StageProgress(rows, job.id, "publish")
-        rows.set_stage(job.id, Stage("publish", "running"), progress.total(0.0))
+        progress = StageProgress(rows, job, "publish")
+        rows.set_stage(job, Stage("publish", "running"), progress.total(0.0))
         files.bring(_files_of(summaries))
         outcome = self._parts.publication.publish(job, summaries["gate"], files.folder)
-        rows.set_stage(job.id, Stage("publish", "done", time.monotonic() - started), progress.total(1.0))
+        rows.set_stage(job, Stage("publish", "done", time.monotonic() - started), progress.total(1.0))
         return outcome
 
     def _task(self, job: Job, folder: Path) -> PipelineTask:
@@ -170,8 +170,12 @@ class QuantizationWorkflow:
         return self._parts.blobs.fetch(self._parts.datasets.find(name).blob_key) if name else None
 
     def _end(self, job_id: str) -> None:
-        _log.info("job ended", extra={"state": self._parts.rows.find(job_id).state})
-        self._drop_files(job_id)
+        job = self._parts.rows.find(job_id)
+        if job.finished:
+            _log.info("job ended", extra={"state": job.state})
+            self._drop_files(job_id)
+        else:
+            _log.warning("another worker has begun this job anew; this attempt at it ends without a word")
 
     def _drop_files(self, job_id: str) -> None:
         try:
@@ -193,14 +197,14 @@ class QuantizationWorkflow:
             # Jobs are never forgotten, so this folder is none of ours.
             return False
 
-    def _fail(self, job_id: str, error: Exception) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, OctavoError):
             code, message = error.code, str(error)
             _log.warning("job failed", extra={"code": code, "reason": message})
         else:
             code, message = "internal", f"{type(error).__name__}: {error}; this is a bug: see the worker's log"
             _log.error("job failed", exc_info=error)
-        self._parts.rows.finish(job_id, "failed", error={"error": message, "code": code})
+        self._parts.rows.finish(job, "failed", error={"error": message, "code": code})
 
 
 def _files_of(summaries: dict[str, dict[str, Any]]) -> list[str]:

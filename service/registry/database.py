@@ -23,8 +23,15 @@ _HELD = 1
 _BUSY_MILLISECONDS = 30_000
 # An older one answers NULL to unixepoch('subsec'), and no job could be written.
 _SUBSECONDS_SINCE = (3, 42)
-# A host that drops packets would otherwise hold a thread for minutes.
-_CONNECT_SECONDS = 10
+# A host that drops packets, or is gone, would otherwise hold a thread for minutes, with a worker's signs of life.
+# libpq's own settings: seconds and, of what was sent and not acknowledged, milliseconds.
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _IDLE_SECONDS = 30
 
 
@@ -126,8 +133,9 @@ def _read_url(url: str) -> sa.URL:
 
 
 def _connect_arguments(url: sa.URL) -> dict[str, Any]:
-    chosen = url.get_backend_name() == "sqlite" or "connect_timeout" in url.query
-    return {} if chosen else {"connect_timeout": _CONNECT_SECONDS}
+    if url.get_backend_name() == "sqlite":
+        return {}
+    return {name: value for name, value in _PATIENCE.items() if name not in url.query}
 
 
 def make_folder(path: Path) -> None:

@@ -19,7 +19,9 @@ _REPEATABLE = frozenset({"failed", "cancelled"})
 
 
 class JobRegistry:
-    """Reads and writes job rows. A finished job never changes again."""
+    """Reads and writes job rows. A finished job never changes again, and whoever passes the number of an `attempt`
+    changes one only while no later attempt has begun.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -63,19 +65,24 @@ class JobRegistry:
             row = connection.execute(begun).one_or_none()
         return self.find(job_id) if row is None else job_of_row(row)
 
-    def set_stage(self, job_id: str, stage: Stage, progress: float) -> None:
+    def set_stage(self, job_id: str, stage: Stage, progress: float, attempt: int | None = None) -> None:
         """Records the stage's state and the whole job's progress, 0 to 1."""
         with self._database.write(f"job:{job_id}") as connection:
             stages = connection.execute(sa.select(JOBS.c.stages).where(JOBS.c.id == job_id)).scalar_one()
             merged = [asdict(stage) if item["name"] == stage.name else item for item in stages]
             values = {"stages": merged, "stage": stage.name, "progress": progress}
-            connection.execute(sa.update(JOBS).where(*_unfinished(job_id)).values(values))
+            connection.execute(sa.update(JOBS).where(*_unfinished(job_id, attempt)).values(values))
 
-    def set_progress(self, job_id: str, progress: float) -> None:
-        self._update(job_id, {"progress": progress})
+    def set_progress(self, job_id: str, progress: float, attempt: int | None = None) -> None:
+        self._update(job_id, {"progress": progress}, attempt)
 
     def finish(
-        self, job_id: str, state: str, error: dict[str, Any] | None = None, result: dict[str, Any] | None = None
+        self,
+        job_id: str,
+        state: str,
+        error: dict[str, Any] | None = None,
+        result: dict[str, Any] | None = None,
+        attempt: int | None = None,
     ) -> None:
         """Ends the job in `state`; a job that is finished stays as it is."""
         values: dict[str, Any] = {"state": state, "error": error, "result": result, "finished_at": datetime.now(UTC)}
@@ -83,7 +90,7 @@ class JobRegistry:
             values["progress"] = 1.0
         if state in _REPEATABLE:
             values["active_digest"] = None
-        self._update(job_id, values)
+        self._update(job_id, values, attempt)
 
     def request_cancel(self, job_id: str) -> Job:
         """Ends a queued job at once; asks the worker to end a running one. Gives back the job. Raises NotFound."""
@@ -118,9 +125,9 @@ class JobRegistry:
                 found[kind, state] = (under, number + 1, total + seconds)
         return found
 
-    def _update(self, job_id: str, values: dict[str, Any]) -> None:
+    def _update(self, job_id: str, values: dict[str, Any], attempt: int | None = None) -> None:
         with self._database.write(f"job:{job_id}") as connection:
-            connection.execute(sa.update(JOBS).where(*_unfinished(job_id)).values(values))
+            connection.execute(sa.update(JOBS).where(*_unfinished(job_id, attempt)).values(values))
 
 
 def new_job_values(job_id: str, request: dict[str, Any], digest: str) -> dict[str, Any]:
@@ -150,5 +157,6 @@ def job_of_row(row: sa.Row[Any]) -> Job:
     return Job(**values)
 
 
-def _unfinished(job_id: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
-    return JOBS.c.id == job_id, JOBS.c.state.not_in(FINISHED)
+def _unfinished(job_id: str, attempt: int | None = None) -> tuple[sa.ColumnElement[bool], ...]:
+    unfinished = JOBS.c.id == job_id, JOBS.c.state.not_in(FINISHED)
+    return unfinished if attempt is None else (*unfinished, JOBS.c.attempt == attempt)

@@ -127,6 +127,23 @@ def test_a_process_that_hangs_says_where(tmp_path: Path) -> None:
     assert "in where_it_hangs" in (tmp_path / "log").read_text()
 
 
+def test_a_process_that_hangs_before_its_first_sign_of_life_is_killed_after_ten_minutes(tmp_path: Path) -> None:
+    now = [0.0]
+    supervisor = Supervisor({"child": [sys.executable, "-c", _CHILD, str(tmp_path / "pid")]}, 10, 1.0, lambda: now[0])
+    supervisor.tick()
+    child = _pid(tmp_path / "pid")
+    try:
+        while now[0] < 600.0:
+            now[0] += 5.0
+            supervisor.tick()
+        assert _alive(child)
+        now[0] += 5.0
+        supervisor.tick()
+        wait_until(lambda: not _alive(child))
+    finally:
+        supervisor.stop()
+
+
 def test_processes_that_stood_still_with_their_supervisor_are_not_killed(tmp_path: Path) -> None:
     now = [0.0]
     supervisor = Supervisor({"child": [sys.executable, "-c", _LIVING, str(tmp_path / "pid")]}, 10, 1.0, lambda: now[0])

@@ -22,10 +22,11 @@ from service.engines.runtime_cache import CacheStore
 from service.engines.stripped_plan import write_stripped
 from service.engines.tensorrt_engine import TensorRtEngine
 from service.engines.tensorrt_import import tensorrt_flavour, tensorrt_module
+from service.engines.tensorrt_log import listening, process_logger
 from service.errors import EngineFailed, InvalidModel
 from service.quantization.atomic_files import replacing
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
-from service.quantization.builders.tensorrt_flags import flags_of, set_flags
+from service.quantization.builders.tensorrt_flags import flags_of, is_shaped_by_data, set_flags
 from service.quantization.builders.tensorrt_inspection import compiled_operators, network_layers, operators_of
 from service.quantization.builders.tensorrt_log import BuildLog
 from service.quantization.builders.tensorrt_parsing import parsed_network
@@ -49,22 +50,23 @@ class TensorRtBuilder:
         _check_can_build(options.weights)
         # Whatever sizes the recipe measures, requests come with any number of rows.
         batch = replace(options.batch, min=1)
-        trt, log = tensorrt_module(), BuildLog(tensorrt_module())
+        trt, log = tensorrt_module(), BuildLog()
         started = time.monotonic()
         try:
             model = onnx.load_model(converted, load_external_data=False)
         except DecodeError as error:
             raise InvalidModel(f"{converted.name} is no ONNX graph: {error}; run the job again") from error
-        builder = trt.Builder(log.logger)
-        builder.max_threads = max(1, options.threads)
-        network = parsed_network(trt, builder, log.logger, model)
-        config = _config(trt, builder, network, batch)
-        sparse = sparse_operators(model)
-        flags = flags_of(trt, options.weights, bool(sparse))
-        set_flags(trt, config, flags)
-        targets = set_targets(trt, config, options.weights != "fixed")
-        cache = TimingCache(config, options.timing_cache)
-        plan = builder.build_serialized_network(network, config)
+        with listening(log.take):
+            builder = trt.Builder(process_logger(trt))
+            builder.max_threads = max(1, options.threads)
+            network = parsed_network(trt, builder, process_logger(trt), model)
+            config = _config(trt, builder, network, batch)
+            sparse = sparse_operators(model)
+            flags = flags_of(trt, options.weights, bool(sparse), is_shaped_by_data(model))
+            set_flags(trt, config, flags)
+            targets = set_targets(trt, config, options.weights != "fixed")
+            cache = TimingCache(config, options.timing_cache)
+            plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise EngineFailed(_why_not_built(log))
         _check_memory(log.memory)

@@ -1,17 +1,28 @@
-"""What a recipe asks of TensorRT beyond precision, as flags of its builder: weights that change, sparse kernels."""
+"""What TensorRT's builder is told beyond precision, as flags: weights that change, sparse kernels, memory."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from onnx import ModelProto
+
 from service.errors import EngineFailed
+from service.quantization.graphs.graph_checks import nodes_of
 
 # Weights that are put back are the ones that were taken out, so that kernels may be chosen by their values.
 _OF_WEIGHTS = {"fixed": (), "refittable": ("REFIT",), "stripped": ("STRIP_PLAN", "REFIT_IDENTICAL")}
 _SPARSE = "SPARSE_WEIGHTS"
+# An engine that allocates while it runs cannot be captured as a CUDA graph; TensorRT-RTX may build one unless told.
+_NO_ALLOCATION = "REQUIRE_USER_ALLOCATION"
+# Whose results' shapes only the data tell: with one of these TensorRT has to allocate.
+_SHAPED_BY_DATA = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique", "Loop", "Scan", "If"})
 
 
-def flags_of(trt: Any, weights: str, sparse: bool) -> tuple[str, ...]:
+def is_shaped_by_data(model: ModelProto) -> bool:
+    return any(node.op_type in _SHAPED_BY_DATA for node in nodes_of(model))
+
+
+def flags_of(trt: Any, weights: str, sparse: bool, shaped_by_data: bool = False) -> tuple[str, ...]:
     """The flags' names. Raises EngineFailed where this TensorRT lacks one that the engine cannot do without."""
     known = trt.BuilderFlag.__members__
     lacking = [name for name in _OF_WEIGHTS[weights] if name not in known]
@@ -20,8 +31,9 @@ def flags_of(trt: Any, weights: str, sparse: bool) -> tuple[str, ...]:
             f"weights is {weights!r}, for which this TensorRT ({trt.__version__}) lacks the builder flag {lacking[0]}; "
             "leave weights out of the recipe"
         )
-    # Without it sparse weights are multiplied like any others.
-    return (*_OF_WEIGHTS[weights], *((_SPARSE,) if sparse and _SPARSE in known else ()))
+    # Without the one sparse weights are multiplied like any others; an older TensorRT does not need the other.
+    wished = [*([_SPARSE] if sparse else []), *([] if shaped_by_data else [_NO_ALLOCATION])]
+    return (*_OF_WEIGHTS[weights], *(name for name in wished if name in known))
 
 
 def set_flags(trt: Any, config: Any, names: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from service.engines.stripped_plan import read_plan
 from service.engines.tensorrt_import import tensorrt_module
+from service.engines.tensorrt_log import listening, process_logger
 from service.errors import EngineFailed
 from service.quantization.builders.builder import ExecutedOperator
 from service.quantization.builders.tensorrt_log import BuildLog
@@ -49,8 +50,9 @@ def compiled_operators(layers: Iterable[dict[str, Any]]) -> tuple[ExecutedOperat
 def operators_of(engine: Path) -> tuple[ExecutedOperator, ...]:
     """What the engine runs, by its inspector; needs a GPU. Raises EngineFailed where the file cannot be read."""
     trt = tensorrt_module()
-    log = BuildLog(trt)
-    loaded = trt.Runtime(log.logger).deserialize_cuda_engine(read_plan(engine)[0])
+    log = BuildLog()
+    with listening(log.take):
+        loaded = trt.Runtime(process_logger(trt)).deserialize_cuda_engine(read_plan(engine)[0])
     if loaded is None:
         raise EngineFailed(f"TensorRT cannot read {engine.name}: {log.reason}; quantize again on this host")
     told = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

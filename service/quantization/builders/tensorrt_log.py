@@ -1,4 +1,4 @@
-"""What TensorRT says while it parses and builds: it tells reasons, memory and layers to its logger alone."""
+"""What TensorRT says while it parses and builds: reasons, memory and layers, which it tells to its logger alone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ _GRAVE = ("ERROR", "INTERNAL_ERROR")
 
 
 class BuildLog:
-    """Digests the log as it comes: nothing grows with the model but the engine's layers, and these are bounded."""
+    """Digests what it `take`s as it comes: nothing grows with the model but the engine's layers, which are bounded."""
 
-    def __init__(self, trt: Any) -> None:
-        self.logger = _logger(trt, self._take)
+    def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._warnings: list[str] = []
         self._errors: list[str] = []
@@ -47,7 +46,7 @@ class BuildLog:
         """Lines by severity, the first warnings, and the engine's layers: name, kind, types read and made, origins."""
         return {"lines": dict(self._counts), "warnings": list(self._warnings), "layers": list(self.layers)}
 
-    def _take(self, severity: str, text: str) -> None:
+    def take(self, severity: str, text: str) -> None:
         self._counts[severity.lower()] += 1
         line = " ".join(text.split())[:_LINE_CHARACTERS]
         if severity in _GRAVE and len(self._errors) < _KEPT_ERRORS:
@@ -77,14 +76,3 @@ class BuildLog:
                         "origins": _ORIGIN.findall(found["origins"])[:_KEPT_ORIGINS],
                     }
                 )
-
-
-def _logger(trt: Any, take: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            take(severity.name, message)
-
-    return Logger()

@@ -15,10 +15,14 @@ HOW = "growth of resident memory while loading and running one batch, in a proce
 
 
 def loaded_with_growth(load: Callable[[], Engine], run: Callable[[Engine], object]) -> tuple[Engine, int | None]:
-    """The engine and the bytes that it added, or None where the system does not tell."""
+    """The engine and the bytes that it added, or None where the system does not tell. Closes it where `run` raises."""
     before = _resident_bytes()
     engine = load()
-    run(engine)
+    try:
+        run(engine)
+    except BaseException:
+        engine.close()
+        raise
     after = _resident_bytes()
     return engine, None if before is None or after is None else max(0, after - before)
 

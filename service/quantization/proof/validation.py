@@ -6,6 +6,7 @@ Where no validation set is named it measures on the calibration rows, and says s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,30 @@ class _Validator:
         sizes = batch_sizes(feed.inputs, task.recipe.batch)
         reference, reference_bytes = loaded_with_growth(self._load_reference, lambda e: e.infer(feed.filled(sizes[0])))
         engine, engine_bytes = loaded_with_growth(self._load_engine, lambda e: e.infer(feed.filled(sizes[0])))
-        comparison = compare(reference, engine, feed, _Share(report_progress, 0, _ACCURACY_SHARE))
+        # A GPU's memory is given back by name alone.
+        with closing(engine):
+            return self._figures((reference, reference_bytes), (engine, engine_bytes), feed, report_progress)
+
+    def _figures(
+        self, reference: tuple[Engine, int | None], engine: tuple[Engine, int | None], feed: Feed, progress: Progress
+    ) -> dict[str, Any]:
+        """Of the loaded engines and the bytes that each added."""
+        sizes = batch_sizes(feed.inputs, self._task.recipe.batch)
+        (judge, judge_bytes), (judged, judged_bytes) = reference, engine
+        comparison = compare(judge, judged, feed, _Share(progress, 0, _ACCURACY_SHARE))
         latency: dict[str, list[dict[str, Any]]] = {"reference": [], "engine": []}
         for index, size in enumerate(sizes):
             batch = feed.filled(size)
-            for name, taken in measure_in_turn({"reference": reference, "engine": engine}, batch, size).items():
+            for name, taken in measure_in_turn({"reference": judge, "engine": judged}, batch, size).items():
                 latency[name].append(taken)
-            report_progress(_ACCURACY_SHARE + _LATENCY_SHARE * (index + 1) / len(sizes))
+            progress(_ACCURACY_SHARE + _LATENCY_SHARE * (index + 1) / len(sizes))
         sizes_of = {
-            "reference": {"disk_bytes": task.model.stat().st_size, "resident_bytes": reference_bytes},
-            "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": engine_bytes},
+            "reference": {"disk_bytes": self._task.model.stat().st_size, "resident_bytes": judge_bytes},
+            "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": judged_bytes},
         }
-        if isinstance(engine, Compiling):
-            engine.keep_compiled()
-        explained = self._explained((reference, engine), feed, sizes)
+        if isinstance(judged, Compiling):
+            judged.keep_compiled()
+        explained = self._explained((judge, judged), feed, sizes)
         return {**comparison, "latency": latency, "size": sizes_of, "unproven": ""} | explained
 
     def _explained(self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int]) -> dict[str, Any]:

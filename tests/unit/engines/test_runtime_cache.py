@@ -146,12 +146,31 @@ def test_tensorrt_proper_is_left_as_it_is(gpu: FakeGpu, caplog: pytest.LogCaptur
     assert (kept.written, reasons(caplog)) == ([], [])
 
 
-def test_without_a_store_no_cache_is_made(gpu: FakeGpu, rtx: FakeTensorRtx) -> None:
+def test_without_a_store_all_lanes_share_what_was_compiled_all_the_same(gpu: FakeGpu, rtx: FakeTensorRtx) -> None:
     engine = gpu.load()
-    engine.infer({"x": rows(3)})
+    engine.warm_lanes({"x": rows(3)})
     engine.keep_compiled()
+    assert (rtx.compiled, rtx.caches) == ([3], 1)
     engine.close()
-    assert gpu.held == NOTHING
+    assert (gpu.held, rtx.caches) == (NOTHING, 0)
+
+
+@pytest.mark.parametrize("store", [None, Kept().store])
+def test_no_answer_waits_for_better_kernels_behind_its_back(
+    gpu: FakeGpu, rtx: FakeTensorRtx, store: CacheStore | None
+) -> None:
+    engine = gpu.load(kernels=store)
+    for _ in range(8):
+        engine.infer({"x": rows(3)})
+    assert rtx.general == 0
+
+
+def test_work_that_tensorrt_rtx_cannot_have_captured_is_not(gpu: FakeGpu, rtx: FakeTensorRtx) -> None:
+    rtx.stream_capturable = False
+    engine = gpu.load()
+    for _ in range(8):
+        assert np.array_equal(engine.infer({"x": rows(3)})["y"], 2 * rows(3))
+    assert gpu.library.launchable == {}
 
 
 def test_the_cache_goes_after_every_context_also_of_a_lost_gpu(gpu: FakeGpu, rtx: FakeTensorRtx) -> None:

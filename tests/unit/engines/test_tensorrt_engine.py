@@ -6,12 +6,13 @@ These prove the buffer logic alone; that TensorRT answers right is for tests/gpu
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 
 from service.domain.tensor import TensorSpec
+from service.engines.cuda_memory import loading
 from service.errors import DeviceFailed, EngineFailed, InvalidTensor
 from tests.fake_tensorrt import ACTIVATION_BYTES, plan
 from tests.unit.engines.fake_gpu import FakeGpu, gpu, rows
@@ -122,6 +123,27 @@ def test_an_engine_that_cannot_be_captured_is_not_asked_a_second_time(gpu: FakeG
     assert gpu.trt.contexts == 1
 
 
+def test_a_capture_waits_for_no_load_and_is_made_up_for_once_that_is_over(gpu: FakeGpu) -> None:
+    engine = gpu.load()
+    holding, over = Event(), Event()
+
+    def load_another() -> None:
+        with loading:
+            holding.set()
+            over.wait(20)
+
+    thread = Thread(target=load_another)
+    thread.start()
+    holding.wait(20)
+    for _ in range(5):
+        engine.infer({"x": rows(4)})
+    assert gpu.library.launchable == {}
+    over.set()
+    thread.join()
+    engine.infer({"x": rows(4)})
+    assert len(gpu.library.launchable) == 1
+
+
 def test_graphs_are_bounded_however_many_shapes_come(gpu: FakeGpu) -> None:
     engine = gpu.load(plan(64))
     engine.infer({"x": rows(64)})
@@ -140,6 +162,13 @@ def test_outputs_whose_shape_the_data_decides_are_given_memory_while_the_engine_
         assert answer["found"].tolist() == places
         assert np.array_equal(answer["y"], 2 * batch)
     assert gpu.library.launchable == {}
+
+
+def test_an_output_allocator_is_lent_once_however_many_batches_come(gpu: FakeGpu) -> None:
+    engine = gpu.load(plan(8, found=True, profiles=2), lanes=1)
+    for count in (4, 9, 4, 9, 4):
+        engine.infer({"x": rows(count)})
+    assert gpu.trt.allocators_kept == 2
 
 
 def test_memory_refused_to_such_an_output_fails_the_batch_with_the_need(gpu: FakeGpu) -> None:

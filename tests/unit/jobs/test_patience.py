@@ -14,6 +14,7 @@ from service.errors import NotFound, StoreUnavailable, Unavailable
 from service.jobs.patience import PatientRows, until_answered
 from service.jobs.publication import Publication
 from service.jobs.queue import JobQueue
+from service.jobs.stage_files import StageFiles
 from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerParts
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
@@ -42,13 +43,13 @@ class AwayAtFirst(JobRegistry):
         self._away("begin")
         return super().begin(job_id)
 
-    def set_stage(self, job_id: str, stage: Stage, progress: float) -> None:
+    def set_stage(self, *arguments: Any, **named: Any) -> None:
         self._away("set_stage")
-        super().set_stage(job_id, stage, progress)
+        super().set_stage(*arguments, **named)
 
-    def set_progress(self, job_id: str, progress: float) -> None:
+    def set_progress(self, *arguments: Any, **named: Any) -> None:
         self._away("set_progress")
-        super().set_progress(job_id, progress)
+        super().set_progress(*arguments, **named)
 
     def is_cancel_requested(self, job_id: str) -> bool:
         self._away("is_cancel_requested")
@@ -84,10 +85,10 @@ def test_what_is_no_outage_of_the_database_is_raised_at_once(error: Exception) -
 def test_progress_and_cancellation_do_without_the_database(database: Database) -> None:
     job, _ = JobQueue(database, 10).submit(quantize_request())
     rows = PatientRows(AwayAtFirst(database, 1), lambda _: pytest.fail("it waited"))
-    rows.set_progress(job.id, 0.5)
+    rows.set_progress(job, 0.5)
     assert rows.find(job.id).progress == 0.0
     assert rows.is_cancel_requested(job.id) is False
-    rows.set_progress(job.id, 0.5)
+    rows.set_progress(job, 0.5)
     assert rows.find(job.id).progress == 0.5
 
 
@@ -112,8 +113,7 @@ def test_files_that_a_dead_worker_left_of_an_ended_job_are_dropped_when_it_is_ta
 ) -> None:
     job, _ = JobQueue(database, 10).submit(quantize_request())
     rows = PatientRows(JobRegistry(database))
-    rows.begin(job.id)
-    rows.finish(job.id, "cancelled")
+    rows.finish(rows.begin(job.id), "cancelled")
     left, strange = (tmp_path / "work" / name for name in (f"{job.id}.1", "strange"))
     for folder in (left, strange):
         folder.mkdir(parents=True)
@@ -126,9 +126,9 @@ def test_folders_of_a_job_that_ended_with_another_worker_are_dropped(database: D
     queue, rows = JobQueue(database, 10), PatientRows(JobRegistry(database))
     ended, unfinished = (queue.submit(quantize_request(precision))[0] for precision in ("int8", "fp16"))
     for job in (ended, unfinished):
-        rows.begin(job.id)
+        ended = rows.begin(job.id) if job is ended else ended
         (tmp_path / "work" / f"{job.id}.1").mkdir(parents=True)
-    rows.finish(ended.id, "cancelled")
+    rows.finish(ended, "cancelled")
     _workflow(rows, database, tmp_path).drop_folders_of_ended_jobs()
     assert [folder.name for folder in (tmp_path / "work").iterdir()] == [f"{unfinished.id}.1"]
 
@@ -136,9 +136,36 @@ def test_folders_of_a_job_that_ended_with_another_worker_are_dropped(database: D
 def test_a_stages_end_is_written_once_the_database_is_back(database: Database) -> None:
     job, _ = JobQueue(database, 10).submit(quantize_request())
     pauses: list[float] = []
-    PatientRows(AwayAtFirst(database, 2), pauses.append).set_stage(job.id, Stage("build", "done", 1.0), 0.5)
+    PatientRows(AwayAtFirst(database, 2), pauses.append).set_stage(job, Stage("build", "done", 1.0), 0.5)
     assert pauses == [0.5, 1.0]
     assert (JobRegistry(database).find(job.id).stage, JobRegistry(database).find(job.id).progress) == ("build", 0.5)
+
+
+class BegunAnew(PatientRows):
+    """Another worker begins every job anew right after this one."""
+
+    def begin(self, job_id: str) -> Job:
+        job = super().begin(job_id)
+        super().begin(job_id)
+        return job
+
+
+def test_an_attempt_that_another_worker_has_replaced_neither_ends_the_job_nor_drops_its_files(
+    database: Database, tmp_path: Path
+) -> None:
+    job, _ = JobQueue(database, 10).submit(quantize_request())
+    for _ in range(MAX_ATTEMPTS):
+        JobRegistry(database).begin(job.id)
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"the other worker's")
+    workflow = _workflow(BegunAnew(JobRegistry(database)), database, tmp_path)
+    blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
+    StageFiles(blobs, tmp_path, job.id).keep(["kept"])
+    workflow.run(job.id)
+    assert (JobRegistry(database).find(job.id).state, JobRegistry(database).find(job.id).error) == ("running", None)
+    kept.unlink()
+    StageFiles(blobs, tmp_path, job.id).bring(["kept"])
+    assert kept.read_bytes() == b"the other worker's"
 
 
 def _workflow(rows: PatientRows, database: Database, folder: Path) -> QuantizationWorkflow:

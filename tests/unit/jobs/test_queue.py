@@ -99,6 +99,18 @@ def test_a_finished_job_never_changes_again(database: Database) -> None:
     assert rows.begin(job.id).state == "cancelled"
 
 
+def test_an_attempt_that_a_later_one_has_replaced_writes_nothing(database: Database) -> None:
+    queue, rows = JobQueue(database, 10), JobRegistry(database)
+    job, _ = queue.submit(quantize_request())
+    stale, last = rows.begin(job.id), rows.begin(job.id)
+    rows.set_progress(job.id, 0.9, stale.attempt)
+    rows.set_stage(job.id, Stage("build", "failed", 1.0), 0.9, stale.attempt)
+    rows.finish(job.id, "failed", error={"error": "x", "code": "internal"}, attempt=stale.attempt)
+    assert rows.find(job.id) == last
+    rows.set_progress(job.id, 0.2, last.attempt)
+    assert rows.find(job.id).progress == 0.2
+
+
 def test_jobs_are_listed_newest_first_in_pages_and_by_filter(database: Database) -> None:
     queue, rows = JobQueue(database, 10), JobRegistry(database)
     ids = [queue.submit(quantize_request(precision))[0].id for precision in ("fp32", "fp16", "int8")]

@@ -121,3 +121,23 @@ def test_a_caller_that_is_paused_in_a_transaction_does_not_hold_its_locks_for_ev
     with database.read() as connection:
         assert connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "30s"
     database.close()
+
+
+def test_a_database_host_that_vanishes_is_noticed_within_half_a_minute(postgresql_url: str) -> None:
+    settings = _libpq_settings(postgresql_url)
+    silence = settings["keepalives_idle"] + settings["keepalives_interval"] * settings["keepalives_count"]
+    assert max(silence, settings["tcp_user_timeout"] / 1000, settings["connect_timeout"]) <= 30
+
+
+def test_a_patience_that_the_address_names_holds(postgresql_url: str) -> None:
+    assert _libpq_settings(f"{postgresql_url}&tcp_user_timeout=5000")["tcp_user_timeout"] == 5000
+
+
+def _libpq_settings(url: str) -> dict[str, int]:
+    database = Database(url)
+    with database.read() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        told = driver.info.get_parameters()
+    database.close()
+    return {name: int(value) for name, value in told.items() if value.isdigit()}

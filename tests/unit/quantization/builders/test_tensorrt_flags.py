@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from service.domain.recipe import BatchProfile
 from service.engines.cuda_device import CudaDevice
@@ -18,12 +18,13 @@ from service.errors import EngineFailed
 from service.quantization.builders import tensorrt_builder, tensorrt_targets
 from service.quantization.builders.builder import BuildOptions
 from service.quantization.builders.tensorrt_builder import TensorRtBuilder
-from service.quantization.builders.tensorrt_flags import flags_of, set_flags
+from service.quantization.builders.tensorrt_flags import flags_of, is_shaped_by_data, set_flags
 from service.quantization.graphs.sparsity import prune
-from tests.unit.quantization.small_models import classifier, saved
+from tests.unit.quantization.small_models import classifier, model_of, saved, value
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 OPTIONS = BuildOptions(1, BatchProfile(1, 2, 4))
+CAPTURABLE = "REQUIRE_USER_ALLOCATION"
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +56,10 @@ def test_weights_apart_from_the_plan_are_refused_without_a_gpu(tmp_path: Path, w
 @pytest.mark.parametrize(
     ("weights", "sparse", "flags"),
     [
-        ("fixed", False, ()),
-        ("fixed", True, ("SPARSE_WEIGHTS",)),
-        ("refittable", False, ("REFIT",)),
-        ("stripped", True, ("STRIP_PLAN", "REFIT_IDENTICAL", "SPARSE_WEIGHTS")),
+        ("fixed", False, (CAPTURABLE,)),
+        ("fixed", True, ("SPARSE_WEIGHTS", CAPTURABLE)),
+        ("refittable", False, ("REFIT", CAPTURABLE)),
+        ("stripped", True, ("STRIP_PLAN", "REFIT_IDENTICAL", "SPARSE_WEIGHTS", CAPTURABLE)),
     ],
 )
 def test_the_builder_takes_the_flags_of_a_recipe(weights: str, sparse: bool, flags: tuple[str, ...]) -> None:
@@ -69,6 +70,13 @@ def test_the_builder_takes_the_flags_of_a_recipe(weights: str, sparse: bool, fla
     found = {name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)}
     assert found >= set(flags)
     assert "TF32" not in found
+
+
+def test_an_engine_may_be_captured_unless_its_data_tell_shapes(tmp_path: Path) -> None:
+    assert f"'{CAPTURABLE}'" in build(classifier(), tmp_path)["reproduce"]
+    picking = model_of([helper.make_node("NonZero", ["x"], ["y"])], [value("x", ("n", 4))], [value("y", (2, "k"))])
+    assert is_shaped_by_data(picking)
+    assert CAPTURABLE not in flags_of(tensorrt_module(), "fixed", False, is_shaped_by_data(picking))
 
 
 def test_a_tensorrt_without_the_flag_is_told_as_such() -> None:
@@ -107,6 +115,6 @@ def test_tensorrt_rtx_compiles_sparse_weights_like_any_others(tmp_path: Path, mo
     prune(pruned)
     build(pruned, tmp_path)
     allowed = (tmp_path / "engine.plan").read_bytes()
-    monkeypatch.setattr(tensorrt_builder, "flags_of", lambda *_: ())
+    monkeypatch.setattr(tensorrt_builder, "flags_of", lambda *_: (CAPTURABLE,))
     build(pruned, tmp_path)
     assert (tmp_path / "engine.plan").read_bytes() == allowed

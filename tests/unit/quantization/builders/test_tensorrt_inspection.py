@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,14 +37,10 @@ class Severity(Enum):
     ERROR = 1
 
 
-class Logger:
-    """TensorRT's base class of loggers."""
-
-
 def log_of(*messages: tuple[Severity, str]) -> BuildLog:
-    log = BuildLog(SimpleNamespace(ILogger=Logger))
+    log = BuildLog()
     for severity, text in messages:
-        log.logger.log(severity, text)
+        log.take(severity.name, text)
     return log
 
 
