@@ -59,10 +59,11 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "serving",
         "Serving against bare ONNX Runtime",
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
-        "under load, with the same number of threads on the same cores: bare, they share each call; served, each is a "
-        "process that runs batches of its own; a lone connection is served by one engine with all the threads, as the "
-        "bare call has them. wrk takes its share of the cores. A round's figures, of the runtime and of the server alike, "
-        "are those of the best of three bursts. Ratios are taken within a round; a figure is the median over the rounds.",
+        "under load, with the same number of threads on the same cores: bare, they share each call; served, each is "
+        "a process that runs batches of its own; a lone connection is served by one engine with all the threads, as "
+        "the bare call has them. wrk takes its share of the cores. A round's figure, the runtime's and the server's "
+        "alike, is that of the best of three bursts. Ratios are taken within a round; a figure is the median over "
+        "the rounds.",
     )
     try:
         model = options.find_efficientnet()
