@@ -60,9 +60,9 @@ $(VENV)/.cpu: requirements/cpu.txt requirements/build.txt pyproject.toml | $(VEN
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Its packages take the place of the CPU's ONNX Runtime.
+# Its packages take the place of the CPU's ONNX Runtime. Both share a folder, so that removing either breaks the other.
 $(VENV)/.gpu: requirements/gpu.txt $(VENV)/.dev
-	$(BIN)/python -m pip uninstall --quiet --yes onnxruntime
+	$(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
 	$(INSTALL_PINNED) requirements/gpu.txt
 	touch $@
 

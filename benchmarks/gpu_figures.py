@@ -7,8 +7,10 @@ from statistics import median
 from benchmarks.report import Goal, Report, Table
 
 BATCHES = (1, 8, 32, 128)
-# (runtime, precision) -> rows in a batch -> milliseconds of one batch, a figure a round.
-Figures = dict[tuple[str, str], dict[int, list[float]]]
+# Rows in a batch -> milliseconds of one batch, a figure a round. A size that failed is missing.
+Times = dict[int, list[float]]
+# By (runtime, precision).
+Figures = dict[tuple[str, str], Times]
 
 _RUNTIMES = {"tensorrt": "TensorRT", "onnxruntime-cuda": "ONNX Runtime CUDA"}
 # The published speed-up of FP16 that is to be beaten: 10 ms to 1.25 ms a sample.
@@ -20,7 +22,7 @@ def add_figures(report: Report, network: str, figures: Figures) -> None:
     columns = ["runtime", "precision", *(f"{rows} rows: ms, rows/s" for rows in BATCHES), "over FP32, 1 row"]
     table = Table(network, columns)
     for (runtime, precision), times in figures.items():
-        cells = [f"{median(times[rows]):.3f}, {rows_per_second(times, rows):,.0f}" for rows in BATCHES]
+        cells = [_cell(times, rows) for rows in BATCHES]
         over = speed_up(figures, runtime, precision, 1)
         table.rows.append([_RUNTIMES[runtime], precision.upper(), *cells, f"{over:.2f}" if over else ""])
     report.tables.append(table)
@@ -31,13 +33,17 @@ def add_figures(report: Report, network: str, figures: Figures) -> None:
         report.goals.append(Goal(goal, gained, _GOAL))
 
 
-def rows_per_second(times: dict[int, list[float]], rows: int) -> float:
+def _cell(times: Times, rows: int) -> str:
+    return f"{median(times[rows]):.3f}, {rows_per_second(times, rows):,.0f}" if rows in times else ""
+
+
+def rows_per_second(times: Times, rows: int) -> float:
     return rows * 1000 / median(times[rows])
 
 
 def speed_up(figures: Figures, runtime: str, precision: str, rows: int) -> float | None:
     """How many times faster than the same runtime's FP32 at this batch; None where either is missing."""
-    base, wanted = figures.get((runtime, "fp32")), figures.get((runtime, precision))
+    base, wanted = (figures.get((runtime, name), {}).get(rows) for name in ("fp32", precision))
     if base is None or wanted is None:
         return None
-    return median(base[rows]) / median(wanted[rows])
+    return median(base) / median(wanted)

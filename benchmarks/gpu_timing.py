@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.errors import CannotMeasure
+from benchmarks.gpu_figures import Times
 from benchmarks.gpu_plans import shape_for
 from service.domain.tensor import TensorSpec
 from service.engines.cuda_memory import cuda_context
@@ -22,11 +24,15 @@ _WARM_RUNS = 10
 _RUNS = 20
 
 
-def time_tensorrt(plan: Path, batches: tuple[int, ...], rounds: int) -> dict[int, list[float]]:
-    """Milliseconds a batch of each size, one figure a round. CUDA graphs are captured as in serving."""
+def time_tensorrt(plan: Path, batches: tuple[int, ...], rounds: int, times: Times) -> None:
+    """Puts milliseconds a batch of each size, one figure a round, into `times`: what it has when one fails stays.
+
+    CUDA graphs are captured as in serving.
+    """
     engine = TensorRtEngine.load(plan)
     try:
-        return {rows: _time_lane(engine, _feed(engine.inputs, rows), rounds) for rows in batches}
+        for rows in batches:
+            times[rows] = _time_lane(engine, _feed(engine.inputs, rows), rounds)
     finally:
         engine.close()
 
@@ -37,18 +43,36 @@ def _time_lane(engine: TensorRtEngine, feed: dict[str, Array], rounds: int) -> l
         return _rounds(lane.launch, lane.stream, rounds)
 
 
-def time_onnxruntime(graph: Path, batches: tuple[int, ...], tf32: bool, rounds: int) -> dict[int, list[float]]:
+def time_onnxruntime(graph: Path, batches: tuple[int, ...], tf32: bool, rounds: int, times: Times) -> None:
     """As `time_tensorrt`, by the CUDA provider on a stream of ours, inputs and outputs bound to the device."""
-    cuda = cuda_context()
+    cuda, failure = cuda_context(), ""
     with cuda.active():
         stream = cuda.stream()
         options = cuda_options(tf32) | {"user_compute_stream": str(stream.handle)}
-        providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
-        session = ort.InferenceSession(str(graph), session_options(1), providers=providers)
-        inputs = [tensor_spec(node) for node in session.get_inputs()]
-        found = {rows: _rounds(_bound(session, _feed(inputs, rows)), stream, rounds) for rows in batches}
-        del session, stream
-        return found
+        try:
+            session = cuda_session(graph, options)
+            inputs = [tensor_spec(node) for node in session.get_inputs()]
+            for rows in batches:
+                times[rows] = _rounds(_bound(session, _feed(inputs, rows)), stream, rounds)
+        except cuda.driver.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's own have no class in common
+            # Words alone: an error that is passed on keeps the session beyond the stream that it runs on.
+            failure = str(error)
+        session = None
+        del stream
+    if failure:
+        raise CannotMeasure(failure)
+
+
+def cuda_session(graph: Path, options: dict[str, str]) -> ort.InferenceSession:
+    """Raises CannotMeasure where ONNX Runtime leaves the GPU, which it does with no more than a line of its log."""
+    providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    session = ort.InferenceSession(str(graph), session_options(1), providers=providers, enable_fallback=0)
+    first = session.get_providers()[0]
+    if first != "CUDAExecutionProvider":
+        raise CannotMeasure(f"ONNX Runtime runs {graph.name} on its {first}, not on CUDA; its log says why")
+    return session
 
 
 def _bound(session: ort.InferenceSession, feed: dict[str, Array]) -> Callable[[], None]:

@@ -10,6 +10,17 @@ from service.errors import Unsupported
 # The wheels of TensorRT 11 are made for CUDA 13.
 _TENSORRT_CUDA = (13, 0)
 _TENSORRT_DRIVER = "release 580 or newer"
+# What ONNX Runtime 1.31 is linked with, whatever TensorRT is installed beside it.
+_PROVIDER_NEEDS = {
+    "onnxruntime-cuda": (
+        f"it needs a driver of {_TENSORRT_DRIVER}, CUDA 13 and cuDNN 9: pip install 'onnxruntime-gpu[cuda,cudnn]' "
+        "brings the latter two, and the GPU image has them"
+    ),
+    "onnxruntime-tensorrt": (
+        f"it needs a driver of {_TENSORRT_DRIVER}, CUDA 13, cuDNN 9 and TensorRT 10, not 11: install libnvinfer10 and "
+        "libnvonnxparsers10, or quantize for runtime tensorrt instead"
+    ),
+}
 
 
 def missing_for(runtime: str) -> str:
@@ -41,13 +52,15 @@ def _missing_provider(runtime: str) -> str:
         import onnxruntime as ort
 
         from service.engines.onnxruntime_gpu_engine import PROVIDERS
+        from service.engines.onnxruntime_provider import why_not_loaded
     except ImportError as error:
         return f"ONNX Runtime cannot be imported: {error}; install it with: pip install 'octavo[gpu]'"
-    if PROVIDERS[runtime] in ort.get_available_providers():
-        return ""
-    return (
-        f"ONNX Runtime {ort.__version__} here has no {PROVIDERS[runtime]}; install octavo[gpu] in place of octavo[cpu]"
-    )
+    provider = PROVIDERS[runtime]
+    release = f"ONNX Runtime {ort.__version__} here"
+    if provider not in ort.get_available_providers():
+        return f"{release} has no {provider}; install octavo[gpu] in place of octavo[cpu]"
+    reason = why_not_loaded(provider)
+    return f"{release} cannot load its {provider}: {reason}; {_PROVIDER_NEEDS[runtime]}" if reason else ""
 
 
 def foreign_reason(artifact: EngineArtifact, here: Fingerprint) -> str:

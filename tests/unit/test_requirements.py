@@ -65,3 +65,11 @@ def test_pinned_files_are_installed_as_they_stand_because_old_pips_fail_to_resol
     installs = [line.strip() for line in recipe if "INSTALL" in line and "requirements/" in line]
     assert installs
     assert all(line.startswith("$(INSTALL_PINNED) requirements/") for line in installs), installs
+
+
+def test_both_onnx_runtimes_leave_before_the_gpus_comes_for_their_files_lie_in_one_folder() -> None:
+    recipe = (ROOT / "Makefile").read_text().split("$(VENV)/.gpu:", 1)[1].split("\n\n", 1)[0].splitlines()
+    (removed,) = [at for at, line in enumerate(recipe) if "pip uninstall" in line]
+    (installed,) = [at for at, line in enumerate(recipe) if "INSTALL_PINNED" in line]
+    assert removed < installed
+    assert {"onnxruntime", "onnxruntime-gpu"} <= set(recipe[removed].split())

@@ -18,6 +18,7 @@ from service.domain.recipe import BatchProfile
 from service.engines.cuda_device import find_device, why_no_device
 from service.engines.cuda_memory import free_device_bytes
 from service.engines.engine import Engine
+from service.engines.gpu_requirements import missing_for
 from service.engines.runtime_cache import CacheStore
 from service.engines.stripped_plan import write_stripped
 from service.engines.tensorrt_engine import TensorRtEngine
@@ -92,9 +93,9 @@ class TensorRtBuilder:
         }
 
     def why_not_here(self) -> str:
-        if find_device() is not None:
-            return ""
-        return f"no NVIDIA device on this host; {why_no_device()}"
+        if find_device() is None:
+            return f"no NVIDIA device on this host; {why_no_device()}"
+        return missing_for("tensorrt")
 
     def load(self, engine: Path, threads: int) -> Engine:
         kept = engine.with_name(RUNTIME_CACHE)
@@ -111,16 +112,16 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def _check_can_build(weights: str) -> None:
-    flavour, _ = tensorrt_flavour()
-    if flavour == "tensorrt" and find_device() is None:
+    missing = why_no_device() if find_device() is None else missing_for("tensorrt")
+    if missing and tensorrt_flavour()[0] == "tensorrt":
         raise EngineFailed(
-            f"the tensorrt package builds on the GPU that the engine is for, and here is none: {why_no_device()}; run "
+            f"the tensorrt package builds on the GPU that the engine is for, and here none can be used: {missing}; run "
             "the job on a host with one, or install octavo[rtx] instead, which builds without"
         )
-    if weights != "fixed" and find_device() is None:
+    if missing and weights != "fixed":
         raise EngineFailed(
-            f"weights is {weights!r}, which TensorRT builds on the GPU that the engine is for, and here is none: "
-            f"{why_no_device()}; leave weights out of the recipe, or run the job on a host with one"
+            f"weights is {weights!r}, which TensorRT builds on the GPU that the engine is for, and here none can be "
+            f"used: {missing}; leave weights out of the recipe, or run the job on a host with one"
         )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from service.errors import OctavoError, StageCrashed, StageMemoryLimit
-from service.quantization.sandbox.verdict import is_out_of_memory
+from service.quantization.sandbox.verdict import is_of_the_gpu, is_out_of_memory
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_SECONDS = 0.1
@@ -80,11 +80,16 @@ def _find(task: str) -> Task:
 
 
 def _told(error: BaseException) -> dict[str, str]:
-    if any(isinstance(cause, MemoryError) or is_out_of_memory(str(cause)) for cause in _chain(error)):
+    if any(_says_that_the_host_ran_out(cause) for cause in _chain(error)):
         return {"code": StageMemoryLimit.code, "message": str(error)}
     if isinstance(error, OctavoError):
         return {"code": error.code, "message": str(error)}
     return {"code": StageCrashed.code, "message": f"{type(error).__name__}: {error}"}
+
+
+def _says_that_the_host_ran_out(error: BaseException) -> bool:
+    words = str(error)
+    return isinstance(error, MemoryError) or (is_out_of_memory(words) and not is_of_the_gpu(words))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

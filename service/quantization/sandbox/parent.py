@@ -27,10 +27,12 @@ from service.quantization.sandbox.verdict import Outcome, result_or_error
 POLL_SECONDS = 0.2
 _MAX_REPORT_BYTES = 64 * 1024 * 1024
 _KEPT_OUTPUT_BYTES = 16 * 1024
-# A child that reads untrusted files gets no secret of this process: only what an interpreter needs to start.
+# A child that reads untrusted files gets no secret of this process: only what an interpreter needs to start, and what
+# says which GPU is the first and how it is shared.
 _INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
-    "SYSTEMROOT", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG",
+    "CUDA_DEVICE_ORDER", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "SYSTEMROOT", "COVERAGE_PROCESS_START",
+    "COVERAGE_PROCESS_CONFIG",
 )  # fmt: skip
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -18,11 +19,18 @@ _OUT_OF_MEMORY = (
     "memoryerror", "bad_alloc", "failed to allocate memory", "cannot allocate memory", "out of memory",
     "memory allocation", "arena alloc failed", "failed to serialize proto",
 )  # fmt: skip
+# The GPU's in our own words, and in those of pycuda, ONNX Runtime and TensorRT.
+_GPU_MEMORY = re.compile(r"\bGPU(?:'s)? memory|\bcuMem|\bcudaMalloc|\bCUDA (?:failure|error|runtime)", re.IGNORECASE)
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether an error's words mean that memory ran out."""
+    """Whether an error's words mean that memory ran out, be it the host's or the GPU's."""
     return any(phrase in text.lower() for phrase in _OUT_OF_MEMORY)
+
+
+def is_of_the_gpu(text: str) -> bool:
+    """Whether an error's words are about the GPU's memory, on which no limit of a stage has a bearing."""
+    return _GPU_MEMORY.search(text) is not None
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,26 @@ def test_an_onnx_runtime_without_the_provider_is_told_with_the_extra_that_has_it
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     assert f"has no {provider}; install octavo[gpu] in place of octavo[cpu]" in missing_for(runtime)
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize(
+    ("runtime", "provider", "step"),
+    [
+        ("onnxruntime-cuda", "CUDAExecutionProvider", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+        ("onnxruntime-tensorrt", "TensorrtExecutionProvider", "quantize for runtime tensorrt"),
+    ],
+)
+def test_a_provider_that_is_listed_and_does_not_load_is_told_with_the_reason_and_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, provider: str, step: str
+) -> None:
+    reasons = {provider: "libsomething.so.10: cannot open shared object file"}
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [provider])
+    monkeypatch.setattr("service.engines.onnxruntime_provider.why_not_loaded", reasons.__getitem__)
+    told = missing_for(runtime)
+    assert f"cannot load its {provider}: libsomething.so.10: cannot open shared object file; it needs" in told
+    assert step in told
+    reasons[provider] = ""
     assert missing_for(runtime) == ""
 
 

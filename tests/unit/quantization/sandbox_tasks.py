@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import InvalidModel
+from service.errors import EngineFailed, InvalidModel
 
 Progress = Callable[[float], None]
 
@@ -58,6 +58,17 @@ def allocate(arguments: dict[str, Any], report_progress: Progress) -> dict[str, 
 def allocate_natively(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
+
+
+def fail_as_an_engine(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:
+    try:
+        raise RuntimeError(arguments["cause"])
+    except RuntimeError as error:
+        raise EngineFailed(arguments["message"]) from error
+
+
+def fail_as_a_library(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:
+    raise RuntimeError(arguments["message"])
 
 
 def sleep(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from service.domain.recipe import BatchProfile
+from service.engines import gpu_requirements
 from service.engines.cuda_device import CudaDevice
 from service.engines.tensorrt_engine import TensorRtEngine
 from service.errors import EngineFailed, InvalidModel
@@ -38,7 +40,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     fields: dict[str, Any] = {
         "name": "RTX A", "compute_capability": "8.6", "driver": "13.0", "memory_bytes": 2**33
     } | changed  # fmt: skip
-    for module in (tensorrt_builder, tensorrt_targets):
+    for module in (tensorrt_builder, tensorrt_targets, gpu_requirements):
         monkeypatch.setattr(module, "find_device", lambda: CudaDevice(**fields))
 
 
@@ -71,6 +73,13 @@ def test_an_engine_is_built_and_tells_of_itself(tmp_path: Path) -> None:
     assert {layer["type"] for layer in notes["network"]} - {"INT64"} == {"FLOAT"}
     assert {"name": "dw", "operator": "correlation", "int8": False} in notes["executed"]
     assert builder.why_not_here() == "no NVIDIA device on this host; no driver; install one"
+
+
+def test_with_a_gpu_what_tensorrt_lacks_there_leaves_the_engine_unproven(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch)
+    assert TensorRtBuilder().why_not_here() == ""
+    with_gpu(monkeypatch, driver="12.4")
+    assert TensorRtBuilder().why_not_here().startswith("the NVIDIA driver runs CUDA up to 12.4, and TensorRT needs")
 
 
 def test_the_profile_begins_at_one_row_whatever_the_smallest_batch_of_the_recipe_is(tmp_path: Path) -> None:
@@ -186,6 +195,18 @@ def test_a_driver_that_is_too_old_is_the_builders_own_words(tmp_path: Path, monk
     # For an unknown kind of GPU TensorRT asks the driver, which this host lacks: an old one gives the same error.
     with_gpu(monkeypatch, compute_capability="99.0")
     with pytest.raises(EngineFailed, match=r"TensorRT gave no engine: .*driver version is insufficient"):
+        build(classifier(), tmp_path)
+
+
+def test_what_is_built_on_the_gpu_alone_is_refused_with_what_tensorrt_lacks_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpu(monkeypatch, driver="12.4")
+    lacking = r"here none can be used: the NVIDIA driver runs CUDA up to 12\.4, and TensorRT needs 13\.0; update"
+    with pytest.raises(EngineFailed, match=rf"weights is 'stripped', .* {lacking}"):
+        build(classifier(), tmp_path, replace(OPTIONS, weights="stripped"))
+    monkeypatch.setattr(tensorrt_builder, "tensorrt_flavour", lambda: ("tensorrt", "11.4"))
+    with pytest.raises(EngineFailed, match=f"the tensorrt package builds on the GPU .* {lacking}"):
         build(classifier(), tmp_path)
 
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from service.domain.recipe import BatchProfile
+from service.engines import gpu_requirements
 from service.engines.cuda_device import CudaDevice
 from service.engines.stripped_plan import read_plan
 from service.engines.tensorrt_import import tensorrt_module
@@ -89,7 +90,7 @@ def test_a_tensorrt_without_the_flag_is_told_as_such() -> None:
 def test_a_stripped_engine_is_for_this_gpu_and_carries_the_graph_of_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tensorrt_builder, tensorrt_targets):
+    for module in (tensorrt_builder, tensorrt_targets, gpu_requirements):
         monkeypatch.setattr(module, "find_device", lambda: CudaDevice("RTX A", "8.6", "13.0", 2**33))
     # TensorRT-RTX strips on a device alone; what is made of its plan does not depend on that.
     monkeypatch.setattr(tensorrt_builder, "flags_of", lambda *_: ())

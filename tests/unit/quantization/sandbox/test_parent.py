@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from service.domain.limits import MIB, StageLimits
-from service.errors import InvalidModel, JobCancelled, StageCrashed, StageMemoryLimit, StageTimeLimit
+from service.errors import EngineFailed, InvalidModel, JobCancelled, StageCrashed, StageMemoryLimit, StageTimeLimit
 from service.quantization.sandbox.parent import run_in_sandbox
 
 TASKS = "tests.unit.quantization.sandbox_tasks"
@@ -97,6 +97,31 @@ def test_a_kernel_kill_and_a_native_allocation_failure_count_as_out_of_memory(ta
         run(task)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "the GPU's memory is used up: cuMemAlloc failed: out of memory; deploy fewer engines on it",
+        "ONNX Runtime failed on this batch: CUDA failure 2: out of memory ; GPU=0",
+        "TensorRT gave no engine: Error Code 1: Cuda Runtime (out of memory); lower batch.max",
+    ],
+)
+def test_an_engine_that_ran_out_of_gpu_memory_keeps_its_own_words(message: str) -> None:
+    with pytest.raises(EngineFailed) as caught:
+        run("fail_as_an_engine", message=message, cause="cuMemAlloc failed: out of memory")
+    assert str(caught.value) == message
+
+
+def test_gpu_memory_that_a_library_lacks_is_not_told_as_the_limit_on_the_hosts() -> None:
+    with pytest.raises(StageCrashed, match=r"RuntimeError: cuMemAlloc failed: out of memory; reproduce it with"):
+        run("fail_as_a_library", message="cuMemAlloc failed: out of memory")
+
+
+def test_an_engine_that_ran_out_of_the_hosts_memory_is_told_the_limit() -> None:
+    words = "Failed to allocate memory for requested buffer of size 1073741824"
+    with pytest.raises(StageMemoryLimit, match="OCTAVO_STAGE_MEMORY_BYTES"):
+        run("fail_as_an_engine", message=f"ONNX Runtime failed on this batch: {words}", cause=words)
+
+
 def test_a_task_over_its_time_is_killed_and_the_message_names_the_limit() -> None:
     started = time.monotonic()
     with pytest.raises(StageTimeLimit, match=r"ran longer than 0\.5 s; .*OCTAVO_STAGE_TIME_SECONDS"):
@@ -142,6 +167,19 @@ def test_a_child_inherits_no_sockets_no_secrets_and_leads_its_own_group(monkeypa
     assert seen["sockets"] == []
     assert "secret" not in json.dumps(seen["environment"])
     assert seen["is_group_leader"]
+
+
+def test_a_child_sees_the_gpus_that_its_parent_sees_by_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "CUDA_VISIBLE_DEVICES": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_MPS_PIPE_DIRECTORY": "/run/mps",
+        "CUDA_MPS_LOG_DIRECTORY": "/var/log/mps",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    seen = run("look_around")["environment"]
+    assert {name: seen.get(name) for name in given} == given
 
 
 def test_the_sandbox_starts_without_heavy_libraries() -> None:
