@@ -7,6 +7,8 @@ from typing import Any
 
 from benchmarks.errors import CannotMeasure
 from service.engines.tensorrt_import import tensorrt_module
+from service.engines.tensorrt_log import RuntimeLog, listening, process_logger
+from service.quantization.builders.tensorrt_flags import flags_of, set_flags
 
 # Of a varying extent that is no row: MiniLM's words.
 WORDS = 128
@@ -14,26 +16,30 @@ WORDS = 128
 
 def build_plan(graph: Path, plan: Path, batches: tuple[int, ...], tf32: bool) -> Path:
     """Builds for `batches` rows, tuned for the largest. Raises CannotMeasure with TensorRT's own words."""
-    trt = tensorrt_module()
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    trt, log = tensorrt_module(), RuntimeLog()
+    with listening(log.take):
+        content = _built(trt, graph, batches, tf32)
+    if content is None:
+        raise CannotMeasure(f"TensorRT builds no engine of {graph}: {log.words()}")
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    plan.write_bytes(content)
+    return plan
+
+
+def _built(trt: Any, graph: Path, batches: tuple[int, ...], tf32: bool) -> Any:
+    builder = trt.Builder(process_logger(trt))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, process_logger(trt))
     if not parser.parse(graph.read_bytes()):
         reasons = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise CannotMeasure(f"TensorRT does not take {graph}: {reasons}")
     config = builder.create_builder_config()
+    # As served engines are built: none of these networks has shapes that the data tell.
+    set_flags(trt, config, flags_of(trt, "fixed", sparse=False))
     if tf32:
         config.set_flag(trt.BuilderFlag.TF32)
-    else:
-        config.clear_flag(trt.BuilderFlag.TF32)
     config.add_optimization_profile(_profile(builder, network, batches))
-    content = builder.build_serialized_network(network, config)
-    if content is None:
-        raise CannotMeasure(f"TensorRT builds no engine of {graph}; its reason is above")
-    plan.parent.mkdir(parents=True, exist_ok=True)
-    plan.write_bytes(content)
-    return plan
+    return builder.build_serialized_network(network, config)
 
 
 def _profile(builder: Any, network: Any, batches: tuple[int, ...]) -> Any:

@@ -23,6 +23,9 @@ _CUDA_ERROR = re.compile(r"CUDA (?:failure|error):? (\d+)")
 # After these the process cannot use the device any more: cudaErrorECCUncorrectable, IllegalAddress, LaunchTimeout, ...
 _STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
 
+# How its memory pools say that they are empty, the processor's in the same words.
+_FULL = "Failed to allocate memory"
+
 Slot = dict[str, Any]
 
 
@@ -56,7 +59,8 @@ class OnnxRuntimeGpuEngine:
             with loading:
                 session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS)
         except Exception as error:
-            raise EngineFailed(f"ONNX Runtime cannot load {path.name} on the GPU: {error}; check the model") from error
+            step = _used_up(error) or "check the model"
+            raise EngineFailed(f"ONNX Runtime cannot load {path.name} on the GPU: {error}; {step}") from error
         if session.get_providers()[0] != provider:
             raise EngineFailed(
                 f"ONNX Runtime has loaded {path.name} without its {provider}: a library that it was built with is "
@@ -112,7 +116,8 @@ class OnnxRuntimeGpuEngine:
     def _failure(self, error: Exception) -> EngineFailed:
         found = _CUDA_ERROR.search(str(error))
         if found is None or int(found[1]) not in _STICKY:
-            return EngineFailed(f"ONNX Runtime failed on this batch: {error}")
+            step = _used_up(error)
+            return EngineFailed(f"ONNX Runtime failed on this batch: {error}" + (f"; {step}" if step else ""))
         self._lost = (
             f"the GPU failed: CUDA error {found[1]}; this server's engines on it are lost, restart the server to use "
             "it again"
@@ -123,6 +128,11 @@ class OnnxRuntimeGpuEngine:
         with loading:
             self._free.clear()
             del self._session
+
+
+def _used_up(error: Exception) -> str:
+    words = "the GPU's memory is used up: send fewer rows, or deploy fewer engines on it"
+    return words if _FULL in str(error) else ""
 
 
 def cuda_providers(tf32: bool = False) -> list[Any]:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 from service.engines.engine import Array
 from service.engines.onnxruntime_gpu_engine import OnnxRuntimeGpuEngine
 from service.errors import DeviceFailed, EngineFailed, InvalidTensor
+from service.quantization.sandbox.verdict import is_of_the_gpu
 from tests.served_models import write_identity, write_linear
 
 
@@ -82,6 +83,16 @@ def test_only_asked_for_outputs_are_given_and_what_is_unknown_is_refused(engine:
     with pytest.raises(EngineFailed, match="failed on this batch"):
         engine.infer({"x": np.zeros((1, 1, 2, 3), np.float32)})
     assert engine.infer(batch(1, 1))["y"].tolist() == [answer(1)]
+
+
+def test_a_full_gpu_is_told_from_a_full_host(engine: OnnxRuntimeGpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[Array]:
+        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 8192")
+
+    monkeypatch.setattr(engine, "_run", fail)
+    with pytest.raises(EngineFailed) as refused:
+        engine.infer(batch(1, 1))
+    assert is_of_the_gpu(str(refused.value))
 
 
 @pytest.mark.parametrize(
