@@ -96,12 +96,14 @@ def header_length(value: bytes | None, body_bytes: int) -> int | None:
     return length
 
 
-def raw_head(specs: Sequence[TensorSpec], body_bytes: int, model: str) -> RequestHead:
-    """The head of a request that is nothing but one input's bytes: one row, and one axis found from the size."""
+def raw_head(specs: Sequence[TensorSpec], body_bytes: int, model: str, batched: bool) -> RequestHead:
+    """The head of a request that is nothing but one input's bytes: one row where the model is `batched`, and one axis
+    found from the size.
+    """
     if len(specs) != 1:
         raise InvalidTensor(f"model {model!r} has {len(specs)} inputs; a raw request fits models with exactly 1 input")
     spec = specs[0]
-    shape = [1, *spec.shape[1:]] if spec.batched else list(spec.shape)
+    shape = [1, *spec.shape[1:]] if batched and spec.batched else list(spec.shape)
     unknown = [axis for axis, extent in enumerate(shape) if extent == -1]
     if spec.datatype == "BYTES":
         shape = [1] * len(shape)

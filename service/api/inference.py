@@ -111,8 +111,8 @@ class InferenceEndpoint:
         elif length:
             head, start = self._heads.read(bytes(body[:length])), length
         else:
-            inputs = self._router.routes(model, version).stable.replica.inputs
-            head = raw_head(inputs, len(body), model)
+            stable = self._router.routes(model, version).stable
+            head = raw_head(stable.replica.inputs, len(body), model, stable.route.batched)
             return head, decode_raw(head, body, model)
         return head, decode_request(head, body, start, model, self.space)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import simdjson
 from service.api.tensor_space import TensorSpace, is_shared
 from service.domain.inference import Array
 from service.errors import InvalidInput, InvalidTensor
-from service.protocol.heads import TensorHead
+from service.protocol.heads import MAX_TENSORS, TensorHead, shown
 from service.protocol.tensor_codec import float_from_bf16
 
 # How simdjson hands numbers out: doubles, and 64-bit integers of either sign.
@@ -21,17 +22,26 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
     "i": ("i", np.dtype(np.int64)),
     "u": ("u", np.dtype(np.uint64)),
 }
+# What is read from a list; of any other datatype simdjson's own array is read.
+_LISTED = ("BOOL", "BYTES")
 _MAX_DEPTH = 100
+# simdjson counts an array's elements in 24 bits, and what makes a list of a longer one writes beyond its end. No
+# body below this length, of digits and commas, has such an array.
+_COUNTED_BYTES = 2 * (2**24 - 1)
+# Of a longer body: what may stand in it beside the numbers of tensors.
+_MAX_VALUES = 2**20
+# A member is found by looking at those before it.
+_MAX_MEMBERS = 1024
 
 
 def parse_json(body: bytes | memoryview) -> Any:
     """JSON whose tensors' `data` stay simdjson arrays, unread; plain lists where the text holds NaN, Infinity or NUL.
 
-    Raises InvalidInput with the parser's reason.
+    Raises InvalidInput with the parser's reason, for an object of too many members, and for a long body of much else.
     """
     try:
         document = simdjson.Parser().parse(body)
-        return _opened(document)
+        return _opened(document, _walked if len(body) >= _COUNTED_BYTES else _plain)
     except KeyError:
         # simdjson looks a name up as C does, only as far as its first NUL, and does not find what it listed.
         return _parse_plainly(bytes(body))
@@ -51,32 +61,66 @@ def _parse_plainly(text: bytes) -> Any:
         raise InvalidInput(f"the body is not JSON: {error}; send an object as JSON") from error
 
 
-def _opened(document: Any) -> Any:
-    """Python values but for the inputs' `data`."""
+def _opened(document: Any, plain: Callable[[Any], Any]) -> Any:
+    """Python values, as `plain` makes them, but for the inputs' `data`."""
     if not isinstance(document, simdjson.Object):
-        return document.as_list() if isinstance(document, simdjson.Array) else document
-    value: dict[str, Any] = {key: document[key] for key in document}
+        return plain(document)
+    value = _members(document)
     inputs = value.get("inputs")
     for key, item in value.items():
         if key != "inputs":
-            value[key] = _plain(item)
-    if isinstance(inputs, simdjson.Array):
-        value["inputs"] = [_opened_input(item) for item in inputs]
+            value[key] = plain(item)
+    if isinstance(inputs, simdjson.Array) and len(inputs) <= MAX_TENSORS:
+        value["inputs"] = [_opened_input(item, plain) for item in inputs]
     else:
-        value["inputs"] = _plain(inputs)
+        value["inputs"] = plain(inputs)
     return value
 
 
-def _opened_input(item: Any) -> Any:
+def _opened_input(item: Any, plain: Callable[[Any], Any]) -> Any:
     if not isinstance(item, simdjson.Object):
-        return _plain(item)
-    return {key: item[key] if key == "data" else _plain(item[key]) for key in item}
+        return plain(item)
+    opened = _members(item)
+    for key, value in opened.items():
+        if key != "data":
+            opened[key] = plain(value)
+    if opened.get("datatype") in _LISTED and "data" in opened:
+        opened["data"] = plain(opened["data"])
+    return opened
+
+
+def _members(value: Any) -> dict[str, Any]:
+    if len(value) > _MAX_MEMBERS:
+        raise InvalidInput(f"an object of the request has {len(value)} members; send at most {_MAX_MEMBERS}")
+    return {key: value[key] for key in value}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, simdjson.Array):
         return value.as_list()
     return value.as_dict() if isinstance(value, simdjson.Object) else value
+
+
+def _walked(value: Any) -> Any:
+    """As `_plain`, one by one. Raises InvalidInput for too many values, or too deep ones."""
+    left = [_MAX_VALUES]
+
+    def walk(item: Any, depth: int) -> Any:
+        if not isinstance(item, simdjson.Array | simdjson.Object):
+            return item
+        if depth > _MAX_DEPTH:
+            raise InvalidInput(f"the request is nested over {_MAX_DEPTH} deep; send it flat")
+        left[0] -= len(item)
+        if left[0] < 0:
+            raise InvalidInput(
+                f"a request of {_COUNTED_BYTES} bytes of JSON or more may hold {_MAX_VALUES} values beside the numbers "
+                "of its tensors; send tensors as binary data"
+            )
+        if isinstance(item, simdjson.Array):
+            return [walk(element, depth + 1) for element in item]
+        return {key: walk(member, depth + 1) for key, member in _members(item).items()}
+
+    return walk(value, 1)
 
 
 def array_from_json(head: TensorHead, space: TensorSpace | None = None) -> Array:
@@ -147,7 +191,7 @@ def _empty(head: TensorHead, count: int, space: TensorSpace | None) -> Array:
 def _plain_values(head: TensorHead) -> Array:
     """BOOL and BYTES."""
     kind: type = bool if head.dtype.kind == "b" else str
-    data = head.data.as_list() if isinstance(head.data, simdjson.Array) else head.data
+    data = head.data
     if not isinstance(data, list):
         raise _not_a_list(head)
     leaves = _leaves(head, data)
@@ -185,7 +229,7 @@ def _leaves(head: TensorHead, data: list[Any], depth: int = 1) -> list[Any]:
 
 
 def _not_a_list(head: TensorHead) -> InvalidTensor:
-    return InvalidTensor(f"the data of input {head.name!r} is {head.data!r:.80}; send a list")
+    return InvalidTensor(f"the data of input {head.name!r} is {shown(head.data)}; send a list")
 
 
 def json_values(array: Array, datatype: str) -> Any:
@@ -201,14 +245,25 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def dump_json(value: dict[str, Any]) -> bytes:
-    """The value as JSON, arrays as lists. NaN and infinities are written out, as clients of the protocol read them."""
+def dump_json(response: dict[str, Any]) -> bytes:
+    """A response as JSON, arrays as lists. NaN and infinities are written out, as clients of the protocol read them."""
     try:
-        text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        text = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:
         # An id with half a surrogate pair: UTF-8 has no bytes for it, an escape has.
-        text = b"null"
+        return dump_json(response | {"id": orjson.Fragment(json.dumps(response["id"]))})
     if b"null" not in text:
         return text
-    # A null is how orjson writes what JSON has no number for. It may be part of a name, too, and then nothing is lost.
-    return json.dumps(value, default=np.ndarray.tolist, separators=(",", ":")).encode()
+    # A null is how orjson writes what JSON has no number for; or it is part of a name.
+    outputs = [output | _with_every_number(output) for output in response["outputs"]]
+    return orjson.dumps(response | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _with_every_number(output: dict[str, Any]) -> dict[str, Any]:
+    """The output's data where JSON has no number for some of them: orjson's text, its nulls replaced."""
+    data = output.get("data")
+    if not isinstance(data, np.ndarray) or data.dtype.kind != "f":
+        return {}
+    parts = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
+    words = [json.dumps(value).encode() for value in data[~np.isfinite(data)].tolist()]
+    return {"data": orjson.Fragment(b"".join(word for pair in zip(parts, [*words, b""], strict=True) for word in pair))}

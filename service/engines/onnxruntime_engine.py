@@ -14,8 +14,10 @@ from service.engines.engine import Array
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
 _SPIN_MICROSECONDS = "100"
-# How a GRU node's type stands in an ONNX file. ONNX Runtime 1.32 aborts the process where one meets an empty axis.
-_ABORTS_ON_EMPTY = b'"\x03GRU'
+# ONNX Runtime 1.32 ends the process where one of these meets an empty axis; RNN is of their family.
+_ENDS_ON_EMPTY = ("GRU", "LSTM", "RNN", "DynamicQuantizeLSTM", "Einsum")
+# How a node's type stands in an ONNX file.
+_NODE_TYPES = tuple(b'"' + bytes([len(name)]) + name.encode() for name in _ENDS_ON_EMPTY)
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -58,7 +60,7 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return cls(session, takes_empty=content.find(_ABORTS_ON_EMPTY) < 0)
+            return cls(session, takes_empty=all(content.find(kind) < 0 for kind in _NODE_TYPES))
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         names = self._output_names if outputs is None else list(outputs)

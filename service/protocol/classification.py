@@ -8,6 +8,7 @@ import numpy as np
 
 from service.domain.inference import Array
 from service.errors import InvalidTensor
+from service.protocol.heads import MAX_STRINGS
 from service.protocol.tensor_codec import float_from_bf16
 
 
@@ -15,7 +16,7 @@ def class_strings(values: Array, datatype: str, count: int, labels: Sequence[str
     """The `count` largest values, largest first and the lower index first among equals, as BYTES elements.
 
     [rows, min(count, classes)] where the first axis is the batch, else [min(count, classes)]: the other axes are one
-    run of classes. A class without a label has none. Raises InvalidTensor for BOOL and BYTES.
+    run of classes. A class without a label has none. Raises InvalidTensor for BOOL and BYTES, and for too many classes.
     """
     if datatype in ("BOOL", "BYTES"):
         raise InvalidTensor(
@@ -27,6 +28,10 @@ def class_strings(values: Array, datatype: str, count: int, labels: Sequence[str
     runs = len(values) if batched else 1
     rows = values.reshape(runs, -1) if values.size else np.empty((runs, 0))
     best = min(count, rows.shape[1])
+    if len(rows) * best > MAX_STRINGS:
+        raise InvalidTensor(
+            f"'classification' asks for {best} classes of {len(rows)} rows; ask for at most {MAX_STRINGS} in all"
+        )
     strings = np.empty((len(rows), best), np.object_)
     # Without classes there may be any number of rows, none of which holds anything.
     for number, row in enumerate(rows if best else ()):

@@ -6,8 +6,10 @@ Refuses unknown shapes of every field by name; knows nothing of any model.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ _MAX_SPAN = 2**59
 _MAX_UNSIGNED = 2**64
 _SOURCES = ("data", "binary_data_size", "shared_memory_region")
 NO_DATA = object()
+_SHOWN_CHARACTERS, _SHOWN_VALUES = 100, 40
 
 
 class TensorHead(NamedTuple):
@@ -84,11 +87,11 @@ def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:
 def read_head(value: Any) -> RequestHead:
     """A head from decoded JSON. Raises InvalidInput, InvalidTensor or Unsupported, naming the field and its value."""
     if not isinstance(value, Mapping):
-        raise InvalidInput(f"the request is {_shown(value)}; send a JSON object with 'inputs'")
+        raise InvalidInput(f"the request is {shown(value)}; send a JSON object with 'inputs'")
     parameters = _parameters(value, "the request")
     inputs = value.get("inputs")
     if not isinstance(inputs, list) or not 0 < len(inputs) <= MAX_TENSORS:
-        raise InvalidInput(f"'inputs' is {_shown(inputs)}; send a list of 1 to {MAX_TENSORS} tensors")
+        raise InvalidInput(f"'inputs' is {shown(inputs)}; send a list of 1 to {MAX_TENSORS} tensors")
     heads = tuple([_tensor(item) for item in inputs])
     if len({head.name for head in heads}) < len(heads):
         raise InvalidInput("'inputs' names a tensor twice; send each input once")
@@ -97,7 +100,7 @@ def read_head(value: Any) -> RequestHead:
         raise InvalidTensor(f"the request has {strings} BYTES elements; send at most {MAX_STRINGS} in one request")
     identity = value.get("id")
     if identity is not None and not isinstance(identity, str):
-        raise InvalidInput(f"'id' is {_shown(identity)}; send a string, or none")
+        raise InvalidInput(f"'id' is {shown(identity)}; send a string, or none")
     variant, timeout, binary, priority = _options(parameters) if parameters else (None, None, False, 0)
     outputs = _outputs(value.get("outputs"))
     return RequestHead(identity or None, variant, timeout, binary, heads, outputs, priority)
@@ -105,15 +108,15 @@ def read_head(value: Any) -> RequestHead:
 
 def _tensor(item: Any) -> TensorHead:
     if not isinstance(item, Mapping):
-        raise InvalidInput(f"an input is {_shown(item)}; send an object with name, shape, datatype and data")
+        raise InvalidInput(f"an input is {shown(item)}; send an object with name, shape, datatype and data")
     name = item.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        raise InvalidInput(f"an input's 'name' is {_shown(name)}; send a string of 1 to {_MAX_NAME} characters")
+        raise InvalidInput(f"an input's 'name' is {shown(name)}; send a string of 1 to {_MAX_NAME} characters")
     datatype = item.get("datatype")
     dtype = NUMPY_TYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None or not isinstance(datatype, str):
         known = ", ".join(NUMPY_TYPES)
-        raise InvalidTensor(f"the datatype of input {name!r} is {_shown(datatype)}; send one of {known}")
+        raise InvalidTensor(f"the datatype of input {name!r} is {shown(datatype)}; send one of {known}")
     shape = _shape(name, item.get("shape"))
     parameters = _parameters(item, f"input {name!r}")
     size = parameters.get("binary_data_size")
@@ -124,18 +127,18 @@ def _tensor(item: Any) -> TensorHead:
     if "shared_memory_region" in parameters:
         raise Unsupported(f"input {name!r} is in shared memory, which is not offered; send it in the request's body")
     if size is not None and (type(size) is not int or size < 0):
-        raise InvalidTensor(f"'binary_data_size' of input {name!r} is {_shown(size)}; send its count of bytes")
+        raise InvalidTensor(f"'binary_data_size' of input {name!r} is {shown(size)}; send its count of bytes")
     return TensorHead(name, datatype, dtype, shape, math.prod(shape), size, data)
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
-        raise InvalidTensor(f"the shape of input {name!r} is {_shown(value)}; send at most {MAX_DIMENSIONS} integers")
+        raise InvalidTensor(f"the shape of input {name!r} is {shown(value)}; send at most {MAX_DIMENSIONS} integers")
     for extent in value:
         if type(extent) is not int or not 0 <= extent <= _MAX_EXTENT:
-            raise InvalidTensor(f"the shape of input {name!r} holds {_shown(extent)}; send integers from 0")
+            raise InvalidTensor(f"the shape of input {name!r} holds {shown(extent)}; send integers from 0")
     if 0 in value and math.prod(extent or 1 for extent in value) > _MAX_SPAN:
-        raise InvalidTensor(f"the shape of input {name!r} is {_shown(value)}, too wide for any tensor; send it smaller")
+        raise InvalidTensor(f"the shape of input {name!r} is {shown(value)}, too wide for any tensor; send it smaller")
     return tuple(value)
 
 
@@ -143,7 +146,7 @@ def _outputs(value: Any) -> tuple[OutputHead, ...] | None:
     if not value and (value is None or value == []):
         return None
     if not isinstance(value, list) or len(value) > MAX_TENSORS:
-        raise InvalidInput(f"'outputs' is {_shown(value)}; send a list of at most {MAX_TENSORS} outputs, or none")
+        raise InvalidInput(f"'outputs' is {shown(value)}; send a list of at most {MAX_TENSORS} outputs, or none")
     heads = tuple([_output(item) for item in value])
     if len({head.name for head in heads}) < len(heads):
         raise InvalidInput("'outputs' names a tensor twice; ask for each output once")
@@ -153,13 +156,13 @@ def _outputs(value: Any) -> tuple[OutputHead, ...] | None:
 def _output(item: Any) -> OutputHead:
     name = item.get("name") if isinstance(item, Mapping) else None
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        raise InvalidInput(f"an output is {_shown(item)}; send an object with a name of 1 to {_MAX_NAME} characters")
+        raise InvalidInput(f"an output is {shown(item)}; send an object with a name of 1 to {_MAX_NAME} characters")
     parameters = _parameters(item, f"output {name!r}")
     if "shared_memory_region" in parameters:
         raise Unsupported(f"output {name!r} asks for shared memory, which is not offered; have it sent in the answer")
     classes = parameters.get("classification", 0)
     if type(classes) is not int or not 0 <= classes < _MAX_UNSIGNED:
-        raise InvalidInput(f"'classification' of output {name!r} is {_shown(classes)}; send how many classes, from 1")
+        raise InvalidInput(f"'classification' of output {name!r} is {shown(classes)}; send how many classes, from 1")
     return OutputHead(name, _flag(parameters, "binary_data"), classes)
 
 
@@ -173,20 +176,20 @@ def _options(parameters: Mapping[str, Any]) -> tuple[str | None, float | None, b
             raise Unsupported(f"{key!r} asks for a stateful model, and models here are stateless; leave it out")
     priority = parameters.get("priority", 0)
     if type(priority) is not int or not 0 <= priority < _MAX_UNSIGNED:
-        raise InvalidInput(f"parameter 'priority' is {_shown(priority)}; send an integer from 0, which is the default")
+        raise InvalidInput(f"parameter 'priority' is {shown(priority)}; send an integer from 0, which is the default")
     variant = parameters.get("variant")
     if variant is not None and not isinstance(variant, str):
-        raise InvalidInput(f"parameter 'variant' is {_shown(variant)}; send a string")
+        raise InvalidInput(f"parameter 'variant' is {shown(variant)}; send a string")
     timeout = parameters.get("timeout")
     if timeout is not None and (type(timeout) is not int or not 0 <= timeout < _MAX_UNSIGNED):
-        raise InvalidInput(f"parameter 'timeout' is {_shown(timeout)}; send a count of microseconds")
+        raise InvalidInput(f"parameter 'timeout' is {shown(timeout)}; send a count of microseconds")
     return variant, timeout / 1e6 if timeout else None, _flag(parameters, "binary_data_output"), priority
 
 
 def _flag(parameters: Mapping[str, Any], name: str) -> bool:
     value = parameters.get(name, False)
     if not isinstance(value, bool):
-        raise InvalidInput(f"parameter {name!r} is {_shown(value)}; send true or false")
+        raise InvalidInput(f"parameter {name!r} is {shown(value)}; send true or false")
     return value
 
 
@@ -195,10 +198,27 @@ def _parameters(item: Mapping[str, Any], owner: str) -> Mapping[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, Mapping):
-        raise InvalidInput(f"'parameters' of {owner} is {_shown(parameters)}; send an object")
+        raise InvalidInput(f"'parameters' of {owner} is {shown(parameters)}; send an object")
     return parameters
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+class _Repr(reprlib.Repr):
+    """Looks at no more of a value than it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxdict = _SHOWN_VALUES
+        self.maxstring = self.maxlong = self.maxother = _SHOWN_CHARACTERS
+
+    def repr_dict(self, value: dict[Any, Any], level: int) -> str:
+        # The library's sorts them all first.
+        return super().repr_dict(dict(islice(value.items(), _SHOWN_VALUES)), level)
+
+
+_repr = _Repr()
+
+
+def shown(value: Any) -> str:
+    """A value as an error tells it: its beginning."""
+    text = _repr.repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -47,7 +47,7 @@ class Signature:
         if request.outputs is not None and not self._outputs.issuperset(request.outputs):
             raise self._unknown_output(request.outputs)
         if not self.max_rows:
-            return 1, self._key(request)
+            return 1, self.key(request)
         rows = counts.pop()
         if counts:
             raise InvalidTensor(
@@ -56,7 +56,7 @@ class Signature:
             )
         if not 0 < rows <= self.max_rows:
             raise self._wrong_rows(rows)
-        return rows, self._key(request)
+        return rows, self.key(request)
 
     def _rows(self, name: str, array: Array, datatypes: Mapping[str, str]) -> int:
         spec, dtype, row_shape = self._inputs[name]
@@ -69,7 +69,8 @@ class Signature:
             raise self._wrong_shape(spec, shape)
         return shape[0] if shape else 1
 
-    def _key(self, request: InferRequest) -> object:
+    def key(self, request: InferRequest) -> object:
+        """What requests of one batch share."""
         if not self._row_shapes_vary:
             return request.outputs
         return request.outputs, [request.inputs[name].shape[1:] for name in self._inputs]

@@ -37,7 +37,6 @@ class Padder:
             name: padded_array(array, self.inputs[name], bucket, values.get(name, 0)) if name in self.inputs else array
             for name, array in request.inputs.items()
         }
-        # Notes of who admitted other requests of this head hold for the same bucket: the head tells the length.
         return request._replace(inputs=padded), partial(self.cut, length=length)
 
     def cut(self, outputs: Outputs, length: int) -> Outputs:

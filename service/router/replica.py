@@ -112,9 +112,11 @@ class Replica:
         if self.lost is not None:
             raise DeviceFailed(str(self.lost))
         cut = None
-        if self._padder is not None:
-            request, cut = self._padder.pad(request)
         rows, key = self._signature.admit(request)
+        if self._padder is not None:
+            # What is refused as it came is not made larger first.
+            request, cut = self._padder.pad(request)
+            key = key if cut is None else self._signature.key(request)
         answer = Answer()
         pending = Pending(request.inputs, request.outputs, rows, key, route, answer)
         pending.priority, pending.cut = request.priority, cut

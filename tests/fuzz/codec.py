@@ -64,7 +64,7 @@ def _decode(
     elif size:
         head, start = reader.read(body[:size]), size
     else:
-        head = raw_head(dice.choice(_RAW_SPECS), len(body), "fuzzed")
+        head = raw_head(dice.choice(_RAW_SPECS), len(body), "fuzzed", batched=dice.random() < 0.5)
         return head, decode_raw(head, body, "fuzzed")
     return head, decode_request(head, body, start, "fuzzed")
 

@@ -94,23 +94,28 @@ def test_a_wrong_header_length_is_refused(value: bytes) -> None:
 def test_a_raw_body_is_one_row_and_its_size_gives_one_open_axis(
     spec: TensorSpec, size: int, shape: tuple[int, ...]
 ) -> None:
-    head = raw_head((spec,), size, "m")
+    head = raw_head((spec,), size, "m", batched=True)
     assert head.inputs[0].shape == shape
     assert head.inputs[0].size == size
     assert head.binary_default
 
 
+def test_the_one_open_axis_of_a_model_without_a_batch_is_its_first_if_that_is_open() -> None:
+    head = raw_head((TensorSpec("x", "FP32", (-1,)),), 12, "m", batched=False)
+    assert head.inputs[0].shape == (3,)
+
+
 def test_a_raw_body_that_leaves_a_choice_is_refused() -> None:
     spec = TensorSpec("x", "FP32", (-1, -1, -1))
     with pytest.raises(InvalidTensor, match="input 'x' of model 'm' has 2 open axes"):
-        raw_head((spec,), 16, "m")
+        raw_head((spec,), 16, "m", batched=True)
     with pytest.raises(InvalidTensor, match="model 'm' has 2 inputs"):
-        raw_head((spec, spec), 16, "m")
+        raw_head((spec, spec), 16, "m", batched=True)
 
 
 @pytest.mark.parametrize("body", [b"", b"caf\xc3\xa9", bytes(9)])
 def test_a_raw_body_of_bytes_is_one_element_as_it_is(body: bytes) -> None:
-    head = raw_head((TensorSpec("x", "BYTES", (-1, 1)),), len(body), "m")
+    head = raw_head((TensorSpec("x", "BYTES", (-1, 1)),), len(body), "m", batched=True)
     assert decode_raw(head, body, "m").inputs["x"].tolist() == [[body]]
-    words = raw_head((TensorSpec("x", "INT16", (-1, 2)),), 4, "m")
+    words = raw_head((TensorSpec("x", "INT16", (-1, 2)),), 4, "m", batched=True)
     assert decode_raw(words, bytes([1, 0, 2, 0]), "m").inputs["x"].tolist() == [[1, 2]]

@@ -18,6 +18,11 @@ from service.errors import InvalidInput, InvalidTensor
 from service.protocol.heads import read_head
 
 
+def written(array: Array, datatype: str, **more: Any) -> bytes:
+    """A response with one output of this data."""
+    return dump_json({"id": None} | more | {"outputs": [{"data": json_values(array, datatype)}]})
+
+
 def decoded(data: str, datatype: str = "FP32", shape: list[int] | None = None) -> Array:
     """The array of one input whose `data` is this JSON text."""
     given_shape = json.dumps([json.loads(data).__len__()] if shape is None else shape)
@@ -52,8 +57,7 @@ def test_the_numbers_of_large_tensors_of_one_size_adjoin() -> None:
 def test_fp32_survives_the_way_in_and_out(values: list[float]) -> None:
     array = decoded(json.dumps(values), shape=[len(values)])
     assert array.tolist() == values
-    text = dump_json({"data": json_values(array, "FP64")})
-    assert np.array(json.loads(text)["data"], np.float32).tolist() == values
+    assert np.array(json.loads(written(array, "FP64"))["outputs"][0]["data"], np.float32).tolist() == values
 
 
 def test_data_may_be_nested_flat_or_anything_between() -> None:
@@ -65,15 +69,21 @@ def test_nan_and_infinity_are_read_and_written_as_literals() -> None:
     array = decoded("[NaN, 1.5, -Infinity]")
     assert math.isnan(array[0])
     assert array[1:].tolist() == [1.5, -math.inf]
-    text = dump_json({"data": json_values(array, "FP64")})
-    assert text == b'{"data":[NaN,1.5,-Infinity]}'
+    assert written(array, "FP64") == b'{"id":null,"outputs":[{"data":[NaN,1.5,-Infinity]}]}'
 
 
 def test_a_name_with_null_in_it_costs_no_value() -> None:
-    assert json.loads(dump_json({"name": "null", "data": json_values(np.array([1.5], np.float32), "FP32")})) == {
-        "name": "null",
-        "data": [1.5],
-    }
+    array = np.array([1.5], np.float32)
+    assert written(array, "FP32", id="null") == b'{"id":"null","outputs":[{"data":[1.5]}]}'
+    array[0] = np.nan
+    assert written(array, "FP32", id="a null\ud800") == b'{"id":"a null\\ud800","outputs":[{"data":[NaN]}]}'
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("values", [[math.nan], [1, math.inf], [-math.inf, 2], [math.nan, math.nan, 3, math.inf]])
+def test_every_number_that_json_lacks_is_written_in_its_place(values: list[float], dtype: type) -> None:
+    found = json.loads(written(np.array(values, dtype), "FP32"))["outputs"][0]["data"]
+    assert np.array_equal(found, values, equal_nan=True)
 
 
 def test_booleans_and_text_go_both_ways() -> None:
@@ -168,7 +178,39 @@ def test_half_a_surrogate_pair_is_refused_in_a_tensor_and_sent_back_in_an_id() -
     head = read_head(parse_json(text))
     with pytest.raises(InvalidTensor, match="half a surrogate pair"):
         array_from_json(head.inputs[0])
-    assert json.loads(dump_json({"id": head.id, "data": np.ones(2, np.float32)})) == {"id": "\ud800", "data": [1, 1]}
+    assert json.loads(written(np.ones(2, np.float32), "FP32", id=head.id))["id"] == "\ud800"
+
+
+def test_an_array_that_is_longer_than_the_parser_counts_breaks_nothing() -> None:
+    for text in (b'{"outputs":[%s]}', b'{"inputs":[%s]}', b'{"inputs":[{"name":[[%s]]}]}', b"[%s]"):
+        with pytest.raises(InvalidInput, match="may hold 1048576 values beside the numbers"):
+            parse_json(text % b",".join([b"0"] * 2**24))
+
+
+def test_flags_and_texts_in_an_array_that_is_longer_than_the_parser_counts_are_refused() -> None:
+    data = b",".join([b"0"] * 2**24)
+    for datatype in (b"BOOL", b"BYTES"):
+        text = b'{"inputs":[{"name":"x","shape":[1],"datatype":"%s","data":[[%s]]}]}' % (datatype, data)
+        with pytest.raises(InvalidInput, match="send tensors as binary data"):
+            parse_json(text)
+
+
+def test_a_tensor_without_data_stays_without() -> None:
+    text = b'{"inputs":[{"name":"x","shape":[1],"datatype":"BOOL","parameters":{"binary_data_size":1}}]}'
+    assert read_head(parse_json(text)).inputs[0].size == 1
+
+
+def test_numbers_of_any_count_are_read_from_a_long_body() -> None:
+    text = b'{"inputs":[{"name":"x","shape":[%d],"datatype":"UINT8","data":[[%s]]}]}'
+    head = read_head(parse_json(text % (2**24, b",".join([b"7"] * 2**24))))
+    assert np.array_equal(array_from_json(head.inputs[0]), np.full(2**24, 7, np.uint8))
+
+
+@pytest.mark.parametrize("text", [b"{%s}", b'{"inputs":[{%s}]}'])
+def test_an_object_of_very_many_members_is_refused_at_once(text: bytes) -> None:
+    members = b",".join(b'"member %d":0' % number for number in range(1025))
+    with pytest.raises(InvalidInput, match="1025 members; send at most 1024"):
+        parse_json(text % members)
 
 
 def test_bf16_is_written_as_the_numbers_that_its_words_are() -> None:

@@ -60,22 +60,27 @@ def test_a_batch_that_the_runtime_refuses_fails_in_its_words(tmp_path: Path) -> 
         engine.infer({"x": np.zeros((1, 1, 2, 7), np.float32)})
 
 
-def test_an_empty_sequence_is_refused_where_the_runtime_would_abort(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN", "Einsum"])
+def test_an_empty_sequence_is_refused_where_the_runtime_would_end_the_process(tmp_path: Path, kind: str) -> None:
+    gates = {"GRU": 3, "LSTM": 4}.get(kind, 1)
     weights = [
-        numpy_helper.from_array(np.zeros((1, 12, 3), np.float32), "w"),
-        numpy_helper.from_array(np.zeros((1, 12, 4), np.float32), "r"),
+        numpy_helper.from_array(np.zeros((1, 4 * gates, 3), np.float32), "w"),
+        numpy_helper.from_array(np.zeros((1, 4 * gates, 4), np.float32), "r"),
+        numpy_helper.from_array(np.zeros((4, 3), np.float32), "e"),
     ]
-    node = helper.make_node("GRU", ["x", "w", "r"], ["", "y"], hidden_size=4)
+    node = helper.make_node(kind, ["x", "w", "r"], ["", "y"], hidden_size=4)
+    if kind == "Einsum":
+        node = helper.make_node(kind, ["x", "e"], ["y"], equation="sbi,hi->bh")
     graph = helper.make_graph(
         [node],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["steps", 1, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4] if kind == "Einsum" else [1, 1, 4])],
         weights,
     )
-    path = tmp_path / "gru.onnx"
+    path = tmp_path / "m.onnx"
     onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     engine = OnnxRuntimeEngine.load(path, 1)
-    assert engine.infer({"x": np.zeros((2, 1, 3), np.float32)})["y"].shape == (1, 1, 4)
+    assert engine.infer({"x": np.zeros((2, 1, 3), np.float32)})["y"].size == 4
     with pytest.raises(InvalidTensor, match="takes no empty tensors"):
         engine.infer({"x": np.zeros((0, 1, 3), np.float32)})

@@ -51,6 +51,13 @@ def test_bf16_is_ordered_by_its_values_and_not_by_its_words() -> None:
     assert class_strings(words, "BF16", 1, (), batched=True).tolist() == [[b"1.500000:1"]]
 
 
+def test_very_many_classes_are_refused() -> None:
+    values = np.zeros((2, 2**17 + 1), np.float32)
+    with pytest.raises(InvalidTensor, match="131073 classes of 2 rows; ask for at most 262144 in all"):
+        class_strings(values, "FP32", 2**40, (), batched=True)
+    assert class_strings(values, "FP32", 2, (), batched=True).shape == (2, 2)
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (2, 0), (0,), (2**40, 0)])
 def test_an_output_without_elements_has_no_classes(shape: tuple[int, ...]) -> None:
     assert class_strings(np.empty(shape, np.float32), "FP32", 3, (), batched=True).shape == (shape[0], 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from service.domain.batching import Batching, Padding
 from service.domain.inference import Array, InferRequest
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidInput, InvalidTensor
+from service.router import padding
 from service.router.padding_proof import proven_padder
 from tests.unit.router.bench import ROUTE, Bench, run, values
 
@@ -57,6 +58,34 @@ def test_a_request_that_is_not_as_it_should_be_is_refused_as_without_padding() -
         ):
             with pytest.raises(InvalidTensor):
                 bench.replica.submit(InferRequest(inputs), ROUTE)
+
+    run(scenario, takes=SEQUENCE)
+
+
+def test_a_request_that_is_refused_is_not_padded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.prove(PADDED)
+        bench.replica.follow(PADDED)
+        monkeypatch.setattr(padding, "padded_array", lambda *_: pytest.fail("it was padded"))
+        with pytest.raises(InvalidTensor, match=r"batch-size must be <= \d+"):
+            bench.replica.submit(InferRequest({"x": np.ones((33, 3), np.float32)}), ROUTE)
+
+    run(scenario, takes=SEQUENCE)
+
+
+def test_requests_of_one_head_share_the_batch_of_their_bucket() -> None:
+    # What a head was admitted as is noted on it, before its request is padded.
+    async def scenario(bench: Bench) -> None:
+        bench.replica.prove(PADDED)
+        bench.replica.follow(PADDED)
+        first = await bench.busy()
+        bench.engine.batches.clear()
+        notes: dict[Hashable, tuple[int, object]] = {}
+        sent = [bench.replica.submit(of_length(length)._replace(admitted=notes), ROUTE) for length in (3, 3, 3)]
+        sent.append(bench.replica.submit(of_length(4), ROUTE))
+        bench.engine.gate.set()
+        assert await values(first, *sent) == [0, 3, 3, 3, 4]
+        assert bench.engine.batches == [[0], [1, 1, 1, 1]]
 
     run(scenario, takes=SEQUENCE)
 
