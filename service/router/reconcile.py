@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from service.domain.deployment import ServedModel
@@ -30,13 +30,14 @@ class _Attempt:
 class Reconciler:
     """`desired` reads the wish, every `period_seconds` and when woken; it blocks, so it is called in a thread.
 
+    It gives None for a model that is deployed and cannot be told how: that one goes on with what it has.
     `first_pass` is set once every model wished at the start has been loaded or has failed.
     """
 
     def __init__(
         self,
         router: Router,
-        desired: Callable[[], dict[str, ServedModel]],
+        desired: Callable[[], Mapping[str, ServedModel | None]],
         period_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,7 +126,7 @@ class Reconciler:
             if attempt is not None:
                 attempt.task.cancel()
             await self._router.withdraw(model)
-        for served in wanted.values():
+        for served in filter(None, wanted.values()):
             self._end_unwanted_load(served)
             if self._is_due(served):
                 self._attempts[served.name] = self._begin(served)

@@ -24,12 +24,12 @@ class Wish:
     """What the deployments say, and a clock that only the test moves."""
 
     def __init__(self) -> None:
-        self.models: dict[str, ServedModel] = {}
+        self.models: dict[str, ServedModel | None] = {}
         self.error: Exception | None = None
         self.now = 0.0
         self.reads = 0
 
-    def read(self) -> dict[str, ServedModel]:
+    def read(self) -> dict[str, ServedModel | None]:
         self.reads += 1
         if self.error is not None:
             raise self.error
@@ -85,6 +85,17 @@ def test_what_is_wished_is_served_and_what_is_not_is_withdrawn() -> None:
         assert await answers(router, "b")
 
     assert run(scenario).loads.count("b-1-" + STABLE) == 1
+
+
+def test_a_deployed_model_whose_engines_cannot_be_found_goes_on_with_what_it_has() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await reconciler.reconcile_now()
+        wish.models["m"] = None
+        await reconciler.reconcile_now()
+        assert await answers(router, "m")
+
+    run(scenario)
 
 
 def test_one_models_failure_or_slow_load_holds_up_no_other() -> None:
