@@ -47,6 +47,8 @@ class Reconciler:
         self._clock = clock
         self._attempts: dict[str, _Attempt] = {}
         self._woken = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
         self._read_failure = ""
         self._first: asyncio.Task[None] | None = None
         self.first_pass = asyncio.Event()
@@ -120,12 +122,28 @@ class Reconciler:
         self.first_pass.set()
 
     async def _begin_pass(self) -> None:
-        wanted = await asyncio.to_thread(self._desired)
+        """A pass over what is wished now. Those who come while another reads share the next one."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._take_turn())
+        # It ends with none of the callers that wait for it.
+        await asyncio.shield(self._next)
+
+    async def _take_turn(self) -> None:
+        # What was read before a change would undo what a pass after it did. Revisions alone do not tell the two
+        # apart: a model that is withdrawn and deployed again begins at 1. No load is waited for here.
+        async with self._turn:
+            # Whoever comes from here on may have changed what is being read.
+            self._next = None
+            self._follow(await asyncio.to_thread(self._desired))
+
+    def _follow(self, wanted: Mapping[str, ServedModel | None]) -> None:
+        if self._router.stopping:
+            return
         for model in self._router.deployed - wanted.keys():
             attempt = self._attempts.pop(model, None)
             if attempt is not None:
                 attempt.task.cancel()
-            await self._router.withdraw(model)
+            self._router.withdraw(model)
         for served in filter(None, wanted.values()):
             self._end_unwanted_load(served)
             if self._is_due(served):

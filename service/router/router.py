@@ -158,6 +158,10 @@ class Router:
         if self.stopping:
             self._retire(fresh, state)
             raise stopping()
+        if self._states.get(served.name) is not state:
+            # It was withdrawn meanwhile.
+            self._retire(fresh, state)
+            return
         if failure is None or makeshift:
             routes = ModelRoutes(answering, replicas) if replicas else None
             self._retire(state.install(routes), state)
@@ -206,13 +210,10 @@ class Router:
         if state is not None and state.draining:
             await asyncio.wait(set(state.draining))
 
-    async def withdraw(self, model: str) -> None:
+    def withdraw(self, model: str) -> None:
         """Ends the model's serving once its admitted requests are answered; an unknown model is no error."""
-        state = self._states.get(model)
-        if state is None:
-            return
-        async with state.lock:
-            self._states.pop(model, None)
+        state = self._states.pop(model, None)
+        if state is not None:
             self._retire(state.install(None), state)
 
     async def close(self, drain_seconds: float) -> None:

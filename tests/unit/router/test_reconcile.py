@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -28,12 +29,24 @@ class Wish:
         self.error: Exception | None = None
         self.now = 0.0
         self.reads = 0
+        self.held = threading.Event()
+        self.gate: threading.Event | None = None
 
     def read(self) -> dict[str, ServedModel | None]:
         self.reads += 1
-        if self.error is not None:
-            raise self.error
-        return dict(self.models)
+        found, error = dict(self.models), self.error
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            self.held.set()
+            assert gate.wait(10), "the test never opened the gate"
+        if error is not None:
+            raise error
+        return found
+
+    def hold(self) -> threading.Event:
+        """The next read is held up after it has read, until what this gives is set."""
+        self.gate = threading.Event()
+        return self.gate
 
     def put(self, model: str, version: int = 1, revision: int = 1, loaded: bool = True) -> None:
         wanted = deployment(version=version, revision=revision, model=model)
@@ -246,6 +259,45 @@ def test_settling_one_model_waits_for_no_other() -> None:
         await reconciler.settle("m", 1)
         assert await answers(router, "m")
         assert not shelf.gate.is_set()
+
+    run(scenario)
+
+
+def test_a_read_from_before_a_change_undoes_nothing_that_was_acknowledged_since() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await reconciler.settle("m", 1)
+        gate = wish.hold()
+        older = asyncio.ensure_future(reconciler.reconcile_now())
+        assert await asyncio.to_thread(wish.held.wait, 10)
+        wish.put("m", revision=2, loaded=False)
+        wish.put("new")
+        newer = asyncio.gather(reconciler.settle("m", 2), reconciler.settle("new", 1))
+        # Both would be acknowledged by then, were they not to wait for the older read.
+        await asyncio.wait({newer}, timeout=0.1)
+        gate.set()
+        await asyncio.gather(older, newer)
+        assert not await answers(router, "m")
+        assert await answers(router, "new")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [None, StoreUnavailable("the database is away")])
+def test_callers_that_come_while_a_pass_reads_share_the_next_one(error: Exception | None) -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        gate = wish.hold()
+        first = asyncio.ensure_future(reconciler.reconcile_now())
+        assert await asyncio.to_thread(wish.held.wait, 10)
+        wish.put("m")
+        wish.error = error
+        callers = [asyncio.ensure_future(reconciler.settle("m", 1)) for _ in range(9)]
+        await asyncio.sleep(0)
+        # The others do not depend on one that gives up.
+        callers.pop(0).cancel()
+        gate.set()
+        assert await asyncio.gather(first, *callers, return_exceptions=True) == [None, *[error] * 8]
+        assert wish.reads == 2
 
     run(scenario)
 
