@@ -195,9 +195,14 @@ class Router:
             task.add_done_callback(self._closing.discard)
 
     async def _reload(self, state: ModelState) -> None:
-        with suppress(OctavoError):
-            # What cannot be loaded is in the state, for readiness and the index to tell.
-            await self.deploy(state.wanted)
+        async with state.lock:
+            # While this waited another wish may have come, or the model was withdrawn.
+            wanted = state.wanted
+            if self.stopping or self._states.get(wanted.name) is not state or not wanted.deployment.loaded:
+                return
+            with suppress(OctavoError):
+                # What cannot be loaded is in the state, for readiness and the index to tell.
+                await self._replace(state, wanted)
 
     async def _unload(self, state: ModelState, served: ServedModel) -> None:
         state.wanted, state.failure = served, None
