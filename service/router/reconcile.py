@@ -57,8 +57,9 @@ class Reconciler:
         """Until cancelled. A wish that cannot be read is logged and read again; the router goes on as it is."""
         try:
             while True:
-                await self._pass_and_log()
+                # Before it reads: what is changed while it does needs another pass.
                 self._woken.clear()
+                await self._pass_and_log()
                 try:
                     await asyncio.wait_for(self._woken.wait(), self._period_seconds)
                 except TimeoutError:

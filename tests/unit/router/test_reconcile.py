@@ -346,3 +346,19 @@ def test_waking_begins_a_pass_without_waiting_for_the_period() -> None:
             await running
 
     run(scenario, period_seconds=3600)
+
+
+def test_waking_while_a_pass_reads_begins_another_after_it() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        gate = wish.hold()
+        running = asyncio.ensure_future(reconciler.run())
+        assert await asyncio.to_thread(wish.held.wait, 10)
+        wish.put("m")
+        reconciler.wake()
+        gate.set()
+        await until(lambda: answers(router, "m"))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(scenario, period_seconds=3600)
