@@ -362,3 +362,13 @@ def test_waking_while_a_pass_reads_begins_another_after_it() -> None:
             await running
 
     run(scenario, period_seconds=3600)
+
+
+def test_a_router_that_stops_while_a_pass_reads_is_given_nothing_to_load(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await router.close(5)
+        await reconciler.reconcile_now()
+
+    run(scenario)
+    assert caplog.records == []
