@@ -245,10 +245,10 @@ class Server(uvicorn.Server):
         server = f"{host}-{os.getppid()}"
         return TraceFile(folder / f"{server}-{os.getpid()}.json", shown=folder / f"{server}-*.json")
 
-    def _wanted(self) -> dict[str, ServedModel]:
+    def _wanted(self) -> dict[str, ServedModel | None]:
         """What to serve here; engines that cannot answer on this host are built and validated again meanwhile."""
         wanted = self._serving_registry.wanted()
-        self._revalidation.follow([self._router.answering(served) for served in wanted.values()])
+        self._revalidation.follow(map(self._router.answering, filter(None, wanted.values())))
         return wanted
 
     def _load_engine(self, artifact: EngineArtifact) -> Engine:

@@ -1,19 +1,22 @@
-"""What the v2 protocol tells of one served model: counts and nanoseconds since this process started."""
+"""What the v2 protocol tells of one served version: counts and nanoseconds since this process started."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from service.router.route import RouteMetrics, RunCount
+from service.router.route import RouteMetrics, RunCount, metrics_of_version
 from service.router.routes import ModelRoutes
 
 _NONE = {"count": 0, "ns": 0}
 
 
 def model_statistics(routes: ModelRoutes) -> dict[str, Any]:
-    """All routes of the model together. Joining and splitting rows is part of the run, so of `compute_infer`."""
-    metrics = [routed.route.metrics for routed in routes.all]
+    """All routes that the version has had, but for shadows: they answer nobody.
+
+    Joining and splitting rows is part of the run, so of `compute_infer`.
+    """
+    metrics = metrics_of_version(routes.served.name, routes.served.version.version)
     failures = [route.failures for route in metrics]
     requests = sum(sum(route.request.counts) for route in metrics)
     batches = sum(sum(route.compute.counts) for route in metrics)

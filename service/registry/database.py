@@ -68,6 +68,16 @@ class Database:
             yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """As `read`, and all queries see the database as it was at the first of them."""
+        options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with translated_errors(), self.engine.connect().execution_options(**options) as connection:
+            if self.is_sqlite:
+                # Its driver begins a transaction before a write alone.
+                connection.exec_driver_sql("BEGIN")
+            yield connection
+
+    @contextmanager
     def write(self, lock: str = "octavo") -> Iterator[sa.Connection]:
         """A transaction that holds `lock` alone: the whole file on SQLite, an advisory lock on PostgreSQL."""
         with translated_errors(), self.engine.begin() as connection:

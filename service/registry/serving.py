@@ -43,26 +43,38 @@ class ServingRegistry:
         self._database = database
         self._blobs = blobs
         self._labels: dict[str, tuple[str, ...]] = {}
+        self._incomplete: set[str] = set()
 
-    def wanted(self) -> dict[str, ServedModel]:
-        """Model name -> what its deployment asks for. Raises Unavailable or StoreUnavailable."""
-        with self._database.read() as connection:
+    def wanted(self) -> dict[str, ServedModel | None]:
+        """Model name -> what its deployment asks for; None where an engine or the version of it is not on record.
+
+        Raises Unavailable or StoreUnavailable.
+        """
+        # Of one moment: a change between the queries would give a deployment the version or engines of another.
+        with self._database.snapshot() as connection:
             deployments = [deployment_of_row(row) for row in connection.execute(sa.select(DEPLOYMENTS))]
             rows = connection.execute(_of_deployed(MODEL_VERSIONS, "name"))
             versions = {row.name: version_of_row(row) for row in rows}
             artifacts: dict[str, dict[str, EngineArtifact]] = {}
             for row in connection.execute(_of_deployed(ENGINES, "model")):
                 artifacts.setdefault(row.model, {})[row.variant] = artifact_of_row(row)
-        # A change may have come between the queries: what does not fit together yet will in the next call.
-        return {
-            wanted.model: self._served(versions[wanted.model], wanted, artifacts[wanted.model])
+        found = {
+            wanted.model: self._served(versions.get(wanted.model), wanted, artifacts.get(wanted.model, {}))
             for wanted in deployments
-            if wanted.model in versions and artifacts.get(wanted.model, {}).keys() >= set(wanted.variants)
         }
+        self._tell_incomplete({model for model, served in found.items() if served is None})
+        return found
+
+    def _tell_incomplete(self, models: set[str]) -> None:
+        for model in sorted(models - self._incomplete):
+            _log.error("a deployed model lacks an engine on record and goes on as it is", extra={"model": model})
+        self._incomplete = models
 
     def _served(
-        self, version: ModelVersion, wanted: Deployment, artifacts: Mapping[str, EngineArtifact]
-    ) -> ServedModel:
+        self, version: ModelVersion | None, wanted: Deployment, artifacts: Mapping[str, EngineArtifact]
+    ) -> ServedModel | None:
+        if version is None or not artifacts.keys() >= set(wanted.variants):
+            return None
         here = {variant: as_here(artifact, self._host, self._missing) for variant, artifact in artifacts.items()}
         unproven = tuple(
             here[variant] for variant in (wanted.stable, wanted.canary) if variant and not may_answer(here[variant])

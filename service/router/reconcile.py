@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from service.domain.deployment import ServedModel
@@ -30,13 +30,14 @@ class _Attempt:
 class Reconciler:
     """`desired` reads the wish, every `period_seconds` and when woken; it blocks, so it is called in a thread.
 
+    It gives None for a model that is deployed and cannot be told how: that one goes on with what it has.
     `first_pass` is set once every model wished at the start has been loaded or has failed.
     """
 
     def __init__(
         self,
         router: Router,
-        desired: Callable[[], dict[str, ServedModel]],
+        desired: Callable[[], Mapping[str, ServedModel | None]],
         period_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -46,6 +47,8 @@ class Reconciler:
         self._clock = clock
         self._attempts: dict[str, _Attempt] = {}
         self._woken = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
         self._read_failure = ""
         self._first: asyncio.Task[None] | None = None
         self.first_pass = asyncio.Event()
@@ -54,8 +57,9 @@ class Reconciler:
         """Until cancelled. A wish that cannot be read is logged and read again; the router goes on as it is."""
         try:
             while True:
-                await self._pass_and_log()
+                # Before it reads: what is changed while it does needs another pass.
                 self._woken.clear()
+                await self._pass_and_log()
                 try:
                     await asyncio.wait_for(self._woken.wait(), self._period_seconds)
                 except TimeoutError:
@@ -119,13 +123,29 @@ class Reconciler:
         self.first_pass.set()
 
     async def _begin_pass(self) -> None:
-        wanted = await asyncio.to_thread(self._desired)
+        """A pass over what is wished now. Those who come while another reads share the next one."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._take_turn())
+        # It ends with none of the callers that wait for it.
+        await asyncio.shield(self._next)
+
+    async def _take_turn(self) -> None:
+        # What was read before a change would undo what a pass after it did. Revisions alone do not tell the two
+        # apart: a model that is withdrawn and deployed again begins at 1. No load is waited for here.
+        async with self._turn:
+            # Whoever comes from here on may have changed what is being read.
+            self._next = None
+            self._follow(await asyncio.to_thread(self._desired))
+
+    def _follow(self, wanted: Mapping[str, ServedModel | None]) -> None:
+        if self._router.stopping:
+            return
         for model in self._router.deployed - wanted.keys():
             attempt = self._attempts.pop(model, None)
             if attempt is not None:
                 attempt.task.cancel()
-            await self._router.withdraw(model)
-        for served in wanted.values():
+            self._router.withdraw(model)
+        for served in filter(None, wanted.values()):
             self._end_unwanted_load(served)
             if self._is_due(served):
                 self._attempts[served.name] = self._begin(served)

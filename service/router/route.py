@@ -66,15 +66,24 @@ class RouteMetrics:
         self.failures.seconds += seconds
 
 
-_METRICS: dict[Labels, RouteMetrics] = {}
+# By model and version, then by variant and route.
+_METRICS: dict[tuple[str, str], dict[tuple[str, str], RouteMetrics]] = {}
 
 
 def metrics_of(labels: Labels) -> RouteMetrics:
     """The handles of these labels: routes that are made anew go on where those before them ended, as scrapes do."""
-    known = _METRICS.get(labels)
+    model, version, variant, route = labels
+    of_version = _METRICS.setdefault((model, version), {})
+    known = of_version.get((variant, route))
     if known is None:
-        known = _METRICS[labels] = RouteMetrics(labels)
+        known = of_version[variant, route] = RouteMetrics(labels)
     return known
+
+
+def metrics_of_version(model: str, version: int) -> list[RouteMetrics]:
+    """Those of every route that the version has had since the process started, shadows aside."""
+    of_version = _METRICS.get((model, str(version)), {})
+    return [metrics for (_, route), metrics in of_version.items() if route != "shadow"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -158,6 +158,10 @@ class Router:
         if self.stopping:
             self._retire(fresh, state)
             raise stopping()
+        if self._states.get(served.name) is not state:
+            # It was withdrawn meanwhile.
+            self._retire(fresh, state)
+            return
         if failure is None or makeshift:
             routes = ModelRoutes(answering, replicas) if replicas else None
             self._retire(state.install(routes), state)
@@ -191,9 +195,14 @@ class Router:
             task.add_done_callback(self._closing.discard)
 
     async def _reload(self, state: ModelState) -> None:
-        with suppress(OctavoError):
-            # What cannot be loaded is in the state, for readiness and the index to tell.
-            await self.deploy(state.wanted)
+        async with state.lock:
+            # While this waited another wish may have come, or the model was withdrawn.
+            wanted = state.wanted
+            if self.stopping or self._states.get(wanted.name) is not state or not wanted.deployment.loaded:
+                return
+            with suppress(OctavoError):
+                # What cannot be loaded is in the state, for readiness and the index to tell.
+                await self._replace(state, wanted)
 
     async def _unload(self, state: ModelState, served: ServedModel) -> None:
         state.wanted, state.failure = served, None
@@ -206,13 +215,10 @@ class Router:
         if state is not None and state.draining:
             await asyncio.wait(set(state.draining))
 
-    async def withdraw(self, model: str) -> None:
+    def withdraw(self, model: str) -> None:
         """Ends the model's serving once its admitted requests are answered; an unknown model is no error."""
-        state = self._states.get(model)
-        if state is None:
-            return
-        async with state.lock:
-            self._states.pop(model, None)
+        state = self._states.pop(model, None)
+        if state is not None:
             self._retire(state.install(None), state)
 
     async def close(self, drain_seconds: float) -> None:

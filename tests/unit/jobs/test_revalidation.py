@@ -40,7 +40,7 @@ def wanted(database: Database, tmp_path: Path) -> list[ServedModel]:
     EngineRegistry(database).publish(replace(artifact(), job=job.id))
     DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime"))
     blobs = Blobs((tmp_path / "store").as_uri(), BlobCache(tmp_path / "cache", 10**9))
-    return list(ServingRegistry(database, blobs, HERE).wanted().values())
+    return [served for served in ServingRegistry(database, blobs, HERE).wanted().values() if served is not None]
 
 
 def unproven() -> float | None:

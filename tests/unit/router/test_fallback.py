@@ -203,6 +203,31 @@ def test_where_nothing_stands_in_for_a_lost_engine_the_model_is_not_ready_and_sa
     run(scenario)
 
 
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_a_replica_lost_while_its_model_is_changed_does_not_bring_back_what_was_deployed_then(withdrawn: bool) -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(wish(STABLE, canary=CPU))
+        shelf.slow.add(f"m-1-{STABLE}")
+        for variant in (GPU, CPU):
+            await lose(router, shelf, variant)
+        with pytest.raises(DeviceFailed):
+            await router.infer("m", None, InferRequest(row(1), variant=GPU))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        newer = served(Deployment("m", 2, STABLE, revision=2))
+        changing = asyncio.ensure_future(router.deploy(newer))
+        with pytest.raises(DeviceFailed):
+            await router.infer("m", None, InferRequest(row(1), variant=CPU))
+        if withdrawn:
+            changing.cancel()
+            router.withdraw("m")
+        shelf.gate.set()
+        await asyncio.gather(changing, return_exceptions=True)
+        await until(lambda: not router._closing)
+        assert [(line.version, line.state) for line in router.statuses()] == ([] if withdrawn else [(2, READY)])
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("role", ["canary", "shadow"])
 def test_a_lost_canary_or_shadow_leaves_the_stable_route_alone(role: str) -> None:
     async def scenario(router: Router, shelf: EngineShelf) -> None:

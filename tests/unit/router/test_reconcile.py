@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -24,16 +25,28 @@ class Wish:
     """What the deployments say, and a clock that only the test moves."""
 
     def __init__(self) -> None:
-        self.models: dict[str, ServedModel] = {}
+        self.models: dict[str, ServedModel | None] = {}
         self.error: Exception | None = None
         self.now = 0.0
         self.reads = 0
+        self.held = threading.Event()
+        self.gate: threading.Event | None = None
 
-    def read(self) -> dict[str, ServedModel]:
+    def read(self) -> dict[str, ServedModel | None]:
         self.reads += 1
-        if self.error is not None:
-            raise self.error
-        return dict(self.models)
+        found, error = dict(self.models), self.error
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            self.held.set()
+            assert gate.wait(10), "the test never opened the gate"
+        if error is not None:
+            raise error
+        return found
+
+    def hold(self) -> threading.Event:
+        """The next read is held up after it has read, until what this gives is set."""
+        self.gate = threading.Event()
+        return self.gate
 
     def put(self, model: str, version: int = 1, revision: int = 1, loaded: bool = True) -> None:
         wanted = deployment(version=version, revision=revision, model=model)
@@ -85,6 +98,17 @@ def test_what_is_wished_is_served_and_what_is_not_is_withdrawn() -> None:
         assert await answers(router, "b")
 
     assert run(scenario).loads.count("b-1-" + STABLE) == 1
+
+
+def test_a_deployed_model_whose_engines_cannot_be_found_goes_on_with_what_it_has() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await reconciler.reconcile_now()
+        wish.models["m"] = None
+        await reconciler.reconcile_now()
+        assert await answers(router, "m")
+
+    run(scenario)
 
 
 def test_one_models_failure_or_slow_load_holds_up_no_other() -> None:
@@ -239,6 +263,45 @@ def test_settling_one_model_waits_for_no_other() -> None:
     run(scenario)
 
 
+def test_a_read_from_before_a_change_undoes_nothing_that_was_acknowledged_since() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await reconciler.settle("m", 1)
+        gate = wish.hold()
+        older = asyncio.ensure_future(reconciler.reconcile_now())
+        assert await asyncio.to_thread(wish.held.wait, 10)
+        wish.put("m", revision=2, loaded=False)
+        wish.put("new")
+        newer = asyncio.gather(reconciler.settle("m", 2), reconciler.settle("new", 1))
+        # Both would be acknowledged by then, were they not to wait for the older read.
+        await asyncio.wait({newer}, timeout=0.1)
+        gate.set()
+        await asyncio.gather(older, newer)
+        assert not await answers(router, "m")
+        assert await answers(router, "new")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [None, StoreUnavailable("the database is away")])
+def test_callers_that_come_while_a_pass_reads_share_the_next_one(error: Exception | None) -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        gate = wish.hold()
+        first = asyncio.ensure_future(reconciler.reconcile_now())
+        assert await asyncio.to_thread(wish.held.wait, 10)
+        wish.put("m")
+        wish.error = error
+        callers = [asyncio.ensure_future(reconciler.settle("m", 1)) for _ in range(9)]
+        await asyncio.sleep(0)
+        # The others do not depend on one that gives up.
+        callers.pop(0).cancel()
+        gate.set()
+        assert await asyncio.gather(first, *callers, return_exceptions=True) == [None, *[error] * 8]
+        assert wish.reads == 2
+
+    run(scenario)
+
+
 def test_the_loop_reads_again_after_an_outage_and_when_woken() -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
         wish.error = StoreUnavailable("the database is away")
@@ -283,3 +346,29 @@ def test_waking_begins_a_pass_without_waiting_for_the_period() -> None:
             await running
 
     run(scenario, period_seconds=3600)
+
+
+def test_waking_while_a_pass_reads_begins_another_after_it() -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        gate = wish.hold()
+        running = asyncio.ensure_future(reconciler.run())
+        assert await asyncio.to_thread(wish.held.wait, 10)
+        wish.put("m")
+        reconciler.wake()
+        gate.set()
+        await until(lambda: answers(router, "m"))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(scenario, period_seconds=3600)
+
+
+def test_a_router_that_stops_while_a_pass_reads_is_given_nothing_to_load(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
+        wish.put("m")
+        await router.close(5)
+        await reconciler.reconcile_now()
+
+    run(scenario)
+    assert caplog.records == []

@@ -167,13 +167,28 @@ def test_at_the_first_load_a_broken_canary_leaves_the_stable_variant_answering()
 def test_a_withdrawn_model_is_unknown_and_can_come_back() -> None:
     async def scenario(router: Router, shelf: EngineShelf) -> None:
         await router.deploy(served(deployment()))
-        await router.withdraw("m")
-        await router.withdraw("m")
+        router.withdraw("m")
+        router.withdraw("m")
         with pytest.raises(NotFound):
             await ask(router)
         assert router.deployed == frozenset()
         await router.deploy(served(deployment()))
         assert await value(router) == 1
+
+    run(scenario)
+
+
+def test_a_withdrawal_waits_for_no_load_and_what_is_loaded_for_it_is_closed() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        shelf.slow.add("m-1-" + STABLE)
+        loading = asyncio.ensure_future(router.deploy(served(deployment())))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        router.withdraw("m")
+        await router.deploy(served(deployment(version=2)))
+        assert await value(router) == 201
+        shelf.gate.set()
+        await loading
+        assert await value(router) == 201
 
     run(scenario)
 
