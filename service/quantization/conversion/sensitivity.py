@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from service.domain.plan import QuantizationPlan, TensorGrid, WeightGrid
 from service.domain.tensor import NUMPY_TYPES
+from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS
 from service.errors import EngineFailed
 from service.quantization.data.rows import Array
 from service.quantization.emitters.qdq import quantized
@@ -30,9 +31,9 @@ from service.quantization.task import Progress
 # Activations that all together add less than this share are not measured one by one.
 _SMALL_SHARE = 0.05
 MOST_SIMULATIONS = 80
-# It lets a pair travel past a pooling or a reshaping, and ONNX Runtime 1.32 aborts the process where a branch reads
-# what is behind that. Rounding costs the same on both sides.
-_LEFT_OUT_OPTIMIZERS = ("QDQPropagationTransformer",)
+# The last lets a pair travel past a pooling or a reshaping, and ONNX Runtime 1.32 aborts the process where a branch
+# reads what is behind that. Rounding costs the same on both sides.
+_LEFT_OUT_OPTIMIZERS = (*LEFT_OUT_OPTIMIZERS, "QDQPropagationTransformer")
 Batches = Sequence[dict[str, Array]]
 Part = TypeVar("Part")
 
