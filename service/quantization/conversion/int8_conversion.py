@@ -18,6 +18,7 @@ from service.quantization.calibration.calibration import CALIBRATION
 from service.quantization.conversion.mixed_precision import Allowance, Choice, choose_float
 from service.quantization.conversion.sensitivity import Subject as Measured
 from service.quantization.conversion.sensitivity import measure
+from service.quantization.conversion.trained_ranges import trained_ranges
 from service.quantization.data.rows import Feed, Rows
 from service.quantization.emitters.tensorrt import emit_tensorrt, plan_in_half
 from service.quantization.graphs.graph import Graph
@@ -95,8 +96,9 @@ def _as_trained(
     integers this CPU's kernels could not add keep the plan's own.
     """
     graph, rules, flags = subject.graph, subject.rules, subject.cpu_flags
+    trained = trained_ranges(placement, graph, upload.ranges)
     ranges = {
-        name: upload.ranges.get(name)
+        name: trained.get(name)
         or subject.calibrated.range(name, subject.recipe.calibration, rules.grids.mirrored(subject.recipe.scheme))
         for name in placement.observed
     }

@@ -6,7 +6,7 @@ only through its Q/DQ pair; other tensors are read through the pair by INT8 oper
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from onnx import ModelProto, NodeProto
@@ -14,6 +14,10 @@ from onnx import ModelProto, NodeProto
 from service.domain.plan import QuantizationPlan, TensorGrid
 from service.quantization.emitters.qdq import QdqWriter
 from service.quantization.graphs.graph import Graph, attribute
+
+# ONNX Runtime lets a DequantizeLinear travel past these (and drops an Identity on the way). Version 1.32 aborts the
+# process where the tensor behind them is one that a subgraph reads.
+_PASSED = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"})
 
 
 def emit_onnxruntime(model: ModelProto, plan: QuantizationPlan) -> ModelProto:
@@ -25,9 +29,29 @@ def emit_onnxruntime(model: ModelProto, plan: QuantizationPlan) -> ModelProto:
         writer.replace_constant(nodes[operator.operator], 1, operator.weight)
         if operator.bias is not None:
             writer.replace_constant(nodes[operator.operator], 2, operator.bias)
-    for grid in plan.activations:
+    planned = {grid.tensor: grid for grid in plan.activations}
+    stops = _stops(writer.graph, planned, int8)
+    # What moves integers to a stop is as good as INT8.
+    int8 |= {writer.graph.producer[tensor].name for tensor in stops}
+    for grid in (stops | planned).values():
         _insert_pair(writer, grid, int8)
     return writer.finished()
+
+
+def _stops(graph: Graph, planned: Mapping[str, TensorGrid], int8: Collection[str]) -> dict[str, TensorGrid]:
+    """Grids for the tensors that a subgraph reads and a DequantizeLinear would travel to, by tensor: a pair of their
+    own stops it before them. Their values lie on that grid already, so that the pair rounds nothing.
+    """
+    lying: dict[str, TensorGrid] = {}
+    moved: list[str] = []
+    for node in graph.nodes:
+        # What no INT8 operator makes is read in floating point but for INT8 operators.
+        if node.name in int8:
+            lying |= {name: planned[name] for name in node.output if name in planned}
+        elif node.op_type in _PASSED and node.input[0] in lying:
+            lying[node.output[0]] = replace(lying[node.input[0]], tensor=node.output[0])
+            moved.append(node.output[0])
+    return {tensor: lying[tensor] for tensor in moved if tensor in graph.read_inside}
 
 
 def _insert_pair(writer: QdqWriter, grid: TensorGrid, int8: Collection[str]) -> None:

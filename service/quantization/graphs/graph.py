@@ -55,6 +55,10 @@ class Graph:
         hidden = tensor not in self.outputs and tensor not in self.read_inside
         return readers[0] if hidden and len(readers) == 1 else None
 
+    def owned(self, constant: str) -> bool:
+        """Whether one node of the main graph alone sees this constant, so that another value changes nothing else."""
+        return self.only_reader(constant) is not None
+
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """An attribute's value, or the default where the node does not state it."""

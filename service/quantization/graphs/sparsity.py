@@ -29,8 +29,8 @@ def prune(model: ModelProto) -> None:
     pruned = 0
     for node in graph.nodes:
         axis = _summed_axis(node, graph)
-        # A weight of several operators may be summed over in several ways.
-        if axis is None or node.input[1] not in graph.constants or len(graph.readers[node.input[1]]) != 1:
+        # A weight of several operators, or of a branch too, may be summed over in several ways.
+        if axis is None or node.input[1] not in graph.constants or not graph.owned(node.input[1]):
             continue
         tensor = graph.constants[node.input[1]]
         if graph.type_name(tensor.name) not in _FLOATS:

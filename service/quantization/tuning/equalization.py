@@ -178,12 +178,8 @@ def _channels(node: NodeProto, graph: Graph, written: bool) -> int | None:
     if node.op_type not in _WEIGHTED or attribute(node, "transA", 0):
         return None
     weight = graph.constants.get(node.input[1])
-    alone = [graph.readers[name] for name in node.input[1:] if name]
-    if (
-        weight is None
-        or any(len(readers) > 1 for readers in alone)
-        or (len(weight.dims) != 2 and node.op_type != "Conv")
-    ):
+    own = all(graph.owned(name) for name in node.input[1:] if name)
+    if weight is None or not own or (len(weight.dims) != 2 and node.op_type != "Conv"):
         return None
     if not written:
         inside = weight.dims[1 if node.op_type == "Conv" else 1 - _output_axis(node)]

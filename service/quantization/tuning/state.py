@@ -83,7 +83,5 @@ class State:
     def layers(self) -> list[Layer]:
         """The weighted operators that run in INT8 and have weights of their own."""
         return [
-            Layer.of(self.graph, operator)
-            for operator in self.placement.weighted
-            if len(self.graph.readers[operator.weight]) == 1
+            Layer.of(self.graph, operator) for operator in self.placement.weighted if self.graph.owned(operator.weight)
         ]

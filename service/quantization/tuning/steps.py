@@ -115,7 +115,7 @@ class Steps:
         layers = [
             layer
             for layer in state.layers()
-            if layer.operator.bias is not None and len(state.graph.readers[layer.operator.bias]) == 1
+            if layer.operator.bias is not None and state.graph.owned(layer.operator.bias)
         ]
         if not layers:
             return state, "no operator has a bias of its own"

@@ -111,3 +111,22 @@ def saved(model: ModelProto, path: Path) -> Path:
 def saved_rows(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
     return path
+
+
+def read_in_a_branch(model: ModelProto, *tensors: str) -> ModelProto:
+    """A copy of a model that is fed `x`, which gives each tensor out behind an If, plus or minus the largest of `x`."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.node.append(helper.make_node("ReduceMax", ["x"], ["largest"], "largest", keepdims=0))
+    copy.graph.node.append(helper.make_node("Greater", ["largest", "bound"], ["rare"], "compare"))
+    copy.graph.initializer.append(numpy_helper.from_array(fp32(6), "bound"))
+    for tensor in tensors:
+        branches: dict[str, Any] = {}
+        for branch, kind in (("then_branch", "Sub"), ("else_branch", "Add")):
+            made = f"{tensor}/{branch}"
+            # Not of the tensor alone, or constants would be folded.
+            node = helper.make_node(kind, [tensor, "largest"], [made], made)
+            branches[branch] = helper.make_graph([node], branch, [], [value(made, None)])
+        copy.graph.node.append(helper.make_node("If", ["rare"], [f"{tensor}/seen"], f"{tensor}/if", **branches))
+        copy.graph.output.append(value(f"{tensor}/seen", None))
+    return copy

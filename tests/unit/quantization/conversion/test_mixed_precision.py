@@ -12,9 +12,10 @@ from service.domain.recipe import Recipe
 from service.quantization.calibration.observation import ObservedModel
 from service.quantization.conversion.loss_prediction import predicted_loss
 from service.quantization.conversion.mixed_precision import Allowance, Choice, choose_float
-from service.quantization.conversion.sensitivity import Sensitivity, Subject, measure
+from service.quantization.conversion.sensitivity import Sensitivity, Subject, measure, with_quantized
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.runs import connected_runs, operators_around
+from service.quantization.measures.noise import noise_share
 from service.quantization.measures.simulation import simulated
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import patterns_of, place_measured
@@ -140,6 +141,24 @@ def test_the_layer_with_an_outlier_channel_is_found_and_keeping_it_helps(
         for each in (plan, mixed)
     ]
     assert errors[1] < errors[0] / 2
+
+
+def test_activations_are_measured_with_weights_in_floating_point(tmp_path: Path) -> None:
+    # Per tensor, as ONNX Runtime would round it between two pairs, the huge weight leaves the others no levels.
+    outlier = np.random.default_rng(3).normal(0, 0.18, (32, 32, 1, 1)).astype(np.float32)
+    outlier[0] *= 100
+    graph, rules = chain(c=outlier), rules_of("onnxruntime")
+    rows = {"x": np.random.default_rng(5).uniform(0, 1, (16, 32, 4, 4)).astype(np.float32)}
+    placement = place(graph, ())
+    observed = ObservedModel(saved(graph.model, tmp_path / "m.onnx"), placement.observed, 1)
+    ranges = {name: (float(seen.min()), float(seen.max())) for name, seen in observed.run(rows)}
+    plan = make_plan(Planned(graph, placement, ranges), Recipe(), rules.grids)
+    subject = Subject(graph, graph, plan, rules.emit(graph.model, plan), 1)
+    found = measure(subject, [rows], lambda share: None, most=1)
+    expected, rounded = (
+        simulated(model, 1).infer(rows)["y"] for model in (graph.model, with_quantized(graph, plan.activations))
+    )
+    assert sum(found.activations.values()) == pytest.approx(noise_share(expected, rounded), rel=0.01)
 
 
 def test_scores_that_a_mask_took_out_predict_no_loss_of_their_own() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from service.domain.plan import TensorGrid
 from service.domain.recipe import GRANULARITIES, SCHEMES, Calibration, Recipe
@@ -16,7 +18,16 @@ from service.quantization.builders.builder import ExecutedOperator
 from service.quantization.builders.onnxruntime_builder import OnnxRuntimeBuilder
 from service.quantization.emitters.qdq import quantized
 from tests.unit.quantization.int8 import quantize, run
-from tests.unit.quantization.small_models import Array, classifier, fp32, images, model_of, saved, value
+from tests.unit.quantization.small_models import (
+    Array,
+    classifier,
+    fp32,
+    images,
+    model_of,
+    read_in_a_branch,
+    saved,
+    value,
+)
 
 ROWS = {"x": images(64)}
 MINMAX = Calibration(method="minmax")
@@ -149,6 +160,52 @@ def test_every_placed_kind_of_operator_runs_in_int8(tmp_path: Path, kind: str) -
     assert not [operator for operator in ran.values() if not operator.int8 and operator.name in planned]
     reference, given = (run(each, ROWS, tmp_path)["y"] for each in (model, emitted))
     assert decibels(reference, given) > 20
+
+
+def loads_elsewhere(model: ModelProto, folder: Path) -> bool:
+    """Whether a process without any option of ours can open the model: ONNX Runtime may abort the one that tries."""
+    path = saved(model, folder / "elsewhere.onnx")
+    script = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    return subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False).returncode == 0
+
+
+MOVES: dict[str, list[NodeProto]] = {
+    "MaxPool": [helper.make_node("MaxPool", ["a"], ["c"], "it", kernel_shape=[2, 2])],
+    "Reshape": [helper.make_node("Reshape", ["a", "flat"], ["c"], "it")],
+    "Flatten": [helper.make_node("Flatten", ["a"], ["c"], "it")],
+    "Transpose": [helper.make_node("Transpose", ["a"], ["c"], "it", perm=[0, 2, 3, 1])],
+    "Unsqueeze": [helper.make_node("Unsqueeze", ["a", "axes"], ["c"], "it")],
+    "Squeeze": [
+        helper.make_node("MaxPool", ["a"], ["b"], "pool", kernel_shape=[8, 8]),
+        helper.make_node("Squeeze", ["b", "last"], ["c"], "it"),
+    ],
+    "Slice": [helper.make_node("Slice", ["a", "axes", "last", "axes"], ["c"], "it")],
+    "two of them": [
+        helper.make_node("MaxPool", ["a"], ["b"], "pool", kernel_shape=[2, 2]),
+        helper.make_node("Reshape", ["b", "flat"], ["c"], "it"),
+    ],
+    "one with an INT8 reader": [
+        helper.make_node("Slice", ["a", "axes", "last", "last"], ["c"], "it"),
+        helper.make_node("Conv", ["c", "k"], ["d"], "next"),
+    ],
+}
+
+
+@pytest.mark.parametrize("keep_float", [(), ("it",)])
+@pytest.mark.parametrize("move", MOVES)
+def test_a_branch_may_read_what_an_operator_moves(tmp_path: Path, move: str, keep_float: tuple[str, ...]) -> None:
+    constants: dict[str, Array] = {
+        "k": np.random.default_rng(0).normal(0, 1, (3, 3, 1, 1)).astype(np.float32),
+        "flat": np.array([0, -1], np.int64),
+        "axes": np.array([1], np.int64),
+        "last": np.array([3], np.int64),
+    }
+    nodes = [helper.make_node("Conv", ["x", "k"], ["a"], "conv"), *MOVES[move]]
+    model = read_in_a_branch(model_of(nodes, [value("x", ("n", 3, 8, 8))], [], constants), "c")
+    emitted, _ = quantize(model, ROWS, tmp_path, Recipe(calibration=MINMAX, keep_float=keep_float))
+    assert loads_elsewhere(emitted, tmp_path)
+    assert executed(emitted, tmp_path)["conv"].operator == "QLinearConv"
+    assert decibels(run(model, ROWS, tmp_path)["c/seen"], run(emitted, ROWS, tmp_path)["c/seen"]) > 30
 
 
 def test_an_emission_leaves_the_float_model_untouched(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from service.quantization.emitters.tensorrt import emit_tensorrt, plan_in_half
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.sparsity import prune, sparse_operators
 from tests.unit.quantization.int8 import quantize
-from tests.unit.quantization.small_models import Array, model_of, relu_model, value
+from tests.unit.quantization.small_models import Array, model_of, read_in_a_branch, relu_model, value
 from tests.unit.quantization.transformer_block import tokens, transformer_block
 
 node = helper.make_node
@@ -84,8 +84,13 @@ def test_pruning_again_changes_nothing() -> None:
             [node("MatMul", ["x", "w"], ["a"], "first"), node("MatMul", ["a", "w"], ["y"], "second")],
             [value("x", ["n", 8])], [value("y", None)], {"w": weights(8, 8)},
         ),
+        read_in_a_branch(one_operator("MatMul", weights(8, 6)), "w"),
+        model_of(
+            [node("MatMul", ["x", "w"], ["y"], "it")], [value("x", ["n", 8])], [value("y", None), value("w", None)],
+            {"w": weights(8, 6)},
+        ),
     ],
-    ids=["no weights", "depthwise", "six products", "shared"],
+    ids=["no weights", "depthwise", "six products", "shared", "shared with a branch", "shared with the caller"],
 )  # fmt: skip
 def test_a_model_in_which_nothing_can_be_pruned_is_refused(model: ModelProto) -> None:
     with pytest.raises(InvalidRecipe, match=r"sums a multiple of 4 products; leave sparsity out"):

@@ -13,7 +13,7 @@ from service.quantization.graphs.graph import Graph
 from service.quantization.tuning.channels import channel_power
 from service.quantization.tuning.equalization import equalized, factors, streams
 from tests.unit.quantization.int8 import run
-from tests.unit.quantization.small_models import Array, fp32, model_of, value
+from tests.unit.quantization.small_models import Array, fp32, model_of, read_in_a_branch, value
 
 SPREAD = np.logspace(-1.5, 1.5, 8).astype(np.float32)
 
@@ -119,6 +119,14 @@ def test_outputs_of_the_model_and_shared_weights_are_left_alone() -> None:
     shared.graph.node[0].input[1] = "branch.w"
     shared.graph.node[4].input[1] = "branch.w"
     assert not any("s" in stream.tensors for stream in streams(Graph(shared)))
+
+
+@pytest.mark.parametrize("constant", ["in.w", "in.b", "out.w"])
+def test_a_stream_whose_weights_a_branch_or_the_caller_reads_is_left_alone(constant: str) -> None:
+    given = residual()
+    given.graph.output.append(value(constant, None))
+    for model in (read_in_a_branch(residual(), constant), given):
+        assert not any("s" in stream.tensors for stream in streams(Graph(model)))
 
 
 def test_channels_that_are_always_zero_keep_their_scale() -> None:

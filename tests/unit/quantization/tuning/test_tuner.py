@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 from service.domain.recipe import Calibration, Recipe, Tuning
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -19,16 +20,24 @@ from service.quantization.measures.simulation import simulated
 from service.quantization.planning.rules import rules_of
 from service.quantization.planning.saturation import kernel_pairs, largest_pair
 from service.quantization.preparation.preparation import LOWEST_OPSET, prepare
+from service.quantization.tuning.judge import Judge
 from service.quantization.tuning.sample import Sample
 from service.quantization.tuning.state import State, Subject
+from service.quantization.tuning.steps import Steps
 from service.quantization.tuning.tuner import SECONDS, Tuned, Tuner
-from tests.unit.quantization.small_models import classifier, images, saved
+from tests.unit.quantization.small_models import classifier, images, read_in_a_branch, saved
 
 STEPS = ["ranges", "equalization", "weight_clipping", "rounding", "bias_correction"]
 
 
-def subject_of(folder: Path, tuning: Tuning, runtime: str = "onnxruntime", flags: tuple[str, ...] = ()) -> Subject:
-    source = saved(classifier(), folder / "float.onnx")
+def subject_of(
+    folder: Path,
+    tuning: Tuning,
+    runtime: str = "onnxruntime",
+    flags: tuple[str, ...] = (),
+    model: ModelProto | None = None,
+) -> Subject:
+    source = saved(model or classifier(), folder / "float.onnx")
     prepare(source, folder / "prepared.onnx", LOWEST_OPSET)
     graph = Graph.load(folder / "prepared.onnx")
     feed = Feed.of(Rows("calibration", {"x": images(96)}, None), OnnxRuntimeEngine.load(source, 1).inputs)
@@ -81,6 +90,19 @@ def test_the_ledger_names_every_step_and_what_it_bought(tmp_path: Path) -> None:
         assert entry.note
     for before, after in pairwise(ledger):
         assert before.sqnr_db_after == after.sqnr_db_before
+
+
+def test_weights_and_biases_that_a_branch_reads_too_stay_as_they_are(tmp_path: Path) -> None:
+    shared = ("pw.w", "head.b")
+    subject = subject_of(tmp_path, Tuning(), model=read_in_a_branch(classifier(), *shared))
+    state = State.of(subject, subject.rules.place(subject.graph, ()))
+    steps = Steps(Judge(simulated(subject.graph.model, 1), [], 1), lambda share: True)
+    for step in (steps.equalization, steps.weight_clipping, steps.rounding, steps.bias_correction):
+        state, _ = step(state)
+    before, after = subject.graph.constants, state.graph.constants
+    changed = {name for name in before if before[name].SerializeToString() != after[name].SerializeToString()}
+    assert {"head.w", "dw.b"} <= changed
+    assert not changed & set(shared)
 
 
 def test_without_any_step_the_plan_is_the_plain_one(tmp_path: Path) -> None:
