@@ -25,7 +25,6 @@ from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerPar
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database, translated_errors
-from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.jobs import JobRegistry
@@ -163,7 +162,6 @@ def _parts(settings: Settings, database: Database, lease: Lease) -> WorkerParts:
     publication = Publication(database, blobs, EngineRegistry(database), DeploymentRegistry(database))
     return WorkerParts(
         rows=PatientRows(JobRegistry(database)),
-        datasets=DatasetRegistry(database),
         blobs=blobs,
         publication=publication,
         folder=data_dir / "work",

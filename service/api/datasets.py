@@ -40,7 +40,11 @@ _PARTS = {
     openapi_extra=form_schema(_PARTS),
 )
 async def upload_dataset(request: Request, response: Response, services: ServicesDependency) -> DatasetBody:
-    """Takes an .npz of arrays, or a .zip of pictures in one folder a class, as a dataset of that name."""
+    """Takes an .npz of arrays, or a .zip of pictures in one folder a class, as a dataset of that name.
+
+    Folders that are all named by numbers are the classes of these numbers, counted from 0 as the model's outputs are.
+    Other folders are numbered from 0 in alphabetical order, and a warning tells which number each one got.
+    """
     async with received(request, _form(services), ("name",), services.spool) as upload:
         dataset, created = await run_sync(_register, services, upload, limiter=services.inspections)
     response.status_code = 201 if created else 200

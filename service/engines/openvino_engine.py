@@ -15,6 +15,7 @@ from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.engines.openvino_import import FrontEndManager
 from service.engines.openvino_import import openvino as ov
+from service.engines.openvino_passing import OUTPUT_SUFFIX, copy_outputs, passed_on
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
 _DATATYPES = {
@@ -35,8 +36,6 @@ _DATATYPES = {
 _WIDE = ("UINT32", "UINT64", "INT64")
 _COMPUTED = np.iinfo(np.int32)
 _MAX_WORDS = 500
-# What the ONNX reader appends to an output's name to call the node that ends there.
-_OUTPUT_SUFFIX = "/sink_port_0"
 
 
 class OpenVinoEngine:
@@ -114,14 +113,31 @@ def compile_model(path: Path, threads: int, instances: int = 1) -> ov.CompiledMo
     try:
         # Asked for by its format: the file may have any name, and the readers of other formats stay out of it.
         frontend = FrontEndManager().load_by_framework("onnx")
-        model = frontend.convert(frontend.load(str(path)))
+        read = frontend.load(str(path))
+        # Asked for here: to convert a model empties what was read.
+        inputs = [place.get_names()[0] for place in read.get_inputs()]
+        model = frontend.convert(read)
         if not model.outputs:
             raise EngineFailed(f"OpenVINO cannot load {path.name}: it holds no model; check the model")
-        return ov.Core().compile_model(model, "CPU", settings)
+        compiled = ov.Core().compile_model(model, "CPU", settings)
+        names = passed_on(compiled)
+        if names:
+            copy_outputs(model, names, inputs)
+            compiled = ov.Core().compile_model(model, "CPU", settings)
+            _check_copied(compiled, path)
+        return compiled
     except EngineFailed:
         raise
     except Exception as error:
         raise EngineFailed(f"OpenVINO cannot load {path.name}: {_words(error)}; check the model") from error
+
+
+def _check_copied(compiled: ov.CompiledModel, path: Path) -> None:
+    if passed_on(compiled):
+        raise EngineFailed(
+            f"OpenVINO cannot load {path.name}: an output is an input as it came, which it would answer wrongly; "
+            "take that output out of the model, or use runtime onnxruntime"
+        )
 
 
 def _spec(port: ov.ConstOutput) -> TensorSpec:
@@ -137,7 +153,7 @@ def _spec(port: ov.ConstOutput) -> TensorSpec:
 
 def _name(port: ov.ConstOutput) -> str:
     """The tensor's name in the file: a tensor that the compiler merged with another bears the names of both."""
-    stated = port.get_node().get_friendly_name().removesuffix(_OUTPUT_SUFFIX)
+    stated = port.get_node().get_friendly_name().removesuffix(OUTPUT_SUFFIX)
     return str(stated if stated in port.get_names() else port.get_any_name())
 
 

@@ -8,6 +8,7 @@ import sys
 sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
+import openvino.opset16 as opset  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 
-__all__ = ["FrontEndManager", "openvino"]
+__all__ = ["FrontEndManager", "openvino", "opset"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.errors import Conflict, NotFound, OctavoError, StageFailed, Unprove
 from service.quantization.kept_files import RUNTIME_CACHE
 from service.registry.blobs import Blobs, content_key
 from service.registry.database import Database
-from service.registry.deployments import DeploymentRegistry
+from service.registry.deployments import DeploymentRegistry, not_deployed
 from service.registry.engines import EngineRegistry
 from service.registry.runtime_caches import StoredRuntimeCaches
 
@@ -27,7 +28,9 @@ REPORT_FILES = ("report.json", "report.html")
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Writes results. Doing it twice gives the same rows and blobs, so a killed worker may simply do it again."""
+    """Writes results. Doing it twice gives the same rows and blobs, and deploys once, so a killed worker may simply do
+    it again.
+    """
 
     database: Database
     blobs: Blobs
@@ -113,23 +116,26 @@ class Publication:
         if mode == "none":
             return {}
         try:
-            return {"deployment": self.deployments.put(self._wanted(job, variant, mode)).to_json()}
+            made = self.deployments.put_once(job.id, job.model, partial(_wanted, job, variant, mode))
+            return {"deployment": made}
         except (Conflict, NotFound) as error:
             # The engine is proven and stored all the same: say why it does not serve, and let the caller decide.
             return {"deployment": None, "deployment_error": {"error": str(error), "code": error.code}}
 
-    def _wanted(self, job: Job, variant: str, mode: str) -> Deployment:
-        if mode == "promote":
-            return Deployment(job.model, job.version, stable=variant)
-        now = self.deployments.find(job.model)
-        if now.version != job.version:
-            raise Conflict(
-                f"version {now.version} of model {job.model!r} is deployed, so version {job.version} cannot be its "
-                f"{mode}; deploy it with PUT /models/{job.model}/deployment"
-            )
-        if mode == "canary":
-            return replace(now, canary=variant, canary_weight=CANARY_WEIGHT_PERCENT)
-        return replace(now, shadow=variant)
+
+def _wanted(job: Job, variant: str, mode: str, now: Deployment | None) -> Deployment:
+    if mode == "promote":
+        return Deployment(job.model, job.version, stable=variant)
+    if now is None:
+        raise not_deployed(job.model)
+    if now.version != job.version:
+        raise Conflict(
+            f"version {now.version} of model {job.model!r} is deployed, so version {job.version} cannot be its "
+            f"{mode}; deploy it with PUT /models/{job.model}/deployment"
+        )
+    if mode == "canary":
+        return replace(now, canary=variant, canary_weight=CANARY_WEIGHT_PERCENT)
+    return replace(now, shadow=variant)
 
 
 def _kept(job: Job, artifact: EngineArtifact) -> dict[str, Any]:

@@ -30,10 +30,9 @@ from service.logs import log_context
 from service.quantization.kept_files import LAYOUT
 from service.quantization.sandbox.parent import run_in_sandbox
 from service.quantization.task import PipelineTask
-from service.registry.blobs import Blobs, content_key, content_sha256
+from service.registry.blobs import Blobs, content_key
 from service.registry.calibrations import StoredCalibrations, calibration_key
 from service.registry.database import translated_errors
-from service.registry.datasets import DatasetRegistry
 
 # A worker that dies this often in one job dies of the job.
 MAX_ATTEMPTS = 20
@@ -48,7 +47,6 @@ class WorkerParts:
     """
 
     rows: PatientRows
-    datasets: DatasetRegistry
     blobs: Blobs
     publication: Publication
     folder: Path
@@ -132,10 +130,9 @@ class QuantizationWorkflow:
     ) -> KnownCalibration | None:
         """The stored calibration of the job's model and rows, where its precision needs one."""
         request = QuantizeRequest.from_json(job.request)
-        name = request.calibration or request.validation
-        if name is None or request.recipe.precision == "fp32":
+        rows = request.calibration_sha256 or request.validation_sha256
+        if rows is None or request.recipe.precision == "fp32":
             return None
-        rows = content_sha256(self._parts.datasets.find(name).blob_key)
         graph = earlier["inspect"].get("graph_digest")
         how = {"graph": graph, "rows": request.recipe.calibration.rows, "layout": LAYOUT}
         key = calibration_key(request.model_sha256, rows, how)
@@ -161,13 +158,22 @@ class QuantizationWorkflow:
             model=self._parts.blobs.fetch(content_key(request.model_sha256)),
             recipe=request.recipe,
             budget=request.budget,
-            calibration=self._dataset(request.calibration),
-            validation=self._dataset(request.validation),
+            calibration=self._rows(request.calibration, request.calibration_sha256),
+            validation=self._rows(request.validation, request.validation_sha256),
             threads=self._parts.threads,
         )
 
-    def _dataset(self, name: str | None) -> Path | None:
-        return self._parts.blobs.fetch(self._parts.datasets.find(name).blob_key) if name else None
+    def _rows(self, name: str | None, sha256: str | None) -> Path | None:
+        """The rows that the job was asked for, whatever the dataset's name means by now."""
+        if sha256 is None:
+            return None
+        try:
+            return self._parts.blobs.fetch(content_key(sha256))
+        except NotFound as error:
+            raise NotFound(
+                f"the rows of dataset {name!r} that this job was asked for (SHA-256 {sha256}) are no longer stored; "
+                "upload them again with POST /datasets, and send the job's request again"
+            ) from error
 
     def _end(self, job_id: str) -> None:
         job = self._parts.rows.find(job_id)

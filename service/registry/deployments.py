@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint
 from service.errors import Conflict, NotFound, Unproven
 from service.registry.database import Database
 from service.registry.engines import find_artifact
-from service.registry.tables import DEPLOYMENTS, MODEL_VERSIONS
+from service.registry.tables import DEPLOYMENTS, JOBS, MODEL_VERSIONS
 
 
 class DeploymentRegistry:
@@ -30,7 +31,7 @@ class DeploymentRegistry:
         with self._database.read() as connection:
             row = _row(connection, model)
         if row is None:
-            raise _not_deployed(model)
+            raise not_deployed(model)
         return deployment_of_row(row)
 
     def all(self) -> list[Deployment]:
@@ -48,12 +49,31 @@ class DeploymentRegistry:
             _check(connection, wanted, self._host)
             return _replace(connection, wanted)
 
+    def put_once(self, job: str, model: str, wanted: Callable[[Deployment | None], Deployment]) -> dict[str, Any]:
+        """Deploys for a job what `wanted` makes of the present deployment. Gives the body of what was deployed.
+
+        A second call for the same job changes nothing, whatever was deployed since. Raises as `put`, and what `wanted`
+        raises; then the job has deployed nothing.
+        """
+        with self._database.write(f"model:{model}") as connection:
+            done: dict[str, Any] | None = connection.execute(
+                sa.select(JOBS.c.deployed).where(JOBS.c.id == job)
+            ).scalar()
+            if done is not None:
+                return done
+            row = _row(connection, model)
+            change = wanted(None if row is None else deployment_of_row(row))
+            _check(connection, change, self._host)
+            made = _replace(connection, change).to_json()
+            connection.execute(sa.update(JOBS).where(JOBS.c.id == job).values(deployed=made))
+            return made
+
     def promote(self, model: str) -> Deployment:
         """Makes the canary the stable variant. Raises NotFound, Conflict without a canary, and Unproven."""
         with self._database.write(f"model:{model}") as connection:
             row = _row(connection, model)
             if row is None:
-                raise _not_deployed(model)
+                raise not_deployed(model)
             if row.canary is None:
                 raise Conflict(f"model {model!r} has no canary to promote; PUT /models/{model}/deployment sets one")
             now = deployment_of_row(row)
@@ -68,7 +88,7 @@ class DeploymentRegistry:
         with self._database.write(f"model:{model}") as connection:
             row = _row(connection, model)
             if row is None:
-                raise _not_deployed(model)
+                raise not_deployed(model)
             if row.previous is None:
                 raise Conflict(f"model {model!r} has no earlier deployment to roll back to")
             earlier = Deployment(model=model, **row.previous)
@@ -107,7 +127,7 @@ class DeploymentRegistry:
         with self._database.write(f"model:{model}") as connection:
             row = _row(connection, model)
             if row is None:
-                raise _not_deployed(model)
+                raise not_deployed(model)
             return _set_batching(connection, row, batching), deployment_of_row(row).batching
 
     def take_back_batching(self, model: str, failed: Batching, before: Batching) -> None:
@@ -115,7 +135,7 @@ class DeploymentRegistry:
         with self._database.write(f"model:{model}") as connection:
             row = _row(connection, model)
             if row is None:
-                raise _not_deployed(model)
+                raise not_deployed(model)
             if deployment_of_row(row).batching == failed:
                 _set_batching(connection, row, before)
 
@@ -123,7 +143,7 @@ class DeploymentRegistry:
         """Ends the model's serving. Raises NotFound where it is not deployed."""
         with self._database.write(f"model:{model}") as connection:
             if _row(connection, model) is None:
-                raise _not_deployed(model)
+                raise not_deployed(model)
             connection.execute(sa.delete(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model))
 
 
@@ -131,7 +151,8 @@ def _row(connection: sa.Connection, model: str) -> sa.Row[Any] | None:
     return connection.execute(sa.select(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model)).one_or_none()
 
 
-def _not_deployed(model: str) -> NotFound:
+def not_deployed(model: str) -> NotFound:
+    """The error of a model without a deployment."""
     return NotFound(f"model {model!r} is not deployed; upload it with POST /models, or PUT /models/{model}/deployment")
 
 

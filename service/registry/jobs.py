@@ -152,7 +152,7 @@ def new_job_values(job_id: str, request: dict[str, Any], digest: str) -> dict[st
 def job_of_row(row: sa.Row[Any]) -> Job:
     """The domain's job of a database row."""
     values = dict(row._mapping)
-    del values["active_digest"]
+    del values["active_digest"], values["deployed"]
     values["stages"] = tuple(Stage(**stage) for stage in values["stages"])
     return Job(**values)
 

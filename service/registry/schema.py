@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from service.registry.database import Database
 
-HEAD = "0004"
+HEAD = "0005"
 
 
 def migrate(database: Database) -> None:

@@ -122,6 +122,8 @@ JOBS = sa.Table(
     sa.Column("active_digest", sa.String(64), unique=True),
     _json("error", nullable=True),
     _json("result", nullable=True),
+    # Written with the deployment that the job made: a job that is taken up again must not deploy a second time.
+    _json("deployed", nullable=True),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     _time("created_at"),
     _time("started_at", nullable=True),

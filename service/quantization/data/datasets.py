@@ -16,7 +16,7 @@ from service.domain.model import Preprocessing
 from service.domain.tensor import TensorSpec
 from service.errors import InvalidDataset
 from service.quantization.data.archive_members import opened_archive
-from service.quantization.data.image_archive import PictureRequest, copy_pictures
+from service.quantization.data.image_archive import PictureRequest, copy_pictures, label_warnings
 from service.quantization.data.npz_archive import copy_arrays
 from service.quantization.data.row_writer import RowWriter
 from service.quantization.recipes import check_dataset_fits
@@ -32,7 +32,7 @@ def inspect_dataset(arguments: dict[str, Any], report_progress: Callable[[float]
 
     Arguments: path, destination; preprocessing (JSON or None) and input (a model's only input, or None);
     upload_limits and infer_limits (fields of those classes to change, may be left out).
-    Returns rows, arrays (name to spec), labels, classes (folder names in label order, or None) and warnings.
+    Returns rows, arrays (name to spec), labels, classes (the label of each folder of pictures, or None) and warnings.
     Raises InvalidDataset, or StorageFull.
     """
     path, destination = Path(arguments["path"]), Path(arguments["destination"])
@@ -54,7 +54,7 @@ def inspect_dataset(arguments: dict[str, Any], report_progress: Callable[[float]
         "arrays": {name: spec.to_json() for name, spec in writer.arrays.items()},
         "labels": writer.has_labels,
         "classes": classes,
-        "warnings": writer.warnings(),
+        "warnings": [*writer.warnings(), *label_warnings(classes or {})],
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ from service.quantization.data.row_writer import RowWriter
 
 # What desktop systems slip into archives beside the pictures.
 _CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
+# A folder name that is its class's number; one of more digits is no label that 64 bits hold.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_MOST_TOLD = 20
+_NAME_CHARACTERS = 40
 _DATATYPES = ("FP32", "FP16", "FP64", "UINT8")
 
 
@@ -45,8 +50,8 @@ def copy_pictures(
     members: list[zipfile.ZipInfo],
     request: PictureRequest,
     target: tuple[RowWriter, UploadLimits],
-) -> list[str]:
-    """Writes one row a picture and its folder's place in sorted order as label; returns the sorted folders."""
+) -> dict[str, int]:
+    """Writes one row a picture, and its folder's label; returns the label of each folder. Raises InvalidDataset."""
     writer, limits = target
     if request.datatype not in _DATATYPES:
         raise InvalidDataset(
@@ -55,15 +60,44 @@ def copy_pictures(
     pictures = _pictures(members)
     if not pictures or len(pictures) > limits.max_rows:
         raise InvalidDataset(f"the archive holds {len(pictures)} images; send 1 to {limits.max_rows}")
-    folders = sorted({picture.folder for picture in pictures})
+    label_of = folder_labels({picture.folder for picture in pictures})
     writer.expect(len(pictures), 1)
     rows = (_row(archive, picture.member, request) for picture in pictures)
     first = next(rows)
     spec = TensorSpec(request.name, request.datatype, (-1, *first.shape[1:]))
     writer.write_array(spec, _with_first(first, rows))
-    label_of = {folder: label for label, folder in enumerate(folders)}
     writer.write_labels(np.array([label_of[picture.folder] for picture in pictures], np.int64))
-    return folders
+    return label_of
+
+
+def folder_labels(folders: Set[str]) -> dict[str, int]:
+    """The label of each class folder: its number where all are numbers, else its place in alphabetical order.
+
+    Raises InvalidDataset where two folders are one number.
+    """
+    if not all(_NUMBER.fullmatch(folder) for folder in folders):
+        return {folder: label for label, folder in enumerate(sorted(folders))}
+    numbers: dict[int, str] = {}
+    for folder in sorted(folders):
+        earlier = numbers.setdefault(int(folder), folder)
+        if earlier != folder:
+            raise InvalidDataset(
+                f"the class folders {earlier!r} and {folder!r} are one number; put their pictures into one folder"
+            )
+    return {numbers[label]: label for label in sorted(numbers)}
+
+
+def label_warnings(label_of: Mapping[str, int]) -> list[str]:
+    """What to say of labels that folder names alone do not state: which one each folder got."""
+    if all(_NUMBER.fullmatch(folder) for folder in label_of):
+        return []
+    told = [f"{folder[:_NAME_CHARACTERS]!r} is {label}" for folder, label in label_of.items()]
+    if len(told) > _MOST_TOLD:
+        told = [*told[: _MOST_TOLD - 1], f"and so on to {told[-1]}"]
+    return [
+        f"labels are the class folders' places in alphabetical order: {', '.join(told)}; where the model's classes are "
+        "in another order, name each folder by the number of its class, from 0, and send the pictures again"
+    ]
 
 
 def _with_first(first: npt.NDArray[Any], rest: Iterator[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:

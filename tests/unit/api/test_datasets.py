@@ -58,6 +58,7 @@ def test_pictures_borrow_the_preprocessing_and_the_input_of_a_model(client: http
     answer = post_dataset(client, pictures(), filename="photos.zip", model="digits")
     assert answer.status_code == 201, answer.text
     assert (answer.json()["rows"], answer.json()["labels"]) == (4, True)
+    assert "'cat' is 0, 'dog' is 1" in answer.json()["warnings"][-1]
     assert answer.json()["arrays"]["input"]["shape"] == [-1, 1, 8, 8]
 
 

@@ -19,7 +19,6 @@ from service.jobs.workflows import MAX_ATTEMPTS, QuantizationWorkflow, WorkerPar
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
-from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.jobs import JobRegistry
@@ -171,7 +170,4 @@ def test_an_attempt_that_another_worker_has_replaced_neither_ends_the_job_nor_dr
 def _workflow(rows: PatientRows, database: Database, folder: Path) -> QuantizationWorkflow:
     blobs = Blobs((folder / "store").as_uri(), BlobCache(folder / "cache", 10**9))
     publication = Publication(database, blobs, EngineRegistry(database), DeploymentRegistry(database))
-    datasets = DatasetRegistry(database)
-    return QuantizationWorkflow(
-        WorkerParts(rows, datasets, blobs, publication, folder / "work", 1, StageLimits(), lambda: None)
-    )
+    return QuantizationWorkflow(WorkerParts(rows, blobs, publication, folder / "work", 1, StageLimits(), lambda: None))

@@ -10,7 +10,7 @@ import pytest
 
 from service.domain.job import Job
 from service.domain.recipe import QuantizeRequest
-from service.errors import StageFailed
+from service.errors import NotFound, StageFailed
 from service.jobs.publication import Publication
 from service.jobs.queue import JobQueue
 from service.registry.blob_cache import BlobCache
@@ -65,6 +65,40 @@ def test_an_unproven_engine_is_stored_and_deployed_nowhere(
     assert [found.variant for found in publication.engines.never_ran()] == ["int8-tensorrt"]
     assert publication.deployments.find("digits").stable == "fp32-onnxruntime"
     assert publication.blobs.read_bytes(f"jobs/{job.id}/converted.onnx") == b"converted.onnx"
+
+
+@pytest.mark.parametrize("mode", ["promote", "canary", "shadow"])
+def test_a_job_that_is_published_again_leaves_what_was_deployed_since(
+    database: Database, publication: Publication, folder: Path, mode: str
+) -> None:
+    job = job_of(database, quantize_request(deploy=mode))
+    first = publication.publish(job, gate("passed"), folder)
+    assert first["result"]["deployment"] is not None
+    rolled_back = publication.deployments.rollback("digits")
+    assert publication.publish(job, gate("passed"), folder) == first
+    assert publication.deployments.find("digits") == rolled_back
+    publication.deployments.withdraw("digits")
+    assert publication.publish(job, gate("passed"), folder) == first
+    with pytest.raises(NotFound, match="is not deployed"):
+        publication.deployments.find("digits")
+
+
+def test_a_job_that_could_not_deploy_may_when_it_is_published_again(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    job = job_of(database, quantize_request(deploy="canary"))
+    publication.deployments.withdraw("digits")
+    refused = publication.publish(job, gate("passed"), folder)["result"]
+    assert (refused["deployment"], refused["deployment_error"]["code"]) == (None, "not_found")
+    publication.deployments.load("digits")
+    made = publication.publish(job, gate("passed"), folder)["result"]["deployment"]
+    assert made["canary"] == {"variant": "int8-tensorrt", "weight": 10}
+
+
+def test_each_job_deploys_once_for_itself(database: Database, publication: Publication, folder: Path) -> None:
+    for precision in ("int8", "fp16"):
+        publication.publish(job_of(database, quantize_request(precision, deploy="promote")), gate("passed"), folder)
+        assert publication.deployments.rollback("digits").stable == "fp32-onnxruntime"
 
 
 def test_what_validation_compiled_is_kept_for_loads_on_its_kind_of_host(

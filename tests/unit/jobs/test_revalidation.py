@@ -15,11 +15,12 @@ from service.metrics import REGISTRY
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
+from service.registry.datasets import DatasetRegistry
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.models import ModelRegistry
 from service.registry.serving import ServingRegistry
-from tests.samples import artifact, new_model, quantize_request
+from tests.samples import artifact, new_dataset, new_model, quantize_request
 
 GPU = Gpu("RTX A", "8.6", "13.0")
 HERE = Fingerprint("cpu", ("avx512_vnni",), "none", {"onnxruntime": "1"})
@@ -34,8 +35,9 @@ class Clock:
 
 @pytest.fixture
 def wanted(database: Database, tmp_path: Path) -> list[ServedModel]:
-    """One model whose stable engine was proven on another host by a job that is on record."""
+    """One model whose stable engine was proven on another host by a job that is on record, and whose rows are."""
     ModelRegistry(database).add(new_model())
+    DatasetRegistry(database).add(new_dataset())
     job, _ = JobQueue(database, 10).submit(quantize_request(deploy="promote"))
     EngineRegistry(database).publish(replace(artifact(), job=job.id))
     DeploymentRegistry(database).put(Deployment("digits", 1, "int8-onnxruntime"))
@@ -50,7 +52,7 @@ def unproven() -> float | None:
 
 def test_the_job_that_built_it_is_asked_for_again_for_this_host(database: Database, wanted: list[ServedModel]) -> None:
     queue = JobQueue(database, 10)
-    revalidation = Revalidation(queue, HERE)
+    revalidation = Revalidation(queue, DatasetRegistry(database), HERE)
     for _ in range(3):
         revalidation.follow(wanted)
     newest, first = queue.list()
@@ -60,16 +62,16 @@ def test_the_job_that_built_it_is_asked_for_again_for_this_host(database: Databa
 
 def test_another_server_of_the_same_kind_finds_that_job(database: Database, wanted: list[ServedModel]) -> None:
     queue = JobQueue(database, 10)
-    Revalidation(queue, HERE).follow(wanted)
-    Revalidation(queue, replace(HERE, device="same flags, other name")).follow(wanted)
+    Revalidation(queue, DatasetRegistry(database), HERE).follow(wanted)
+    Revalidation(queue, DatasetRegistry(database), replace(HERE, device="same flags, other name")).follow(wanted)
     assert len(queue.list()) == 2
-    Revalidation(queue, replace(HERE, flags=())).follow(wanted)
+    Revalidation(queue, DatasetRegistry(database), replace(HERE, flags=())).follow(wanted)
     assert len(queue.list()) == 3
 
 
 def test_a_full_queue_is_asked_again_later(database: Database, wanted: list[ServedModel]) -> None:
     clock, full = Clock(), JobQueue(database, 1)
-    revalidation = Revalidation(full, HERE, clock=clock)
+    revalidation = Revalidation(full, DatasetRegistry(database), HERE, clock=clock)
     revalidation.follow(wanted)
     assert len(full.list()) == 1
     full.cancel(full.list()[0].id)
@@ -80,16 +82,39 @@ def test_a_full_queue_is_asked_again_later(database: Database, wanted: list[Serv
     assert len(full.list()) == 2
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_engine_whose_rows_are_gone_or_replaced_is_not_judged_on_others(
+    database: Database, wanted: list[ServedModel], caplog: pytest.LogCaptureFixture, replaced: bool
+) -> None:
+    clock, queue, datasets = Clock(), JobQueue(database, 10), DatasetRegistry(database)
+    queue.cancel(queue.list()[0].id)
+    datasets.delete("rows")
+    if replaced:
+        datasets.add(new_dataset(sha256="e" * 64))
+    revalidation = Revalidation(queue, datasets, HERE, clock=clock)
+    revalidation.follow(wanted)
+    assert len(queue.list()) == 1
+    assert unproven() == 1
+    said = str(caplog.records[-1].__dict__["error"])
+    assert ("holds other rows than those that the engine was judged on" if replaced else "does not exist") in said
+    if replaced:
+        datasets.delete("rows")
+    datasets.add(new_dataset())
+    clock.now = 61.0
+    revalidation.follow(wanted)
+    assert len(queue.list()) == 2
+
+
 def test_an_engine_that_no_job_built_is_left_and_counted(database: Database, wanted: list[ServedModel]) -> None:
     queue = JobQueue(database, 10)
     lost = [replace(served, unproven=(replace(served.unproven[0], job=None),)) for served in wanted]
-    Revalidation(queue, HERE).follow(lost)
+    Revalidation(queue, DatasetRegistry(database), HERE).follow(lost)
     assert len(queue.list()) == 1
     assert unproven() == 1
 
 
 def test_what_is_proven_again_is_counted_no_more(database: Database, wanted: list[ServedModel]) -> None:
-    revalidation = Revalidation(JobQueue(database, 10), HERE)
+    revalidation = Revalidation(JobQueue(database, 10), DatasetRegistry(database), HERE)
     revalidation.follow(wanted)
     revalidation.follow([replace(served, unproven=()) for served in wanted])
     assert unproven() is None
@@ -109,7 +134,7 @@ def test_a_host_with_a_gpu_validates_what_was_built_without_one(
     waiting, queue = never_ran(database, runtime), JobQueue(database, 10)
     with_gpu = replace(HERE, gpu=GPU)
     for _ in range(2):
-        Revalidation(queue, with_gpu, EngineRegistry(database).never_ran).follow([])
+        Revalidation(queue, DatasetRegistry(database), with_gpu, EngineRegistry(database).never_ran).follow([])
     asked = [job for job in queue.list() if job.request.get("host")]
     assert len(asked) == 1
     assert waiting.job is not None
@@ -121,20 +146,22 @@ def test_the_log_names_what_answers_meanwhile(
 ) -> None:
     never_ran(database)
     other = [replace(served, deployment=replace(served.deployment, stable="fp16-openvino")) for served in wanted]
-    follow = Revalidation(JobQueue(database, 10), replace(HERE, gpu=GPU), EngineRegistry(database).never_ran).follow
+    follow = Revalidation(
+        JobQueue(database, 10), DatasetRegistry(database), replace(HERE, gpu=GPU), EngineRegistry(database).never_ran
+    ).follow
     follow(other)
     said = {record.variant: record.message for record in caplog.records if "validated here" in record.message}  # type: ignore[attr-defined]
     assert said["int8-onnxruntime"].endswith("is validated here; variant 'fp16-openvino' answers meanwhile")
     assert said["fp16-tensorrt"].endswith("is validated here; it is not deployed")
     caplog.clear()
-    Revalidation(JobQueue(database, 1), HERE).follow(wanted)
+    Revalidation(JobQueue(database, 1), DatasetRegistry(database), HERE).follow(wanted)
     assert "cannot be validated here; the FP32 reference answers" in caplog.text
 
 
 def test_a_host_without_a_gpu_leaves_it_alone(database: Database, wanted: list[ServedModel]) -> None:
     never_ran(database)
     queue = JobQueue(database, 10)
-    Revalidation(queue, HERE, EngineRegistry(database).never_ran).follow([])
+    Revalidation(queue, DatasetRegistry(database), HERE, EngineRegistry(database).never_ran).follow([])
     assert not [job for job in queue.list() if job.request.get("host")]
 
 
@@ -143,6 +170,6 @@ def test_a_host_without_a_gpu_does_not_ask_for_what_only_a_gpu_can_prove(
 ) -> None:
     queue = JobQueue(database, 10)
     on_gpu = [replace(served, unproven=(replace(served.unproven[0], runtime="tensorrt"),)) for served in wanted]
-    Revalidation(queue, HERE).follow(on_gpu)
+    Revalidation(queue, DatasetRegistry(database), HERE).follow(on_gpu)
     assert not [job for job in queue.list() if job.request.get("host")]
     assert unproven() == 1

@@ -39,9 +39,13 @@ def inspect(folder: Path, data: bytes, **arguments: Any) -> dict[str, Any]:
     return inspect_dataset(known | {"input": None} | arguments, lambda fraction: None)
 
 
-def test_folders_in_sorted_order_become_labels(tmp_path: Path) -> None:
+TOLD = "labels are the class folders' places in alphabetical order: 'cat' is 0, 'dog' is 1; where the model's classes"
+
+
+def test_named_folders_are_labelled_in_alphabetical_order_and_that_is_told(tmp_path: Path) -> None:
     found = inspect(tmp_path, archive({"dog/b.jpg": DOG, "cat/a.png": CAT, "dog/a.png": DARK}))
-    assert found["classes"] == ["cat", "dog"]
+    assert found["classes"] == {"cat": 0, "dog": 1}
+    assert found["warnings"][-1].startswith(TOLD)
     assert found["arrays"] == {"input": {"name": "input", "datatype": "FP32", "shape": [-1, 3, 4, 4]}}
     with np.load(tmp_path / "rows.npz") as kept:
         assert kept["labels"].tolist() == [0, 1, 1]
@@ -52,7 +56,52 @@ def test_folders_in_sorted_order_become_labels(tmp_path: Path) -> None:
 def test_a_folder_around_all_classes_and_desktop_clutter_do_no_harm(tmp_path: Path) -> None:
     contents = {"pets/dog/a.jpg": DOG, "pets/cat/a.png": CAT, "pets/.DS_Store": b"x", "__MACOSX/pets/._a": b"x"}
     found = inspect(tmp_path, archive(contents))
-    assert found["classes"] == ["cat", "dog"]
+    assert found["classes"] == {"cat": 0, "dog": 1}
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        ([str(number) for number in range(12)], list(range(12))),
+        (["7", "3"], [3, 7]),
+        (["007", "010", "3"], [3, 7, 10]),
+    ],
+)
+def test_folders_that_are_numbers_are_the_classes_of_these_numbers(
+    tmp_path: Path, folders: list[str], labels: list[int]
+) -> None:
+    found = inspect(tmp_path, archive({f"{folder}/a.png": CAT for folder in folders}))
+    assert found["classes"] == {folder: int(folder) for folder in folders}
+    assert not any("alphabetical" in words for words in found["warnings"])
+    with np.load(tmp_path / "rows.npz") as kept:
+        assert sorted(kept["labels"].tolist()) == labels
+
+
+def test_each_picture_has_the_number_of_its_own_folder(tmp_path: Path) -> None:
+    inspect(tmp_path, archive({"10/a.png": DARK, "2/a.png": CAT, "2/b.png": CAT}))
+    with np.load(tmp_path / "rows.npz") as kept:
+        dark = (kept["input"].reshape(3, -1) == 0).all(1)
+        assert kept["labels"][dark].tolist() == [10]
+        assert kept["labels"][~dark].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("other", ["cat", "-1", "1.5", "1" * 19, "\u0661", "1 "])
+def test_numbers_beside_another_name_are_names_as_well(tmp_path: Path, other: str) -> None:
+    found = inspect(tmp_path, archive({"7/a.png": CAT, f"{other}/a.png": DOG}))
+    assert sorted(found["classes"].values()) == [0, 1]
+    assert f"{other[:40]!r} is {found['classes'][other]}" in found["warnings"][-1]
+
+
+def test_two_folders_of_one_number_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDataset, match="folders '01' and '1' are one number; put their pictures into one"):
+        inspect(tmp_path, archive({"1/a.png": CAT, "01/a.png": DOG}))
+
+
+def test_of_many_named_folders_the_first_and_the_last_are_told(tmp_path: Path) -> None:
+    found = inspect(tmp_path, archive({f"class {number:03}/a.png": CAT for number in range(100)}))
+    (told,) = [words for words in found["warnings"] if "alphabetical" in words]
+    assert "'class 018' is 18, and so on to 'class 099' is 99; where" in told
+    assert "class 019" not in told
 
 
 def test_rows_take_the_name_and_type_of_the_models_input(tmp_path: Path) -> None:
@@ -65,7 +114,7 @@ def test_rows_take_the_name_and_type_of_the_models_input(tmp_path: Path) -> None
 
 def test_black_pictures_are_warned_of(tmp_path: Path) -> None:
     found = inspect(tmp_path, archive({"cat/a.png": CAT, "cat/b.png": DARK}))
-    assert found["warnings"] == ["1 of 2 rows hold one value everywhere; check that their sources loaded"]
+    assert found["warnings"][:-1] == ["1 of 2 rows hold one value everywhere; check that their sources loaded"]
 
 
 @pytest.mark.parametrize(
