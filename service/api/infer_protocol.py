@@ -17,6 +17,7 @@ from service.api.body_reader import SCRATCH_BYTES, ConnectionReader
 from service.api.content_coding import wanted_coding
 from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
+from service.api.guarded_protocol import GuardedProtocol
 from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply
 from service.protocol.recording import Target
@@ -30,7 +31,7 @@ _PARSED_BYTES = 16 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 
 
-class InferProtocol(HttpToolsProtocol):
+class InferProtocol(GuardedProtocol):
     """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
 
     endpoint: InferenceEndpoint
@@ -48,10 +49,6 @@ class InferProtocol(HttpToolsProtocol):
     _upgrading = False
     _reads = 0
     _watch: asyncio.TimerHandle | None = None
-    # When the last answer left; None while a request is under way. One timer a connection looks at it, for one a
-    # request would cost as much as parsing its head.
-    _idle_from: float | None = None
-    _idle_watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -104,9 +101,8 @@ class InferProtocol(HttpToolsProtocol):
         return b"".join((*lines, b"\r\n", rest))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._watch, self._idle_watch):
-            if timer is not None:
-                timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         super().connection_lost(exc)
         self.counted(len(self.connections))
         # They know each other, and an upload cut short may be large.
@@ -264,24 +260,6 @@ class InferProtocol(HttpToolsProtocol):
             self.on_response_complete()
         else:
             self._keep_alive()
-
-    def _keep_alive(self) -> None:
-        """What `on_response_complete` does where no request waits, with a timer that outlives the request."""
-        self.server_state.total_requests += 1
-        self.flow.resume_reading()
-        self._idle_from = self.loop.time()
-        if self._idle_watch is None:
-            self._idle_watch = self.loop.call_later(self.timeout_keep_alive, self._close_idle)
-
-    def _close_idle(self) -> None:
-        self._idle_watch = None
-        if self._idle_from is None:
-            return
-        left = self._idle_from + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._idle_watch = self.loop.call_later(left, self._close_idle)
-        else:
-            self.transport.close()
 
 
 def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:

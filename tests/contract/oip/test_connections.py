@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, Timer
 
 import pytest
 
 from service.api import infer_protocol
+from service.api.body_reader import SCRATCH_BYTES
 from tests.contract.oip.serving import Serving, running, tensor
 
 BODY = json.dumps({"inputs": [tensor()]}).encode()
@@ -231,3 +233,27 @@ def test_each_request_of_a_connection_goes_by_its_own_head(serving: Serving) -> 
             assert b" 400 " in received(connection, 1)
             connection.sendall(request("Accept-Encoding: gzip"))
             assert b"content-encoding: gzip" in connection.recv(65536)
+
+
+PIPELINED = [b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n", CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)]
+
+
+@pytest.mark.parametrize("piece", PIPELINED, ids=["without a body", "with a body"])
+def test_a_caller_that_sends_ahead_of_its_answers_is_read_no_further_than_one_read(
+    serving: Serving, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    answered = infer_protocol.InferProtocol.on_response_complete
+
+    def noted(protocol: infer_protocol.InferProtocol) -> None:
+        waiting.append(len(protocol.pipeline))
+        answered(protocol)
+
+    monkeypatch.setattr(infer_protocol.InferProtocol, "on_response_complete", noted)
+    count = 6 * SCRATCH_BYTES // len(piece)
+    with connected(serving) as connection, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(connection.sendall, piece * count + request("Connection: close"))
+        answers = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        sending.result()
+    assert answers.count(b"HTTP/1.1 200 ") == count + 1
+    assert max(waiting) <= SCRATCH_BYTES // len(piece) + 1
