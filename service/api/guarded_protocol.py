@@ -9,6 +9,11 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.infer_body import IDLE_SECONDS
+
+# So often in IDLE_SECONDS a connection is looked at.
+_LOOKS = 4
+
 
 class AnsweringFlow(FlowControl):
     """Reads on only where no request waits for the answer to another.
@@ -34,17 +39,42 @@ class GuardedProtocol(HttpToolsProtocol):
     # request would cost as much as parsing its head.
     _idle_from: float | None = None
     _idle_watch: asyncio.TimerHandle | None = None
+    _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = AnsweringFlow(transport, self.pipeline)
+        self._look((), 0)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_watch is not None:
-            self._idle_watch.cancel()
+        for timer in (self._watch, self._idle_watch):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         # They are begun no more, and know the flow that knows them.
         self.pipeline.clear()
+
+    @property
+    def _progress(self) -> tuple[int, ...]:
+        """What changes whenever something comes from the peer or goes to it."""
+        return (self.transport.get_write_buffer_size(),)
+
+    @property
+    def _is_owed(self) -> bool:
+        """Whether it is the peer's turn: to send a first request, or to take what was written."""
+        return self.cycle is None or self.transport.get_write_buffer_size() > 0
+
+    def _look(self, before: tuple[int, ...], still: int) -> None:
+        """Ends the connection where nothing moved in `IDLE_SECONDS`, at so many looks, and it is the peer's turn.
+
+        From the connection's start to its end, for a transport that was told to close waits for its peer for ever.
+        """
+        progress = self._progress
+        still = still + 1 if progress == before else 0
+        if still >= _LOOKS and self._is_owed:
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_later(IDLE_SECONDS / _LOOKS, self._look, progress, still)
 
     def _keep_alive(self) -> None:
         """What `on_response_complete` does where no request waits, with a timer that outlives the request."""

@@ -1,7 +1,7 @@
 """Answers infer requests inside uvicorn's HTTP protocol: without a task, a coroutine or a queue for each of them.
 
 Takes plain requests only; any other (compressed, chunked, pipelined, upgraded) goes the usual way through ASGI. Of
-every request it bounds the head and gives up one that stalls before its end.
+every request it bounds the head, and has one given up that stalls before its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from service.api.content_coding import wanted_coding
 from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
 from service.api.guarded_protocol import GuardedProtocol
-from service.api.infer_body import IDLE_SECONDS
 from service.api.inference import Exchange, InferenceEndpoint, Reply
 from service.protocol.recording import Target
 from service.router.answer import Answer
@@ -48,7 +47,6 @@ class InferProtocol(GuardedProtocol):
     _advanced = False
     _upgrading = False
     _reads = 0
-    _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -71,9 +69,6 @@ class InferProtocol(GuardedProtocol):
             self._reader.lead_past(direct.body)
         elif self._held > _MAX_HEAD_BYTES:
             self._refuse(431, f"the request's head is over {_MAX_HEAD_BYTES} bytes; send fewer and shorter headers")
-            return
-        if self._watch is None:
-            self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
 
     def _parse(self, data: bytes | memoryview) -> bytes:
         """Feeds the parser, and gives what it must be fed again: it stops at an offer to upgrade."""
@@ -101,27 +96,20 @@ class InferProtocol(GuardedProtocol):
         return b"".join((*lines, b"\r\n", rest))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
         super().connection_lost(exc)
         self.counted(len(self.connections))
         # They know each other, and an upload cut short may be large.
         del self._reader
 
     @property
-    def _progress(self) -> tuple[int, int]:
-        """Reads of the parser, and bytes of the body that another reader may fill."""
-        return self._reads, self._direct.body.filled if self._direct is not None else 0
+    def _progress(self) -> tuple[int, ...]:
+        """With reads of the parser, and bytes of the body that another reader may fill."""
+        return *super()._progress, self._reads, self._direct.body.filled if self._direct is not None else 0
 
-    def _give_up(self, progress: tuple[int, int]) -> None:
-        """Closes the connection where a request was cut short and nothing came since, or looks again later."""
-        self._watch = None
-        if self._direct is None and not (self._held and self._is_idle):
-            return
-        if self._progress == progress:
-            self.transport.close()
-        else:
-            self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
+    @property
+    def _is_owed(self) -> bool:
+        """Also where a request was cut short."""
+        return super()._is_owed or self._direct is not None or (self._held > 0 and self._is_idle)
 
     @property
     def _is_idle(self) -> bool:
