@@ -55,12 +55,13 @@ class WarmEngine:
 def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
     """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run."""
     joined = max_rows >= 1 and _joins_rows(engine)
+    bounded = not any(_may_outgrow(spec, joined) for spec in engine.inputs)
     inline_rows = 0
     seconds: dict[int, float] = {}
     began = clock()
     for rows in _sizes(max_rows) if joined else [1]:
         seconds[rows] = _best_seconds(engine, rows, clock)
-        if seconds[rows] <= INLINE_SECONDS:
+        if bounded and seconds[rows] <= INLINE_SECONDS:
             inline_rows = rows
         if clock() - began > WARM_UP_SECONDS:
             break
@@ -71,6 +72,11 @@ def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEn
     if isinstance(engine, Compiling):
         engine.keep_compiled()
     return WarmEngine(engine, max_rows if joined else 0, inline_rows, seconds)
+
+
+def _may_outgrow(spec: TensorSpec, joined: bool) -> bool:
+    """Whether a request may hold more of this input than was timed: lengths are timed at 1, and texts empty."""
+    return spec.datatype == "BYTES" or -1 in (spec.row_shape if joined else spec.shape)
 
 
 def _sizes(max_rows: int) -> list[int]:

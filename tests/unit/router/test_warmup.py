@@ -48,6 +48,26 @@ def test_as_many_rows_run_inline_as_fit_the_allowance(share_per_row: float, inli
 
 
 @pytest.mark.parametrize(
+    ("takes", "max_rows"),
+    [
+        (TensorSpec("x", "FP32", (-1, -1)), 8),
+        (TensorSpec("x", "BYTES", (-1, 2)), 8),
+        (TensorSpec("x", "FP32", (-1, 2)), 0),
+        (TensorSpec("x", "FP32", (1, -1)), 8),
+    ],
+    ids=["an open axis", "texts", "a first axis that is no batch", "an open axis and no batch"],
+)
+def test_an_engine_whose_requests_may_be_larger_than_what_was_timed_never_runs_inline(
+    takes: TensorSpec, max_rows: int
+) -> None:
+    class Any(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            return {"y": np.ones((len(inputs["x"]), 1), np.float32)}
+
+    assert warm_up(Any(inputs=(takes,)), max_rows, lambda: 0.0).inline_rows == 0
+
+
+@pytest.mark.parametrize(
     ("seconds", "saturating_rows"),
     [
         ({1: 0.0047, 2: 0.0091, 4: 0.0181, 8: 0.0369, 16: 0.078}, 2),
