@@ -1,7 +1,7 @@
 """Answers infer requests inside uvicorn's HTTP protocol: without a task, a coroutine or a queue for each of them.
 
 Takes plain requests only; any other (compressed, chunked, pipelined, upgraded) goes the usual way through ASGI. Of
-every request it bounds the head and gives up one that stalls before its end.
+every request it bounds the head, and has one given up that stalls before its end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.api.body_reader import SCRATCH_BYTES, ConnectionReader
 from service.api.content_coding import wanted_coding
 from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
-from service.api.infer_body import IDLE_SECONDS
+from service.api.guarded_protocol import GuardedProtocol
 from service.api.inference import Exchange, InferenceEndpoint, Reply
 from service.protocol.recording import Target
 from service.router.answer import Answer
@@ -30,7 +30,7 @@ _PARSED_BYTES = 16 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 
 
-class InferProtocol(HttpToolsProtocol):
+class InferProtocol(GuardedProtocol):
     """Bound to its endpoint by `infer_protocol`; given to uvicorn as its `http` setting."""
 
     endpoint: InferenceEndpoint
@@ -47,11 +47,6 @@ class InferProtocol(HttpToolsProtocol):
     _advanced = False
     _upgrading = False
     _reads = 0
-    _watch: asyncio.TimerHandle | None = None
-    # When the last answer left; None while a request is under way. One timer a connection looks at it, for one a
-    # request would cost as much as parsing its head.
-    _idle_from: float | None = None
-    _idle_watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -74,9 +69,6 @@ class InferProtocol(HttpToolsProtocol):
             self._reader.lead_past(direct.body)
         elif self._held > _MAX_HEAD_BYTES:
             self._refuse(431, f"the request's head is over {_MAX_HEAD_BYTES} bytes; send fewer and shorter headers")
-            return
-        if self._watch is None:
-            self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
 
     def _parse(self, data: bytes | memoryview) -> bytes:
         """Feeds the parser, and gives what it must be fed again: it stops at an offer to upgrade."""
@@ -104,28 +96,20 @@ class InferProtocol(HttpToolsProtocol):
         return b"".join((*lines, b"\r\n", rest))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._watch, self._idle_watch):
-            if timer is not None:
-                timer.cancel()
         super().connection_lost(exc)
         self.counted(len(self.connections))
         # They know each other, and an upload cut short may be large.
         del self._reader
 
     @property
-    def _progress(self) -> tuple[int, int]:
-        """Reads of the parser, and bytes of the body that another reader may fill."""
-        return self._reads, self._direct.body.filled if self._direct is not None else 0
+    def _progress(self) -> tuple[int, ...]:
+        """With reads of the parser, and bytes of the body that another reader may fill."""
+        return *super()._progress, self._reads, self._direct.body.filled if self._direct is not None else 0
 
-    def _give_up(self, progress: tuple[int, int]) -> None:
-        """Closes the connection where a request was cut short and nothing came since, or looks again later."""
-        self._watch = None
-        if self._direct is None and not (self._held and self._is_idle):
-            return
-        if self._progress == progress:
-            self.transport.close()
-        else:
-            self._watch = self.loop.call_later(IDLE_SECONDS, self._give_up, self._progress)
+    @property
+    def _is_owed(self) -> bool:
+        """Also where a request was cut short."""
+        return super()._is_owed or self._direct is not None or (self._held > 0 and self._is_idle)
 
     @property
     def _is_idle(self) -> bool:
@@ -264,24 +248,6 @@ class InferProtocol(HttpToolsProtocol):
             self.on_response_complete()
         else:
             self._keep_alive()
-
-    def _keep_alive(self) -> None:
-        """What `on_response_complete` does where no request waits, with a timer that outlives the request."""
-        self.server_state.total_requests += 1
-        self.flow.resume_reading()
-        self._idle_from = self.loop.time()
-        if self._idle_watch is None:
-            self._idle_watch = self.loop.call_later(self.timeout_keep_alive, self._close_idle)
-
-    def _close_idle(self) -> None:
-        self._idle_watch = None
-        if self._idle_from is None:
-            return
-        left = self._idle_from + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._idle_watch = self.loop.call_later(left, self._close_idle)
-        else:
-            self.transport.close()
 
 
 def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 # An inline run this much over its allowance, so many times in a row, is no accident of scheduling.
 _OVERRUN = 4.0
 _OVERRUNS = 8
+# Once this much over it is enough: everybody else waited for that run.
+_STALL = 100.0
 # How long such an engine stays off the loop before it is tried there again: a busy host makes every engine slow.
 _REST_SECONDS = 10.0
 # A batch that waits for company starts when so many times its run are left: timers come late.
@@ -201,7 +203,7 @@ class Batcher:
             self._overruns = 0
             return
         self._overruns += 1
-        if self._overruns == _OVERRUNS:
+        if self._overruns == _OVERRUNS or seconds > INLINE_SECONDS * _STALL:
             _log.warning("engine is slow, so it leaves the event loop for its thread", extra={"seconds": seconds})
             self._inline_rows = self._overruns = 0
             self._loop.call_later(_REST_SECONDS, self._try_inline)

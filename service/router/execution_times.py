@@ -13,6 +13,8 @@ _DEVIATIONS = 4
 _EXACT_ROWS = 16
 _FIRST_DEVIATION = 0.25
 _FORGIVEN = 0.9
+# What a size that ran is thought to take at least, of its quickest run: an engine that is twice as fast is tried again.
+_LEAST = 0.5
 # After so many runs those sizes that were not among them go a part of the way along with those that were.
 _ROUND = 64
 _DRAWN_ALONG = 1 / 4
@@ -27,7 +29,18 @@ class ExecutionTimes:
     more, for it is thought to be slow, is corrected by the runs of others.
     """
 
-    __slots__ = ("_deviations", "_forgiven", "_means", "_pace", "_profile", "_ran", "_runs", "_sizes")
+    __slots__ = (
+        "_deviations",
+        "_forgiven",
+        "_means",
+        "_measured",
+        "_pace",
+        "_profile",
+        "_quickest",
+        "_ran",
+        "_runs",
+        "_sizes",
+    )
 
     def __init__(self, measured: Mapping[int, float]) -> None:
         """`measured` are first seconds by rows, as warming up took; with none of them nothing is expected to last."""
@@ -36,6 +49,9 @@ class ExecutionTimes:
         self._sizes = sorted(self._means)
         # Seconds at pace 1, which is that of warming up.
         self._profile = dict(self._means)
+        self._measured = dict(self._means)
+        # 0 where a size did not run since.
+        self._quickest = dict.fromkeys(self._means, 0.0)
         self._forgiven: set[int] = set()
         self._pace = 1.0
         self._ran: set[int] = set()
@@ -44,6 +60,9 @@ class ExecutionTimes:
     def observe(self, rows: int, seconds: float) -> None:
         """One run. The first of a size that warming up left out becomes its mean; a surprise counts in part."""
         size = _step(rows)
+        quickest = self._quickest.get(size)
+        if not quickest or seconds < quickest:
+            self._know_quickest(size, seconds)
         if self._sizes:
             seconds = min(seconds, _SURPRISE * self.bound(size))
         mean = self._means.get(size)
@@ -59,6 +78,13 @@ class ExecutionTimes:
         error = seconds - mean
         self._means[size] = mean + _MEAN_GAIN * error
         self._deviations[size] += _DEVIATION_GAIN * (abs(error) - self._deviations[size])
+
+    def _know_quickest(self, size: int, seconds: float) -> None:
+        # By what was thought of it as well: a single run may have been a hiccup.
+        self._quickest[size] = quickest = min(seconds, self._measured.get(size) or self.expected(size))
+        # What was forgiven before the size ran may be next to nothing.
+        if size in self._means:
+            self._means[size] = max(self._means[size], _LEAST * quickest)
 
     def expected(self, rows: int) -> float:
         """Seconds that a batch of `rows` rows takes on average."""
@@ -76,11 +102,14 @@ class ExecutionTimes:
         """Takes all times for a little shorter: what is refused because of them runs no more to correct them.
 
         A batch of `rows` rows was refused. What its time was made of was perhaps never right, and others' runs would
-        bring it back.
+        bring it back. But no size that ran is forgiven beyond what it can take: that would admit what has no time.
         """
+        if _FORGIVEN * self.expected(rows) < _LEAST * self._between(self._quickest, rows):
+            return
         for size in self._sizes:
-            self._means[size] *= _FORGIVEN
-            self._deviations[size] *= _FORGIVEN
+            if _FORGIVEN * self._means[size] >= _LEAST * self._quickest[size]:
+                self._means[size] *= _FORGIVEN
+                self._deviations[size] *= _FORGIVEN
         for size in self._around(rows):
             if size not in self._ran:
                 self._profile[size] *= _FORGIVEN

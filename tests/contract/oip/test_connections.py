@@ -1,21 +1,20 @@
-"""What a connection may do to the server: endless heads, stalls, trailers, offers to upgrade, and what is no HTTP."""
+"""What a connection may do to the server: endless heads, trailers, offers to upgrade, and what is no HTTP."""
 
 from __future__ import annotations
 
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Event, Timer
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from service.api import infer_protocol
-from tests.contract.oip.serving import Serving, running, tensor
+from service.api.body_reader import SCRATCH_BYTES
+from tests.contract.oip.raw_http import ANSWER, BODY, connected, is_closed, received, request
+from tests.contract.oip.serving import Serving, running
 
-BODY = json.dumps({"inputs": [tensor()]}).encode()
 CHUNKED = b"POST /v2/models/linear/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-ANSWER = b'"data":[6.0,12.0,18.0]'
 
 
 @pytest.fixture(scope="module", name="serving")
@@ -25,40 +24,9 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield started
 
 
-def request(*headers: str, body: bytes = BODY, path: str = "/v2/models/linear/infer") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
-
-
-@contextmanager
-def connected(serving: Serving) -> Iterator[socket.socket]:
-    with socket.create_connection(serving.endpoint_address) as connection:
-        connection.settimeout(10)
-        yield connection
-
-
-def received(connection: socket.socket, answers: int) -> bytes:
-    """Bytes until so many answers came, each of which ends in JSON; fails where the server says no more."""
-    data = b""
-    while data.count(b"HTTP/1.1 ") < answers or not data.endswith(b"}"):
-        chunk = connection.recv(65536)
-        assert chunk, f"closed after {data!r}"
-        data += chunk
-    return data
-
-
 def pour(connection: socket.socket, piece: bytes) -> None:
     for _ in range(64 * 1024):
         connection.sendall(piece)
-
-
-def is_closed(connection: socket.socket) -> bool:
-    try:
-        while connection.recv(65536):
-            pass
-    except ConnectionResetError:
-        pass
-    return True
 
 
 @pytest.mark.parametrize(
@@ -131,95 +99,6 @@ def test_a_header_length_of_thousands_of_digits_is_refused_as_any_other(serving:
         assert ANSWER in answers
 
 
-@pytest.mark.parametrize("cut", [20, -1], ids=["in its head", "in its body"])
-def test_a_request_that_stalls_is_given_up(serving: Serving, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.05)
-    with connected(serving) as connection:
-        connection.sendall(request())
-        assert ANSWER in received(connection, 1)
-        connection.sendall(request()[:cut])
-        assert is_closed(connection)
-
-
-def trickle(connection: socket.socket, data: bytes, pieces: int) -> None:
-    """All of it in about 0.6 s, longer than the tests call idle."""
-    step = len(data) // pieces + 1
-    for start in range(0, len(data), step):
-        connection.sendall(data[start : start + step])
-        Event().wait(0.6 / pieces)
-
-
-def test_a_slow_request_is_waited_for_whatever_reads_its_body(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.2)
-    with connected(serving) as connection:
-        trickle(connection, request(), 12)
-        assert ANSWER in received(connection, 1)
-        large = request(body=BODY + b" " * 300_000)
-        connection.sendall(large[:20])
-        trickle(connection, large[20:], 12)
-        assert ANSWER in received(connection, 1)
-
-
-def test_a_caller_that_waits_for_a_busy_engine_does_not_stall(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(infer_protocol, "IDLE_SECONDS", 0.05)
-    serving.fake.block()
-    with connected(serving) as connection:
-        connection.sendall(request(body=FAKE, path="/v2/models/fake/infer"))
-        assert serving.fake.running.wait(10)
-        connection.sendall(b"\r\n")
-        Event().wait(0.2)
-        serving.fake.gate.set()
-        assert b'"data":[7.0]' in received(connection, 1)
-
-
-def test_a_connection_without_requests_is_closed_and_one_with_them_is_not(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.3)
-    with connected(serving) as connection:
-        for _ in range(8):
-            Event().wait(0.1)
-            connection.sendall(request())
-            assert ANSWER in received(connection, 1)
-        assert is_closed(connection)
-
-
-FAKE = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [3, 4]}]}).encode()
-
-
-@pytest.mark.parametrize("headers", [(), ("Accept-Encoding: gzip;q=0, identity",), ("Expect: 100-continue",)])
-def test_a_connection_is_not_idle_while_a_request_behind_a_refused_one_is_answered(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch, headers: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.2)
-    serving.fake.block()
-    opening = Timer(0.6, serving.fake.gate.set)
-    with connected(serving) as connection:
-        refused = request(path="/v2/models/absent/infer")
-        connection.sendall(refused + request(*headers, body=FAKE, path="/v2/models/fake/infer"))
-        opening.start()
-        try:
-            assert b'"data":[7.0]' in received(connection, 2)
-        finally:
-            opening.cancel()
-            serving.fake.gate.set()
-
-
-def test_a_connection_is_not_idle_while_a_long_body_comes_behind_a_refused_request(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving.server.config, "timeout_keep_alive", 0.2)
-    large = request(body=BODY + b" " * 300_000)
-    with connected(serving) as connection:
-        connection.sendall(request(path="/v2/models/absent/infer") + large[:1000])
-        trickle(connection, large[1000:], 10)
-        assert ANSWER in received(connection, 2)
-
-
 def test_each_request_of_a_connection_goes_by_its_own_head(serving: Serving) -> None:
     with connected(serving) as connection:
         for _ in range(2):
@@ -231,3 +110,27 @@ def test_each_request_of_a_connection_goes_by_its_own_head(serving: Serving) -> 
             assert b" 400 " in received(connection, 1)
             connection.sendall(request("Accept-Encoding: gzip"))
             assert b"content-encoding: gzip" in connection.recv(65536)
+
+
+PIPELINED = [b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n", CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)]
+
+
+@pytest.mark.parametrize("piece", PIPELINED, ids=["without a body", "with a body"])
+def test_a_caller_that_sends_ahead_of_its_answers_is_read_no_further_than_one_read(
+    serving: Serving, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    answered = infer_protocol.InferProtocol.on_response_complete
+
+    def noted(protocol: infer_protocol.InferProtocol) -> None:
+        waiting.append(len(protocol.pipeline))
+        answered(protocol)
+
+    monkeypatch.setattr(infer_protocol.InferProtocol, "on_response_complete", noted)
+    count = 6 * SCRATCH_BYTES // len(piece)
+    with connected(serving) as connection, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(connection.sendall, piece * count + request("Connection: close"))
+        answers = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        sending.result()
+    assert answers.count(b"HTTP/1.1 200 ") == count + 1
+    assert max(waiting) <= SCRATCH_BYTES // len(piece) + 1

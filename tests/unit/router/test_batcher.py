@@ -180,6 +180,20 @@ def test_an_engine_that_became_slow_leaves_the_loop_for_its_thread_and_comes_bac
     run(scenario, inline_rows=8)
 
 
+def test_an_engine_leaves_the_loop_after_the_first_run_that_held_it_up_for_long() -> None:
+    """The clock steps by a second a reading."""
+
+    async def scenario(bench: Bench) -> None:
+        ticks = iter(range(1_000_000))
+        bench.replica._batcher._runner.clock = lambda: float(next(ticks))
+        await values(bench.send(1))
+        assert bench.engine.threads == {threading.get_ident()}
+        await values(bench.send(2))
+        assert len(bench.engine.threads) == 2
+
+    run(scenario, inline_rows=8)
+
+
 def test_a_large_queue_goes_to_the_thread_where_only_small_batches_are_quick() -> None:
     async def scenario(bench: Bench) -> None:
         await values(*[bench.send(value) for value in range(5)])

@@ -114,3 +114,46 @@ def test_forgiving_a_size_that_runs_makes_no_other_one_slower() -> None:
     ran(times, 640, {1: 0.001})
     assert times.expected(8) <= 0.0044
     assert times.expected(32) <= 0.011
+
+
+def test_what_is_refused_again_and_again_is_not_thought_faster_than_half_of_its_fastest_run() -> None:
+    times = ran(ExecutionTimes({1: 0.02, 8: 0.08}), 20, {1: 0.013})
+    for _ in range(400):
+        times.forgive(1)
+    assert 0.0065 <= times.expected(1) < 0.013
+    assert times.expected(8) > 0.02, "and what the others are thought to take goes no further down with it"
+
+
+def test_a_size_that_never_ran_is_forgiven_until_it_runs_and_its_run_then_counts() -> None:
+    times = ExecutionTimes({1: 0.013})
+    for _ in range(200):
+        times.forgive(1)
+    assert times.expected(1) < 1e-6
+    while times.expected(1) < 0.0065:
+        times.observe(1, 0.013)
+    for _ in range(200):
+        times.forgive(1)
+    assert times.expected(1) >= 0.0065
+
+
+@pytest.mark.parametrize("rows", [6, 16])
+def test_a_size_that_is_reckoned_from_others_is_forgiven_no_further_than_they_are(rows: int) -> None:
+    times = ran(ExecutionTimes({4: 0.04, 8: 0.08}), 20, {4: 0.04, 8: 0.08})
+    for _ in range(400):
+        times.forgive(rows)
+    assert times.expected(rows) >= rows * 0.005 - 1e-9
+
+
+def test_a_size_whose_only_run_was_a_hiccup_is_forgiven_that() -> None:
+    times = ExecutionTimes({1: 0.001, 8: 0.008})
+    times.observe(3, 30.0)
+    for _ in range(200):
+        times.forgive(3)
+    assert times.expected(3) < 0.003
+
+
+def test_an_engine_that_became_faster_than_all_its_runs_here_is_known_by_warming_up() -> None:
+    times = ran(ExecutionTimes({1: 0.01}), 100, {1: 0.1})
+    for _ in range(400):
+        times.forgive(1)
+    assert times.expected(1) < 0.01

@@ -48,6 +48,26 @@ def test_as_many_rows_run_inline_as_fit_the_allowance(share_per_row: float, inli
 
 
 @pytest.mark.parametrize(
+    ("takes", "max_rows"),
+    [
+        (TensorSpec("x", "FP32", (-1, -1)), 8),
+        (TensorSpec("x", "BYTES", (-1, 2)), 8),
+        (TensorSpec("x", "FP32", (-1, 2)), 0),
+        (TensorSpec("x", "FP32", (1, -1)), 8),
+    ],
+    ids=["an open axis", "texts", "a first axis that is no batch", "an open axis and no batch"],
+)
+def test_an_engine_whose_requests_may_be_larger_than_what_was_timed_never_runs_inline(
+    takes: TensorSpec, max_rows: int
+) -> None:
+    class Any(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            return {"y": np.ones((len(inputs["x"]), 1), np.float32)}
+
+    assert warm_up(Any(inputs=(takes,)), max_rows, lambda: 0.0).inline_rows == 0
+
+
+@pytest.mark.parametrize(
     ("seconds", "saturating_rows"),
     [
         ({1: 0.0047, 2: 0.0091, 4: 0.0181, 8: 0.0369, 16: 0.078}, 2),
@@ -130,6 +150,56 @@ def test_an_engine_that_mixes_rows_is_not_batched() -> None:
 
     _, clock = timed(0)
     assert warm_up(Softmax(), 8, clock).max_rows == 0
+
+
+class Ranked(FakeEngine):
+    """Answers with `datatype` whether a row's sum is above the mean of its batch: nothing but what mixes rows."""
+
+    def __init__(self, datatype: str) -> None:
+        super().__init__(outputs=(TensorSpec("y", datatype, (-1, 1)),))
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        sums = inputs["x"].sum(axis=1, keepdims=True)
+        above = sums > sums.mean()
+        if self.outputs[0].datatype == "BYTES":
+            return {"y": np.where(above, b"above", b"below").astype(np.object_)}
+        return {"y": above.astype(self.outputs[0].dtype)}
+
+
+@pytest.mark.parametrize("datatype", ["INT64", "UINT8", "BOOL", "BYTES"])
+def test_an_engine_that_mixes_rows_into_an_output_without_fractions_is_not_batched(datatype: str) -> None:
+    assert warm_up(Ranked(datatype), 8, timed(0)[1]).max_rows == 0
+
+
+class Tied(FakeEngine):
+    """The place of a row's largest number, which nearly equal ones leave to the batch size in runs of two rows."""
+
+    def __init__(self, ties: Sequence[bool]) -> None:
+        """`ties` tells for each run of two rows whether it meets a tie; runs beyond them do not."""
+        super().__init__(outputs=(TensorSpec("y", "INT64", (-1, 1)),))
+        self._ties = iter(ties)
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        places = inputs["x"].argmax(axis=1, keepdims=True)
+        return {"y": 1 - places if len(places) == 2 and next(self._ties, False) else places}
+
+
+@pytest.mark.parametrize(("ties", "max_rows"), [((True,), 8), ((True, True), 0), ((True, False, True), 0)])
+def test_one_tie_that_falls_otherwise_in_a_batch_is_no_mixing_and_a_second_is(
+    ties: tuple[bool, ...], max_rows: int
+) -> None:
+    assert warm_up(Tied(ties), 8, timed(0)[1]).max_rows == max_rows
+
+
+@pytest.mark.parametrize(("factor", "max_rows"), [(1.02, 8), (2.0, 0)])
+def test_rows_in_bf16_are_compared_as_the_numbers_that_they_are(factor: float, max_rows: int) -> None:
+    class Half(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            sums = inputs["x"].sum(axis=1, keepdims=True)
+            return {"y": ((sums * factor if len(sums) == 2 else sums).view(np.uint32) >> 16).astype(np.uint16)}
+
+    engine = Half(outputs=(TensorSpec("y", "BF16", (-1, 1)),))
+    assert warm_up(engine, 8, timed(0)[1]).max_rows == max_rows
 
 
 @pytest.mark.parametrize("fault", ["rows", "shapes"])
