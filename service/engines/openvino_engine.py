@@ -15,6 +15,7 @@ from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.engines.openvino_import import FrontEndManager
 from service.engines.openvino_import import openvino as ov
+from service.engines.openvino_indices import Bounds, index_bounds
 from service.engines.openvino_passing import OUTPUT_SUFFIX, copy_outputs, passed_on
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
@@ -41,8 +42,10 @@ _MAX_WORDS = 500
 class OpenVinoEngine:
     """One compiled model. Each caller runs on a request of its own, so that several threads may infer at once."""
 
-    def __init__(self, compiled: ov.CompiledModel) -> None:
+    def __init__(self, compiled: ov.CompiledModel, bounds: Sequence[Bounds | None]) -> None:
+        """`bounds` are of the inputs, in their order."""
         self._compiled = compiled
+        self._bounds = tuple(bounds)
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._positions = {spec.name: index for index, spec in enumerate(self.outputs)}
@@ -54,7 +57,7 @@ class OpenVinoEngine:
 
         Raises EngineFailed with OpenVINO's own words, InvalidModel for a tensor type that it has no array for.
         """
-        return cls(compile_model(path, threads, instances))
+        return cls(*compile_model(path, threads, instances))
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         names = list(self._positions if outputs is None else outputs)
@@ -64,7 +67,9 @@ class OpenVinoEngine:
         ]
         if unknown:
             raise EngineFailed(f"this batch lacks input, or the model output, {unknown[0]!r}; see the model's metadata")
-        tensors = [_tensor(spec, inputs[spec.name]) for spec in self.inputs]
+        tensors = [
+            _tensor(spec, inputs[spec.name], bounds) for spec, bounds in zip(self.inputs, self._bounds, strict=True)
+        ]
         try:
             request = self._free.pop()
         except IndexError:
@@ -98,8 +103,11 @@ class OpenVinoEngine:
         del self._compiled
 
 
-def compile_model(path: Path, threads: int, instances: int = 1) -> ov.CompiledModel:
-    """The ONNX model at `path`, ready for this CPU. Raises EngineFailed with OpenVINO's own words."""
+def compile_model(path: Path, threads: int, instances: int = 1) -> tuple[ov.CompiledModel, tuple[Bounds | None, ...]]:
+    """The ONNX model at `path`, ready for this CPU, and what integers its inputs may hold, in their order.
+
+    Raises EngineFailed with OpenVINO's own words.
+    """
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         # Left alone, a CPU with BF16 instructions would run FP32 graphs in BF16. A BF16 graph still runs in BF16.
@@ -119,13 +127,14 @@ def compile_model(path: Path, threads: int, instances: int = 1) -> ov.CompiledMo
         model = frontend.convert(read)
         if not model.outputs:
             raise EngineFailed(f"OpenVINO cannot load {path.name}: it holds no model; check the model")
+        bounds = index_bounds(model)
         compiled = ov.Core().compile_model(model, "CPU", settings)
         names = passed_on(compiled)
         if names:
             copy_outputs(model, names, inputs)
             compiled = ov.Core().compile_model(model, "CPU", settings)
             _check_copied(compiled, path)
-        return compiled
+        return compiled, bounds
     except EngineFailed:
         raise
     except Exception as error:
@@ -157,9 +166,11 @@ def _name(port: ov.ConstOutput) -> str:
     return str(stated if stated in port.get_names() else port.get_any_name())
 
 
-def _tensor(spec: TensorSpec, values: Array) -> ov.Tensor:
+def _tensor(spec: TensorSpec, values: Array, bounds: Bounds | None) -> ov.Tensor:
     """The array as the runtime sees it, without a copy where it may be written to. Raises InvalidTensor."""
-    if spec.datatype in _WIDE and values.size:
+    if bounds is not None:
+        bounds.check(spec.name, values)
+    elif spec.datatype in _WIDE and values.size:
         _check_fits(spec.name, int(values.min()), int(values.max()))
     if spec.datatype == "BF16":
         return ov.Tensor(values, ov.Shape(list(values.shape)), ov.Type.bf16)

@@ -47,7 +47,7 @@ class OpenVinoBuilder:
         maker = {name: node.name for node in written for name in node.output}
         kinds = {node.name: node.op_type for node in written}
         found: dict[str, ExecutedOperator] = {}
-        for layer in compile_model(engine, threads).get_runtime_model().get_ordered_ops():
+        for layer in compile_model(engine, threads)[0].get_runtime_model().get_ordered_ops():
             kind = _text(layer, "layerType")
             if kind in _ENDS:
                 continue
