@@ -29,18 +29,16 @@ _PAIR = 2
 _MAX_CLASSES = 2000
 
 
-def scores_output(outputs: Mapping[str, Array], count: int) -> str | None:
-    """The first floating-point output that holds one vector of two or more scores a row, or None."""
-    for name, values in outputs.items():
-        by_row = values.ndim > 0 and values.shape[0] == count
-        row_shape = values.shape[1:] if by_row else values.shape
-        if (
-            (by_row or count == 1)
-            and values.dtype.kind == "f"
-            and len([extent for extent in row_shape if extent > 1]) == 1
-        ):
-            return name
-    return None
+def scores_outputs(outputs: Mapping[str, Array], count: int) -> tuple[str, ...]:
+    """The floating-point outputs that hold one vector of two or more scores for each of `count` rows, in order."""
+    return tuple(name for name, values in outputs.items() if _holds_scores(values, count))
+
+
+def _holds_scores(values: Array, count: int) -> bool:
+    by_row = values.ndim > 0 and values.shape[0] == count
+    row_shape = values.shape[1:] if by_row else values.shape
+    vector = len([extent for extent in row_shape if extent > 1]) == 1
+    return (by_row or count == 1) and values.dtype.kind == "f" and vector
 
 
 def chosen_metric(budget: Budget, labels: bool, scores: bool) -> str:
@@ -101,6 +99,19 @@ class Decisions:
     def tell(self) -> bool:
         """Whether the best class says anything: it never does where every row is in falling order, as TopK gives it."""
         return not self._all_in_order or sum(map(len, self._agree)) < _MANY_ROWS
+
+    @property
+    def agreement(self) -> float:
+        """The share of rows on which both models choose the same; 0 where no row tells."""
+        return float(np.concatenate(self._agree).mean()) if self._agree else 0.0
+
+    @property
+    def right(self) -> tuple[float, float]:
+        """The reference's and the engine's top-1; 0 where no row has a label."""
+        if not self._right["top1"]:
+            return 0.0, 0.0
+        reference, engine = (np.concatenate(side).mean() for side in zip(*self._right["top1"], strict=True))
+        return float(reference), float(engine)
 
     def _add_classes(self, reference: Array, engine: Array, labels: Labels) -> None:
         hits = self._right["top1"][-1]

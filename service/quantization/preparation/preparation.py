@@ -26,7 +26,7 @@ from service.quantization.data.rows import Feed, Rows
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import graphs_of, nodes_of
 from service.quantization.graphs.sparsity import prune
-from service.quantization.measures.decisions import check_labels, chosen_metric, scores_output
+from service.quantization.measures.decisions import check_labels, chosen_metric, scores_outputs
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import matching_pattern
 from service.quantization.preparation.quantized_upload import is_quantized, read_quantized
@@ -70,10 +70,11 @@ def _check_data(task: PipelineTask) -> None:
     feed = Feed.of(rows, reference.inputs)
     count = feed.batch_rows(1)
     outputs = reference.infer(feed.take(0, count))
-    scores = scores_output(outputs, count)
-    chosen_metric(task.budget, rows.labels is not None, scores is not None)
-    if rows.labels is not None and scores is not None:
-        check_labels(rows.labels, outputs[scores].size // count)
+    scores = scores_outputs(outputs, count)
+    chosen_metric(task.budget, rows.labels is not None, bool(scores))
+    if rows.labels is not None and scores:
+        # Which output the labels are of is told later, by what the reference gets right.
+        check_labels(rows.labels, max(outputs[name].size // count for name in scores))
 
 
 def judging_rows(task: PipelineTask) -> Rows:

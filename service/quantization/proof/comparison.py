@@ -14,8 +14,9 @@ import numpy.typing as npt
 from service.engines.engine import Engine
 from service.errors import StageFailed
 from service.quantization.data.rows import Feed
-from service.quantization.measures.decisions import Decisions, scores_output
+from service.quantization.measures.decisions import scores_outputs
 from service.quantization.measures.figures import Array, Floats, OutputFigures
+from service.quantization.measures.rankings import Rankings
 from service.quantization.task import Progress
 
 _BATCH_BYTES = 32 * 1024 * 1024
@@ -28,27 +29,25 @@ class Comparison:
 
     def __init__(self, outputs: Iterable[str]) -> None:
         self._figures = {name: OutputFigures(name) for name in outputs}
-        self._decisions = Decisions()
-        self._scores: str | None = None
+        self._floats: set[str] = set()
+        self._rankings: Rankings | None = None
 
     def add(self, expected: Mapping[str, Array], given: Mapping[str, Array], count: int, labels: Labels | None) -> None:
         """`count` rows of outputs by name. Raises StageFailed where shapes differ."""
+        pairs = {name: _paired(name, expected[name], given[name], count) for name in self._figures}
         for name, output in self._figures.items():
-            output.add(*_paired(name, expected[name], given[name], count))
-        self._scores = self._scores or scores_output(expected, count)
-        if self._scores is not None:
-            ours, theirs = _paired(self._scores, expected[self._scores], given[self._scores], count)
-            self._decisions.add(ours, theirs, labels)
+            output.add(*pairs[name])
+        self._floats |= {name for name in pairs if expected[name].dtype.kind == "f"}
+        scores = scores_outputs({name: expected[name] for name in pairs}, count)
+        self._rankings = self._rankings or Rankings(scores)
+        self._rankings.add({name: pairs[name] for name in self._rankings.names if name in scores}, labels)
 
     def to_json(self) -> dict[str, Any]:
-        decided = self._scores is not None and self._decisions.tell
-        metrics = (self._decisions.metrics() if decided else {}) | _value_metrics(self._figures)
-        return {
-            "metrics": metrics,
-            "scores": self._scores if decided else None,
-            "outputs": [output.to_json() for output in self._figures.values()],
-            "classes": self._decisions.classes() if decided else [],
-            "tails": _tails(self._figures) | (self._decisions.tails() if decided else {}),
+        ranked = (self._rankings or Rankings(())).to_json()
+        return ranked | {
+            "metrics": ranked["metrics"] | _value_metrics(self._figures),
+            "outputs": [{**output.to_json(), "float": name in self._floats} for name, output in self._figures.items()],
+            "tails": _tails(self._figures) | ranked["tails"],
         }
 
 
@@ -74,13 +73,14 @@ def _value_metrics(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
     """mae and cosine of the output that fares worst; for mae the loss is the value, for cosine 1 - value."""
     if not figures:
         return {}
-    worst_error = max(figures.values(), key=lambda output: output.row_errors.mean).row_errors
-    worst_cosine = min(figures.values(), key=lambda output: output.row_cosines.mean).row_cosines
-    low, high = worst_cosine.interval
+    erring = max(figures.values(), key=lambda output: output.row_errors.mean)
+    turned = min(figures.values(), key=lambda output: output.row_cosines.mean)
+    error, cosine = erring.row_errors, turned.row_cosines
+    low, high = cosine.interval
     return {
-        "mae": {"reference": 0.0, "engine": worst_error.mean, "loss": worst_error.mean,
-                "interval": list(worst_error.interval)},
-        "cosine": {"reference": 1.0, "engine": worst_cosine.mean, "loss": 1 - worst_cosine.mean,
+        "mae": {"output": erring.name, "reference": 0.0, "engine": error.mean, "loss": error.mean,
+                "interval": list(error.interval)},
+        "cosine": {"output": turned.name, "reference": 1.0, "engine": cosine.mean, "loss": 1 - cosine.mean,
                    "interval": [1 - high, 1 - low]},
     }  # fmt: skip
 

@@ -90,10 +90,11 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     """The verdict on one candidate of the validate stage's findings, with a sentence of numbers."""
     candidate = found["candidates"][runtime]
     metric = chosen_metric(task.budget, found["labels"], candidate["scores"] is not None)
-    figures = candidate["metrics"].get(metric, {"loss": None})
+    figures = candidate["metrics"].get(metric, {"loss": None, "output": None})
+    named = f"{metric} of output {figures['output']!r}" if len(candidate["outputs"]) > 1 else metric
     where = f"on {found['rows']} {found['validated_on']} rows"
     if candidate.get("unproven"):
-        reason = f"{candidate['unproven']}. {_forecast(task, metric, figures, where)}"
+        reason = f"{candidate['unproven']}. {_forecast(task, named, figures, where)}"
         return Judgement(runtime, "unproven", None, reason, float("inf"))
     timings = candidate["latency"]["engine"]
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
@@ -117,7 +118,7 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
         reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
     else:
         side = "within" if passed else "outside"
-        reason = f"{_change(metric, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
+        reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
     return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
 
 
@@ -129,19 +130,20 @@ def pick(judgements: list[Judgement]) -> Judgement:
     return min(judgements, key=lambda judgement: float("inf") if judgement.loss is None else judgement.loss)
 
 
-def _forecast(task: PipelineTask, metric: str, figures: dict[str, Any], where: str) -> str:
+def _forecast(task: PipelineTask, named: str, figures: dict[str, Any], where: str) -> str:
     """What the simulated graph says of an engine that could not run."""
     if figures["loss"] is None:
         return "No figure of it could be told in simulation"
     side = "within" if figures["loss"] <= task.budget.max_loss + _TOLERANCE else "outside"
-    change = _change(metric, figures)
+    change = _change(named, figures)
     return f"Simulated without its kernels, {change}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
 
 
-def _change(metric: str, figures: dict[str, Any]) -> str:
-    if metric == "mae":
-        return f"mae is {figures['engine']:.6g}"
-    change = f"{metric} went from {figures['reference']:.4f} to {figures['engine']:.4f}"
+def _change(named: str, figures: dict[str, Any]) -> str:
+    """`named` is the metric, and its output where the model has several."""
+    if named.startswith("mae"):
+        return f"{named} is {figures['engine']:.6g}"
+    change = f"{named} went from {figures['reference']:.4f} to {figures['engine']:.4f}"
     return f"{change}, a loss of {figures['loss']:.6f}"
 
 

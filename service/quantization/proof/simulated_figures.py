@@ -59,8 +59,9 @@ class Simulation:
             engine = simulated(onnx.load_model(emitted, load_external_data=False), self._task.threads)
         except EngineFailed:
             # The reference beside itself tells which output decides, and nothing else.
-            scores = compare(reference, reference, feed, report_progress)["scores"]
-            return {"metrics": {}, "outputs": [], "classes": [], "tails": {}, "scores": scores, "simulated": False}
+            told = compare(reference, reference, feed, report_progress)
+            decided = {key: told[key] for key in ("scores", "ranked")}
+            return {"metrics": {}, "outputs": [], "classes": [], "tails": {}, **decided, "simulated": False}
         return compare(reference, engine, feed, report_progress) | {"simulated": True}
 
     def _load_reference(self) -> Engine:

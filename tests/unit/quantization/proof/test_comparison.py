@@ -48,6 +48,14 @@ def test_every_row_of_every_output_is_compared() -> None:
     assert found["metrics"]["agreement"]["engine"] == 1
 
 
+def test_the_output_that_agrees_least_counts_and_says_so() -> None:
+    found = compared(Computed(y=lambda x: x, z=lambda x: x), Computed(y=lambda x: x, z=lambda x: -x))
+    assert (found["scores"], found["metrics"]["agreement"]["output"]) == ("z", "z")
+    assert found["metrics"]["agreement"]["loss"] > 0.5
+    assert found["metrics"]["cosine"]["output"] == "z"
+    assert [output["float"] for output in found["outputs"]] == [True, True]
+
+
 def test_mae_and_cosine_are_those_of_the_output_that_fares_worst() -> None:
     metrics = compared(Computed(y=lambda x: x, z=lambda x: x), Computed(y=lambda x: x + 1, z=lambda x: -x))["metrics"]
     assert metrics["mae"]["engine"] > 1

@@ -48,6 +48,17 @@ def test_the_reason_holds_the_numbers() -> None:
     )
 
 
+def test_of_several_outputs_the_reason_names_the_judged_one() -> None:
+    seen = found(0.05)
+    candidate = seen["candidates"]["onnxruntime"]
+    candidate["outputs"].append(candidate["outputs"][0] | {"name": "embedding"})
+    for figures in candidate["metrics"].values():
+        figures["output"] = "scores"
+    reason = judge(task(), seen, "onnxruntime").reason
+    assert reason.startswith("top1 of output 'scores' went from 0.9800 to 0.9310")
+    assert judge(task("mae", 0.7), seen, "onnxruntime").reason.startswith("mae of output 'scores' is 0.5, within")
+
+
 def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy() -> None:
     judgement = judge(task(), found(0.0, engine_not_finite=3), "onnxruntime")
     assert not judgement.passed
