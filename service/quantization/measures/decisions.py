@@ -18,13 +18,14 @@ from service.quantization.measures.figures import ErrorFigures
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
+# Metrics of which the worst of all outputs counts; the others judge outputs of class scores alone.
+OF_EVERY_OUTPUT = ("mae", "cosine")
 _SEED = 20
 _RESAMPLES = 2000
 # F1 is counted again for each draw, where the other metrics need only four counts.
 _F1_RESAMPLES = 400
 _TOP = 5
-# Fewer rows, or rows of two scores, may be in falling order by chance.
-_MANY_ROWS = 8
+# Two scores are in falling order by chance.
 _PAIR = 2
 _MAX_CLASSES = 2000
 
@@ -39,6 +40,14 @@ def _holds_scores(values: Array, count: int) -> bool:
     row_shape = values.shape[1:] if by_row else values.shape
     vector = len([extent for extent in row_shape if extent > 1]) == 1
     return (by_row or count == 1) and values.dtype.kind == "f" and vector
+
+
+def rows_in_falling_order(scores: Array) -> tuple[int, bool]:
+    """How many rows of [rows, classes] hold a number, and whether each of these is in falling order; two scores never
+    are, for they would be by chance.
+    """
+    told = scores[~np.isnan(scores).all(axis=1)]
+    return len(told), scores.shape[1] > _PAIR and bool((told[:, 1:] <= told[:, :-1]).all())
 
 
 def chosen_metric(budget: Budget, labels: bool, scores: bool) -> str:
@@ -68,7 +77,7 @@ class Decisions:
 
     def __init__(self) -> None:
         self._agree: list[Bools] = []
-        self._all_in_order = True
+        self.left_out = 0
         self._agree5: list[Bools] = []
         self._right: dict[str, list[tuple[Bools, Bools]]] = {"top1": [], "top5": []}
         self._classes: dict[int, _ClassFigures] = {}
@@ -77,12 +86,12 @@ class Decisions:
     def add(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         # A row of NaN alone decides nothing that an engine could agree with.
         told = ~np.isnan(reference).all(axis=1)
+        self.left_out += int(np.count_nonzero(~told))
         if told.any():
             self._add_told(reference[told], engine[told], None if labels is None else labels[told])
 
     def _add_told(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         ours, theirs = top_indices(reference, _TOP), top_indices(engine, _TOP)
-        self._all_in_order &= reference.shape[1] > _PAIR and bool((np.diff(reference, axis=1) <= 0).all())
         self._agree.append(ours[:, 0] == theirs[:, 0])
         self._agree5.append((theirs == ours[:, :1]).any(axis=1))
         if labels is None:
@@ -96,9 +105,9 @@ class Decisions:
         self._add_classes(reference, engine, labels)
 
     @property
-    def tell(self) -> bool:
-        """Whether the best class says anything: it never does where every row is in falling order, as TopK gives it."""
-        return not self._all_in_order or sum(map(len, self._agree)) < _MANY_ROWS
+    def rows(self) -> int:
+        """How many were judged; `left_out` are those of which the reference gives nothing but NaN."""
+        return sum(map(len, self._agree))
 
     @property
     def agreement(self) -> float:

@@ -44,23 +44,19 @@ class Rankings:
         if name is None:
             return {"scores": None, "ranked": [], "metrics": {}, "classes": [], "tails": {}}
         decisions = self._decisions[name]
+        about = {"output": name, "rows": decisions.rows, "rows_left_out": decisions.left_out}
         return {
             "scores": name,
-            "ranked": [name] if self._labelled else self._telling(),
-            "metrics": {metric: {"output": name} | told for metric, told in decisions.metrics().items()},
+            "ranked": [name] if self._labelled else list(self._decisions),
+            "metrics": {metric: about | told for metric, told in decisions.metrics().items()},
             "classes": decisions.classes(),
             "tails": decisions.tails(),
         }
 
-    def _telling(self) -> list[str]:
-        return [name for name, decisions in self._decisions.items() if decisions.tell]
-
     def _counting(self) -> str | None:
-        telling = self._telling()
         if not self._labelled:
-            return min(telling, key=lambda name: self._decisions[name].agreement, default=None)
-        fitting = [name for name in telling if name not in self._narrow]
-        return max(fitting, key=self._right, default=None)
+            return min(self._decisions, key=lambda name: self._decisions[name].agreement, default=None)
+        return max((name for name in self._decisions if name not in self._narrow), key=self._right, default=None)
 
     def _right(self, name: str) -> tuple[float, float]:
         """Of outputs on which the reference is equally right, the one with the worse engine comes first."""

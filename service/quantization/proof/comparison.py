@@ -17,20 +17,19 @@ from service.quantization.data.rows import Feed
 from service.quantization.measures.decisions import scores_outputs
 from service.quantization.measures.figures import Array, Floats, OutputFigures
 from service.quantization.measures.rankings import Rankings
+from service.quantization.preparation.ranked_outputs import ranked_outputs
 from service.quantization.task import Progress
 
-_BATCH_BYTES = 32 * 1024 * 1024
-_MAX_BATCH_ROWS = 32
 Labels = npt.NDArray[np.int64]
 
 
 class Comparison:
-    """Takes batches of both models' outputs; `outputs` names those that are compared."""
+    """Takes batches of both models' outputs: of `outputs`, of which `ranked` hold class scores."""
 
-    def __init__(self, outputs: Iterable[str]) -> None:
+    def __init__(self, outputs: Iterable[str], ranked: Iterable[str]) -> None:
         self._figures = {name: OutputFigures(name) for name in outputs}
         self._floats: set[str] = set()
-        self._rankings: Rankings | None = None
+        self._rankings = Rankings(ranked)
 
     def add(self, expected: Mapping[str, Array], given: Mapping[str, Array], count: int, labels: Labels | None) -> None:
         """`count` rows of outputs by name. Raises StageFailed where shapes differ."""
@@ -38,12 +37,11 @@ class Comparison:
         for name, output in self._figures.items():
             output.add(*pairs[name])
         self._floats |= {name for name in pairs if expected[name].dtype.kind == "f"}
-        scores = scores_outputs({name: expected[name] for name in pairs}, count)
-        self._rankings = self._rankings or Rankings(scores)
-        self._rankings.add({name: pairs[name] for name in self._rankings.names if name in scores}, labels)
+        scores = scores_outputs({name: expected[name] for name in self._rankings.names}, count)
+        self._rankings.add({name: pairs[name] for name in scores}, labels)
 
     def to_json(self) -> dict[str, Any]:
-        ranked = (self._rankings or Rankings(())).to_json()
+        ranked = self._rankings.to_json()
         return ranked | {
             "metrics": ranked["metrics"] | _value_metrics(self._figures),
             "outputs": [{**output.to_json(), "float": name in self._floats} for name, output in self._figures.items()],
@@ -53,20 +51,15 @@ class Comparison:
 
 def compare(reference: Engine, engine: Engine, feed: Feed, report_progress: Progress) -> dict[str, Any]:
     """Metrics, per-output figures and per-class figures over every row of the feed."""
-    comparison = Comparison(spec.name for spec in reference.outputs if spec.datatype != "BYTES")
+    outputs = [spec.name for spec in reference.outputs if spec.datatype != "BYTES"]
+    comparison = Comparison(outputs, ranked_outputs(reference, feed))
     labels = feed.rows.labels
     total = feed.covered(len(feed.rows))
-    for start, count, batch in feed.batches(total, affordable_rows(feed)):
+    for start, count, batch in feed.batches(total, feed.affordable_rows()):
         part = None if labels is None else labels[start : start + count]
         comparison.add(reference.infer(batch), engine.infer(batch), count, part)
         report_progress((start + count) / total)
     return comparison.to_json()
-
-
-def affordable_rows(feed: Feed) -> int:
-    """Rows a batch such that its inputs stay within 32 MiB."""
-    row_bytes = sum(array[0].nbytes for array in feed.take(0, feed.batch_rows(1)).values())
-    return feed.batch_rows(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
 
 
 def _value_metrics(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
@@ -78,10 +71,10 @@ def _value_metrics(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
     error, cosine = erring.row_errors, turned.row_cosines
     low, high = cosine.interval
     return {
-        "mae": {"output": erring.name, "reference": 0.0, "engine": error.mean, "loss": error.mean,
-                "interval": list(error.interval)},
-        "cosine": {"output": turned.name, "reference": 1.0, "engine": cosine.mean, "loss": 1 - cosine.mean,
-                   "interval": [1 - high, 1 - low]},
+        "mae": {"output": erring.name, **erring.counted, "reference": 0.0, "engine": error.mean,
+                "loss": error.mean, "interval": list(error.interval)},
+        "cosine": {"output": turned.name, **turned.counted, "reference": 1.0, "engine": cosine.mean,
+                   "loss": 1 - cosine.mean, "interval": [1 - high, 1 - low]},
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from service.engines.fingerprint import engine_fingerprint
 from service.quantization.atomic_files import replacing, write_text
 from service.quantization.builders.building import BUILT
 from service.quantization.conversion.conversion import CONVERTED, PLAN
-from service.quantization.measures.decisions import chosen_metric
+from service.quantization.measures.decisions import OF_EVERY_OUTPUT, chosen_metric
 from service.quantization.proof.validation import VALIDATED
 from service.quantization.report.page import render_page
 from service.quantization.report.report import ReportParts, build_report
@@ -27,6 +27,8 @@ REPORT = "report.json"
 REPORT_PAGE = "report.html"
 # Whose engine file is not the emitted graph itself.
 _COMPILED = ("tensorrt",)
+# Figures of a metric that could not be told.
+_UNTOLD = {"loss": None, "output": None, "rows_left_out": 0}
 # Two losses that differ by less than a float's last digits are the same loss.
 _TOLERANCE = 1e-9
 
@@ -90,9 +92,9 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     """The verdict on one candidate of the validate stage's findings, with a sentence of numbers."""
     candidate = found["candidates"][runtime]
     metric = chosen_metric(task.budget, found["labels"], candidate["scores"] is not None)
-    figures = candidate["metrics"].get(metric, {"loss": None, "output": None})
+    figures = candidate["metrics"].get(metric, _UNTOLD)
     named = f"{metric} of output {figures['output']!r}" if len(candidate["outputs"]) > 1 else metric
-    where = f"on {found['rows']} {found['validated_on']} rows"
+    where = _where(found, figures)
     if candidate.get("unproven"):
         reason = f"{candidate['unproven']}. {_forecast(task, named, figures, where)}"
         return Judgement(runtime, "unproven", None, reason, float("inf"))
@@ -100,10 +102,11 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
     broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
     untold = [output for output in candidate["outputs"] if output["reference_not_finite"] and not output["compared"]]
+    thin = [output for output in _judged(candidate, metric) if output["rows_left_out"] > output["rows"]]
     unsteady = [check for check in candidate["consistency"] if check["held"] is False]
     loss = figures["loss"]
     within = loss is not None and loss <= task.budget.max_loss + _TOLERANCE
-    passed = within and not (broken or untold or unsteady)
+    passed = within and not (broken or untold or thin or unsteady)
     if broken:
         count, name = broken[0]["engine_not_finite"], broken[0]["name"]
         reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
@@ -111,6 +114,13 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
         reason = (
             f"output {untold[0]['name']!r} of the reference is NaN or infinite everywhere {where}, so nothing is "
             "proven; send rows that the model can compute, in its usual range"
+        )
+    elif thin:
+        left_out, of = thin[0]["rows_left_out"], thin[0]["rows"] + thin[0]["rows_left_out"]
+        reason = (
+            f"output {thin[0]['name']!r} of the reference holds no finite value in {left_out} of {of} "
+            f"{found['validated_on']} rows, so less than half of them prove anything; send rows that the model can "
+            "compute, in its usual range"
         )
     elif unsteady:
         reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
@@ -120,6 +130,19 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
         side = "within" if passed else "outside"
         reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
     return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
+
+
+def _where(found: dict[str, Any], figures: dict[str, Any]) -> str:
+    """The rows that the metric rests on: not those of which the reference gives nothing that can be compared."""
+    left_out = figures["rows_left_out"]
+    rows = f"{figures['rows']} of {figures['rows'] + left_out}" if left_out else found["rows"]
+    return f"on {rows} {found['validated_on']} rows"
+
+
+def _judged(candidate: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """The figures of the outputs that the metric judges."""
+    every = metric in OF_EVERY_OUTPUT
+    return [output for output in candidate["outputs"] if every or output["name"] in candidate["ranked"]]
 
 
 def pick(judgements: list[Judgement]) -> Judgement:

@@ -41,6 +41,8 @@ class Simulation:
         sizes = batch_sizes(feed.inputs, task.recipe.batch)
         compared = self._compared(reference, feed, report_progress)
         latency = [measure_in_turn({"reference": reference}, feed.filled(size), size)["reference"] for size in sizes]
+        ranked = compared["ranked"]
+        split = split_loss(task, self._runtime, (reference, None), feed, ranked) if compared["simulated"] else None
         return {
             **compared,
             "latency": {"reference": latency, "engine": []},
@@ -49,7 +51,7 @@ class Simulation:
                 "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": None},
             },
             "consistency": [],
-            "loss_split": split_loss(task, self._runtime, (reference, None), feed) if compared["simulated"] else None,
+            "loss_split": split,
             "waterfall": waterfall_of(task, self._runtime, feed, False) if compared["simulated"] else None,
         }
 

@@ -103,15 +103,17 @@ class _Validator:
         }
         if isinstance(judged, Compiling):
             judged.keep_compiled()
-        explained = self._explained((judge, judged), feed, sizes)
+        explained = self._explained((judge, judged), feed, sizes, comparison["ranked"])
         return {**comparison, "latency": latency, "size": sizes_of, "unproven": ""} | explained
 
-    def _explained(self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int]) -> dict[str, Any]:
+    def _explained(
+        self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int], ranked: Sequence[str]
+    ) -> dict[str, Any]:
         """Whether the engine agrees with itself, and where its loss comes from."""
         reference, engine = engines
         form = (self._task.recipe.precision, sizes)
         checks = check_consistency(engine, reference, feed, form)
-        split = split_loss(self._task, self._runtime, engines, feed)
+        split = split_loss(self._task, self._runtime, engines, feed, ranked)
         kernel = self._runtime == "onnxruntime" and kernels_differ(split)
         return {
             "consistency": [check.to_json() for check in checks],

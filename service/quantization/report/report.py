@@ -12,6 +12,7 @@ from service.quantization.conversion.int8_conversion import TUNING
 from service.quantization.conversion.macs import multiply_accumulates
 from service.quantization.graphs.graph import Graph
 from service.quantization.lint.fusion_table import fusion_table, mismatch_warnings, unfused
+from service.quantization.measures.decisions import OF_EVERY_OUTPUT
 from service.quantization.measures.residency import HOW
 from service.quantization.preparation.preparation import INSPECTED, PREPARED
 from service.quantization.task import PipelineTask
@@ -23,8 +24,6 @@ _STAGE_FILES = (INSPECTED, "calibrate.json", "convert.json")
 _SLOWER = 1.05
 # Below it more than a tenth of an output's power is error: what INT8 costs a sound output is far less.
 LOWEST_COSINE = 0.95
-# Of these the worst of all outputs counts.
-_OF_EVERY_OUTPUT = ("mae", "cosine")
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _untold_warnings(outputs: list[dict[str, Any]]) -> list[str]:
 
 def unjudged_warnings(measured: dict[str, Any], metric: str) -> list[str]:
     """Names the float outputs of one candidate that its metric does not judge and that are far from the reference's."""
-    if metric in _OF_EVERY_OUTPUT:
+    if metric in OF_EVERY_OUTPUT:
         return []
     return [
         f"output {output['name']!r} is not judged by {metric}, and the engine's answers there are far from the "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 from service.domain.recipe import BatchProfile, Budget, Recipe, Tuning
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
@@ -74,3 +74,26 @@ def test_an_engine_that_ruins_the_second_of_two_heads_is_rejected(tmp_path: Path
     assert gate["certificate"]["reason"].startswith("agreement of output 'v_scores' went from 1.0000 to 0.")
     assert "agreement of v_scores" in (tmp_path / "job/report.html").read_text()
     assert report["metrics"]["agreement"]["output"] == "v_scores"
+
+
+def test_rows_that_are_nan_are_not_counted_as_proof(tmp_path: Path) -> None:
+    # Log of a sum of the input itself: NaN where the row is negative.
+    model = layers(3, "Identity")
+    model.graph.node[-1].output[0] = "d"
+    for node in (
+        helper.make_node("ReduceSum", ["x", "axis"], ["sum"], "sum"),
+        helper.make_node("Log", ["sum"], ["log"], "log"),
+        helper.make_node("Add", ["d", "log"], ["y"], "add"),
+    ):
+        model.graph.node.append(node)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+    rows = np.abs(RANDOM.normal(0, 1, (40, 8))).astype(np.float32)
+    few, most = rows * np.float32(0.9), rows * np.float32(0.9)
+    few[30:] *= -1
+    most[1:] *= -1
+    gate, _ = judged(model, rows, few, tmp_path)
+    assert gate["verdict"] == "passed"
+    assert gate["certificate"]["reason"].endswith("on 30 of 40 validation rows")
+    gate, _ = judged(model, rows, most, tmp_path)
+    assert gate["verdict"] == "rejected"
+    assert "holds no finite value in 39 of 40 validation rows" in gate["certificate"]["reason"]

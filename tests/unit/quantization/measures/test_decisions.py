@@ -87,6 +87,7 @@ def test_rows_on_which_the_reference_gives_nan_alone_are_left_out() -> None:
     nothing = Decisions()
     nothing.add(reference[:1], engine[:1], np.array([0]))
     assert (nothing.metrics(), nothing.classes(), nothing.tails()) == ({}, [], {})
+    assert (decisions.rows, decisions.left_out, nothing.rows, nothing.left_out) == (1, 1, 0, 1)
 
 
 def test_ties_go_to_the_lower_class() -> None:
