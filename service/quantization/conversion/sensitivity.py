@@ -97,8 +97,10 @@ def measure(subject: Subject, batches: Batches, report_progress: Progress, most:
 
 
 def _judged(outputs: list[Array]) -> tuple[Array, ...]:
-    """All that hold scores, as [rows, scores], or the first floating-point output where none does."""
-    floats = [values for values in outputs if values.dtype.kind == "f"]
+    """All that hold scores, as [rows, scores], or the first floating-point output where none does. One without rows, as
+    of a detector that finds nothing, predicts nothing.
+    """
+    floats = [values for values in outputs if values.dtype.kind == "f" and values.size]
     scores = [values for values in floats if scores_outputs({"": values}, len(values))]
     if scores:
         return tuple(values.reshape(len(values), -1) for values in scores)

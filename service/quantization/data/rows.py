@@ -112,7 +112,9 @@ class Feed:
 
     def affordable_rows(self) -> int:
         """Rows a batch, 32 at most, such that its inputs stay within 32 MiB."""
-        row_bytes = sum(array[0].nbytes for array in self.take(0, self.batch_rows(1)).values())
+        count = self.batch_rows(1)
+        # An input may be a single number, without an axis to take a row from.
+        row_bytes = sum(array.nbytes for array in self.take(0, count).values()) // count
         return self.batch_rows(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
 
     def take(self, start: int, count: int) -> dict[str, Array]:

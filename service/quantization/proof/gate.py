@@ -100,36 +100,52 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
         return Judgement(runtime, "unproven", None, reason, float("inf"))
     timings = candidate["latency"]["engine"]
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
-    broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
-    untold = [output for output in candidate["outputs"] if output["reference_not_finite"] and not output["compared"]]
-    thin = [output for output in _judged(candidate, metric) if output["rows_left_out"] > output["rows"]]
-    unsteady = [check for check in candidate["consistency"] if check["held"] is False]
-    loss = figures["loss"]
-    within = loss is not None and loss <= task.budget.max_loss + _TOLERANCE
-    passed = within and not (broken or untold or thin or unsteady)
-    if broken:
-        count, name = broken[0]["engine_not_finite"], broken[0]["name"]
-        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
-    elif untold:
-        reason = (
-            f"output {untold[0]['name']!r} of the reference is NaN or infinite everywhere {where}, so nothing is "
-            "proven; send rows that the model can compute, in its usual range"
-        )
-    elif thin:
-        left_out, of = thin[0]["rows_left_out"], thin[0]["rows"] + thin[0]["rows_left_out"]
-        reason = (
-            f"output {thin[0]['name']!r} of the reference holds no finite value in {left_out} of {of} "
-            f"{found['validated_on']} rows, so less than half of them prove anything; send rows that the model can "
-            "compute, in its usual range"
-        )
-    elif unsteady:
-        reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
+    loss, objection = figures["loss"], _objection(found, candidate, metric)
+    passed = not objection and loss is not None and loss <= task.budget.max_loss + _TOLERANCE
+    if objection:
+        reason = objection
     elif loss is None:
         reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
     else:
         side = "within" if passed else "outside"
         reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
     return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
+
+
+def _objection(found: dict[str, Any], candidate: dict[str, Any], metric: str) -> str:
+    """Why the candidate is rejected whatever its loss, or nothing."""
+    for output in candidate["outputs"]:
+        if output["engine_not_finite"]:
+            count, name = output["engine_not_finite"], output["name"]
+            return f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
+    untold = _untold(found, candidate["outputs"], _judged(candidate, metric))
+    if untold:
+        return untold
+    for check in candidate["consistency"]:
+        if check["held"] is False:
+            return f"the engine does not agree with itself ({check['name']}): {check['detail']}"
+    return ""
+
+
+def _untold(found: dict[str, Any], outputs: list[dict[str, Any]], judged: list[dict[str, Any]]) -> str:
+    """Why the rows prove too little, or nothing: the reference has to give numbers in half of them at least."""
+    kind = found["validated_on"]
+    for output in outputs:
+        if output["reference_not_finite"] and not output["compared"]:
+            return (
+                f"output {output['name']!r} of the reference is NaN or infinite everywhere on {found['rows']} {kind} "
+                "rows, so nothing is proven; send rows that the model can compute, in its usual range"
+            )
+    if not any(output["compared"] for output in judged):
+        return f"the reference gives no value on {found['rows']} {kind} rows; send rows on which it finds something"
+    for output in judged:
+        left_out, of = output["rows_left_out"], output["rows"] + output["rows_left_out"]
+        if left_out > output["rows"]:
+            return (
+                f"output {output['name']!r} of the reference holds no finite value in {left_out} of {of} {kind} rows, "
+                "so less than half of them prove anything; send rows that the model can compute, in its usual range"
+            )
+    return ""
 
 
 def _where(found: dict[str, Any], figures: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,25 @@ def test_the_scores_are_judged_where_another_output_comes_first(tmp_path: Path) 
     plan = make_plan(Planned(graph, rules.place(graph, ()), {"x": (-4, 4), "scores": (-9, 9)}), Recipe(), rules.grids)
     found = measure(Subject(graph, graph, plan, rules.emit(graph.model, plan), 1), [{"x": rows}], lambda share: None)
     assert np.allclose(found.outputs[0], rows @ weight, atol=1e-4)
+
+
+def test_an_output_without_rows_is_not_judged(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["scores"], "head"),
+        helper.make_node("Compress", ["scores", "none"], ["found"], "pick", axis=0),
+    ]
+    weight = np.random.default_rng(3).normal(0, 1, (6, 5)).astype(np.float32)
+    ends = [value("found", ("m", 5)), value("scores", ("n", 5))]
+    model = model_of(nodes, [value("x", ("n", 6))], ends, {"w": weight, "none": np.array([False])})
+    graph, rules = Graph(model), rules_of("onnxruntime")
+    rows = {"x": np.random.default_rng(4).normal(0, 1, (16, 6)).astype(np.float32)}
+    plan = make_plan(Planned(graph, rules.place(graph, ()), {"x": (-4, 4), "scores": (-9, 9)}), Recipe(), rules.grids)
+    subject = Subject(graph, graph, plan, rules.emit(graph.model, plan), 1)
+    assert [values.shape for values in measure(subject, [rows], lambda share: None).outputs] == [(16, 5)]
+    del model.graph.output[1]
+    alone = replace(subject, graph=Graph(model), tuned=Graph(model), emitted=rules.emit(model, plan))
+    nothing = measure(alone, [rows], lambda share: None)
+    assert (nothing.whole, predicted_loss(None, nothing.outputs[0], 1.0)) == (0, 0)
 
 
 def test_an_input_that_is_left_out_makes_nobody_neighbours() -> None:

@@ -94,6 +94,14 @@ def test_only_the_rows_that_were_judged_are_stated_and_they_are_half_of_all_at_l
         assert f"holds no finite value in {left_out} of 512 validation rows" in judgement.reason
 
 
+def test_a_reference_that_gives_no_values_proves_nothing() -> None:
+    seen = found(0.0)
+    seen["candidates"]["onnxruntime"]["outputs"][0]["compared"] = 0
+    judgement = judge(task(), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason.startswith("the reference gives no value on 512 validation rows")
+
+
 def test_an_output_that_the_metric_does_not_judge_may_hold_few_numbers() -> None:
     seen = found(0.0)
     outputs = seen["candidates"]["onnxruntime"]["outputs"]
