@@ -40,7 +40,10 @@ class Simulation:
         feed = Feed.of(self._rows, reference.inputs)
         sizes = batch_sizes(feed.inputs, task.recipe.batch)
         compared = self._compared(reference, feed, report_progress)
-        latency = [measure_in_turn({"reference": reference}, feed.filled(size), size)["reference"] for size in sizes]
+        latency = [
+            measure_in_turn({"reference": reference}, feed.filled(size), feed.fixed or size)["reference"]
+            for size in sizes
+        ]
         ranked = compared["ranked"]
         split = split_loss(task, self._runtime, (reference, None), feed, ranked) if compared["simulated"] else None
         return {

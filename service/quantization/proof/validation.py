@@ -94,7 +94,8 @@ class _Validator:
         latency: dict[str, list[dict[str, Any]]] = {"reference": [], "engine": []}
         for index, size in enumerate(sizes):
             batch = feed.filled(size)
-            for name, taken in measure_in_turn({"reference": judge, "engine": judged}, batch, size).items():
+            rows = feed.fixed or size
+            for name, taken in measure_in_turn({"reference": judge, "engine": judged}, batch, rows).items():
                 latency[name].append(taken)
             progress(_ACCURACY_SHARE + _LATENCY_SHARE * (index + 1) / len(sizes))
         sizes_of = {
