@@ -60,7 +60,8 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
     emitted = _emitted_beside(task, winner.runtime)
     report_progress(0.5)
     certificate = _certificate(task, found, built, winner)
-    shown = (*map(_shown, judgements), *(_refused(*entry) for entry in built.get("refused", {}).items()))
+    refused = built.get("refused", {}) | found["refused"]
+    shown = (*map(_shown, judgements), *(_refused(*entry) for entry in refused.items()))
     report = build_report(ReportParts(task, found, built, certificate, winner.runtime, shown))
     task.write(REPORT, report)
     write_text(task.folder / REPORT_PAGE, render_page(report))
@@ -212,7 +213,7 @@ def _shown(judgement: Judgement) -> dict[str, Any]:
 
 
 def _refused(runtime: str, reason: str) -> dict[str, Any]:
-    """A runtime that `auto` tried and that did not build the graph."""
+    """A runtime that `auto` tried and that did not build the graph, or whose engine could not be measured."""
     return {"runtime": runtime, "verdict": "refused", "loss": None, "reason": reason}
 
 
