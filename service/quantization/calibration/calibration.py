@@ -63,7 +63,7 @@ def _calibrated(
         return whole, True
     checkpoint = task.folder / _CHECKPOINT
     seen = _of_identity(checkpoint, identity) or Calibrated.empty(identity, *observable(graph))
-    finite = multiplied(graph) if task.recipe.precision == "int8" else frozenset()
+    finite = multiplied(graph, task.recipe.keep_float) if task.recipe.precision == "int8" else frozenset()
     watch = Watch(report_progress, finite, lambda: seen.save(checkpoint, compress=False), CHECKPOINT_SECONDS)
     model = ObservedModel(task.folder / PREPARED, tuple(seen.histograms), task.threads)
     observe_into(seen, model, feed, len(digests), watch)

@@ -20,6 +20,7 @@ from service.quantization.calibration.calibrated import Calibrated
 from service.quantization.data.rows import Array, Feed
 from service.quantization.graphs.graph import Graph
 from service.quantization.measures.histogram import Histogram
+from service.quantization.placements.placement import matching_pattern
 from service.quantization.task import Progress
 
 _BATCH_BYTES = 64 * 1024 * 1024
@@ -44,9 +45,12 @@ def observable(graph: Graph) -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(tensors), aliases
 
 
-def multiplied(graph: Graph) -> frozenset[str]:
-    """What INT8 is for: the FLOAT inputs and outputs of operators that multiply by constant weights."""
-    nodes = [node for node in graph.nodes if node.op_type in _WEIGHTED and node.input[1] in graph.constants]
+def multiplied(graph: Graph, keep_float: Sequence[str]) -> frozenset[str]:
+    """What INT8 is for: the FLOAT inputs and outputs of operators that multiply by constant weights, but of those that
+    `keep_float` patterns match.
+    """
+    weighted = [node for node in graph.nodes if node.op_type in _WEIGHTED and node.input[1] in graph.constants]
+    nodes = [node for node in weighted if matching_pattern(node, keep_float) is None]
     return frozenset(name for node in nodes for name in (node.input[0], node.output[0]) if graph.is_float(name))
 
 
@@ -143,7 +147,7 @@ def _refuse_not_finite(seen: Calibrated, watch: Watch, start: int, count: int) -
         if histogram.not_finite and (watch.finite is None or name in watch.finite):
             raise StageFailed(
                 f"tensor {name!r} is NaN or infinite within rows {start} to {start + count - 1} of the calibration "
-                "set; remove those rows or keep the operator that makes it out of the model"
+                "set; remove those rows, or name the operators that multiply it in keep_float"
             )
 
 

@@ -106,8 +106,10 @@ class _Chooser:
         return {name: self._reason(name) for name in self._sensitivity.weights if name in self._kept}
 
     def _fits(self, state: _State) -> bool:
-        loss = predicted_loss(self._allowance.metric, self._sensitivity.outputs, state.noise * _UNSEEN_NOISE)
-        return loss <= self._allowance.max_loss
+        """Whether the worst of the outputs that may be judged is within the budget."""
+        noise, metric = state.noise * _UNSEEN_NOISE, self._allowance.metric
+        losses = (predicted_loss(metric, values, noise) for values in self._sensitivity.outputs)
+        return all(loss <= self._allowance.max_loss for loss in losses)
 
     def _score(self, run: frozenset[str], state: _State) -> float:
         """Noise that goes for each multiply-accumulate of work that comes; joining two islands may even save work."""

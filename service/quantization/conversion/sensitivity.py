@@ -23,7 +23,7 @@ from service.errors import EngineFailed
 from service.quantization.data.rows import Array
 from service.quantization.emitters.qdq import quantized
 from service.quantization.graphs.graph import Graph
-from service.quantization.measures.decisions import scores_output
+from service.quantization.measures.decisions import scores_outputs
 from service.quantization.measures.noise import joined, noise_share
 from service.quantization.measures.simulation import simulated
 from service.quantization.task import Progress
@@ -42,13 +42,13 @@ Part = TypeVar("Part")
 class Sensitivity:
     """Noise by operator of its weights, noise by tensor of its grid, and what all of them add up to together.
 
-    `outputs` is the output of the float model that the budget's metric judges, on the measured rows.
+    `outputs` are those of the float model that the budget's metric may judge, on the measured rows.
     """
 
     weights: dict[str, float]
     activations: dict[str, float]
     whole: float
-    outputs: Array
+    outputs: tuple[Array, ...]
 
     @property
     def added(self) -> float:
@@ -100,13 +100,15 @@ def measure(subject: Subject, batches: Batches, report_progress: Progress, most:
     return Sensitivity(weights, activations, whole, _judged(expected))
 
 
-def _judged(outputs: list[Array]) -> Array:
-    """The scores that decide, as [rows, scores], or the first floating-point output where none is a vector of them."""
-    floats = [values for values in outputs if values.dtype.kind == "f"]
-    for values in floats:
-        if scores_output({"": values}, len(values)) is not None:
-            return values.reshape(len(values), -1)
-    return floats[0] if floats else outputs[0]
+def _judged(outputs: list[Array]) -> tuple[Array, ...]:
+    """All that hold scores, as [rows, scores], or the first floating-point output where none does. One without rows, as
+    of a detector that finds nothing, predicts nothing.
+    """
+    floats = [values for values in outputs if values.dtype.kind == "f" and values.size]
+    scores = [values for values in floats if scores_outputs({"": values}, len(values))]
+    if scores:
+        return tuple(values.reshape(len(values), -1) for values in scores)
+    return tuple(floats[:1] or outputs[:1])
 
 
 def _groups(parts: Sequence[Part], most: int) -> list[Sequence[Part]]:

@@ -21,6 +21,8 @@ from service.quantization.recipes import check_dataset_fits, rows_per_run
 Array = npt.NDArray[Any]
 _LOCAL_HEADER_BYTES = 30
 _FORGET_ROWS = 64
+_BATCH_BYTES = 32 * 1024 * 1024
+_MAX_BATCH_ROWS = 32
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -107,6 +109,13 @@ class Feed:
     def batch_rows(self, wanted: int) -> int:
         """The batch size nearest to `wanted` that the model takes and the dataset can fill."""
         return self.fixed or min(wanted, len(self.rows))
+
+    def affordable_rows(self) -> int:
+        """Rows a batch, 32 at most, such that its inputs stay within 32 MiB."""
+        count = self.batch_rows(1)
+        # An input may be a single number, without an axis to take a row from.
+        row_bytes = sum(array.nbytes for array in self.take(0, count).values()) // count
+        return self.batch_rows(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
 
     def take(self, start: int, count: int) -> dict[str, Array]:
         """Rows start to start + count as the model's inputs, copied out of the map."""

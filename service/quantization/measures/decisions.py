@@ -18,29 +18,36 @@ from service.quantization.measures.figures import ErrorFigures
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
+# Metrics of which the worst of all outputs counts; the others judge outputs of class scores alone.
+OF_EVERY_OUTPUT = ("mae", "cosine")
 _SEED = 20
 _RESAMPLES = 2000
 # F1 is counted again for each draw, where the other metrics need only four counts.
 _F1_RESAMPLES = 400
 _TOP = 5
-# Fewer rows, or rows of two scores, may be in falling order by chance.
-_MANY_ROWS = 8
+# Two scores are in falling order by chance.
 _PAIR = 2
 _MAX_CLASSES = 2000
 
 
-def scores_output(outputs: Mapping[str, Array], count: int) -> str | None:
-    """The first floating-point output that holds one vector of two or more scores a row, or None."""
-    for name, values in outputs.items():
-        by_row = values.ndim > 0 and values.shape[0] == count
-        row_shape = values.shape[1:] if by_row else values.shape
-        if (
-            (by_row or count == 1)
-            and values.dtype.kind == "f"
-            and len([extent for extent in row_shape if extent > 1]) == 1
-        ):
-            return name
-    return None
+def scores_outputs(outputs: Mapping[str, Array], count: int) -> tuple[str, ...]:
+    """The floating-point outputs that hold one vector of two or more scores for each of `count` rows, in order."""
+    return tuple(name for name, values in outputs.items() if _holds_scores(values, count))
+
+
+def _holds_scores(values: Array, count: int) -> bool:
+    by_row = values.ndim > 0 and values.shape[0] == count
+    row_shape = values.shape[1:] if by_row else values.shape
+    vector = len([extent for extent in row_shape if extent > 1]) == 1
+    return (by_row or count == 1) and values.dtype.kind == "f" and vector
+
+
+def rows_in_falling_order(scores: Array) -> tuple[int, bool]:
+    """How many rows of [rows, classes] hold a number, and whether each of these is in falling order; two scores never
+    are, for they would be by chance.
+    """
+    told = scores[~np.isnan(scores).all(axis=1)]
+    return len(told), scores.shape[1] > _PAIR and bool((told[:, 1:] <= told[:, :-1]).all())
 
 
 def chosen_metric(budget: Budget, labels: bool, scores: bool) -> str:
@@ -70,7 +77,7 @@ class Decisions:
 
     def __init__(self) -> None:
         self._agree: list[Bools] = []
-        self._all_in_order = True
+        self.left_out = 0
         self._agree5: list[Bools] = []
         self._right: dict[str, list[tuple[Bools, Bools]]] = {"top1": [], "top5": []}
         self._classes: dict[int, _ClassFigures] = {}
@@ -79,12 +86,12 @@ class Decisions:
     def add(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         # A row of NaN alone decides nothing that an engine could agree with.
         told = ~np.isnan(reference).all(axis=1)
+        self.left_out += int(np.count_nonzero(~told))
         if told.any():
             self._add_told(reference[told], engine[told], None if labels is None else labels[told])
 
     def _add_told(self, reference: Array, engine: Array, labels: Labels | None) -> None:
         ours, theirs = top_indices(reference, _TOP), top_indices(engine, _TOP)
-        self._all_in_order &= reference.shape[1] > _PAIR and bool((np.diff(reference, axis=1) <= 0).all())
         self._agree.append(ours[:, 0] == theirs[:, 0])
         self._agree5.append((theirs == ours[:, :1]).any(axis=1))
         if labels is None:
@@ -98,9 +105,22 @@ class Decisions:
         self._add_classes(reference, engine, labels)
 
     @property
-    def tell(self) -> bool:
-        """Whether the best class says anything: it never does where every row is in falling order, as TopK gives it."""
-        return not self._all_in_order or sum(map(len, self._agree)) < _MANY_ROWS
+    def rows(self) -> int:
+        """How many were judged; `left_out` are those of which the reference gives nothing but NaN."""
+        return sum(map(len, self._agree))
+
+    @property
+    def agreement(self) -> float:
+        """The share of rows on which both models choose the same; 0 where no row tells."""
+        return float(np.concatenate(self._agree).mean()) if self._agree else 0.0
+
+    @property
+    def right(self) -> tuple[float, float]:
+        """The reference's and the engine's top-1; 0 where no row has a label."""
+        if not self._right["top1"]:
+            return 0.0, 0.0
+        reference, engine = (np.concatenate(side).mean() for side in zip(*self._right["top1"], strict=True))
+        return float(reference), float(engine)
 
     def _add_classes(self, reference: Array, engine: Array, labels: Labels) -> None:
         hits = self._right["top1"][-1]

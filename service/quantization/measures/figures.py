@@ -54,6 +54,7 @@ class OutputFigures:
         self.name = name
         self.engine_not_finite = 0
         self.reference_not_finite = 0
+        self._rows = 0
         self._errors = ErrorFigures()
         self._histogram = Histogram()
         self._signal = 0.0
@@ -77,12 +78,22 @@ class OutputFigures:
         self._noise += float((error**2).sum())
         # A row of which nothing can be compared is no row without error.
         told = both.any(axis=1) | (both.shape[1] == 0)
+        self._rows += len(told)
         self.row_errors.add((np.abs(error).sum(axis=1) / np.maximum(both.sum(axis=1), 1))[told])
         self.row_cosines.add(left[told], right[told])
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """How many rows the figures rest on, and how many hold nothing that can be compared. An output without a row
+        axis is one row a batch.
+        """
+        told = self.row_errors.count
+        return {"rows": told, "rows_left_out": self._rows - told}
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            **self.counted,
             **self._errors.to_json(),
             "histogram": _shown_histogram(self._histogram),
             "sqnr_db": _decibels(self._signal, self._noise),

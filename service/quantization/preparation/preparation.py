@@ -26,10 +26,11 @@ from service.quantization.data.rows import Feed, Rows
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import graphs_of, nodes_of
 from service.quantization.graphs.sparsity import prune
-from service.quantization.measures.decisions import check_labels, chosen_metric, scores_output
+from service.quantization.measures.decisions import check_labels, chosen_metric
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import matching_pattern
 from service.quantization.preparation.quantized_upload import is_quantized, read_quantized
+from service.quantization.preparation.ranked_outputs import ranked_outputs
 from service.quantization.task import PipelineTask, Progress
 
 PREPARED = "prepared.onnx"
@@ -68,12 +69,13 @@ def _check_data(task: PipelineTask) -> None:
         raise InvalidRecipe("precision is 'int8' but no calibration set is named; name one with real rows")
     rows = judging_rows(task)
     feed = Feed.of(rows, reference.inputs)
-    count = feed.batch_rows(1)
-    outputs = reference.infer(feed.take(0, count))
-    scores = scores_output(outputs, count)
-    chosen_metric(task.budget, rows.labels is not None, scores is not None)
-    if rows.labels is not None and scores is not None:
-        check_labels(rows.labels, outputs[scores].size // count)
+    scores = ranked_outputs(reference, feed)
+    chosen_metric(task.budget, rows.labels is not None, bool(scores))
+    if rows.labels is not None and scores:
+        # Which output the labels are of is told later, by what the reference gets right.
+        count = feed.batch_rows(1)
+        outputs = reference.infer(feed.take(0, count), scores)
+        check_labels(rows.labels, max(outputs[name].size // count for name in scores))
 
 
 def judging_rows(task: PipelineTask) -> Rows:

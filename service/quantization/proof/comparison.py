@@ -14,74 +14,67 @@ import numpy.typing as npt
 from service.engines.engine import Engine
 from service.errors import StageFailed
 from service.quantization.data.rows import Feed
-from service.quantization.measures.decisions import Decisions, scores_output
+from service.quantization.measures.decisions import scores_outputs
 from service.quantization.measures.figures import Array, Floats, OutputFigures
+from service.quantization.measures.rankings import Rankings
+from service.quantization.preparation.ranked_outputs import ranked_outputs
 from service.quantization.task import Progress
 
-_BATCH_BYTES = 32 * 1024 * 1024
-_MAX_BATCH_ROWS = 32
 Labels = npt.NDArray[np.int64]
 
 
 class Comparison:
-    """Takes batches of both models' outputs; `outputs` names those that are compared."""
+    """Takes batches of both models' outputs: of `outputs`, of which `ranked` hold class scores."""
 
-    def __init__(self, outputs: Iterable[str]) -> None:
+    def __init__(self, outputs: Iterable[str], ranked: Iterable[str]) -> None:
         self._figures = {name: OutputFigures(name) for name in outputs}
-        self._decisions = Decisions()
-        self._scores: str | None = None
+        self._floats: set[str] = set()
+        self._rankings = Rankings(ranked)
 
     def add(self, expected: Mapping[str, Array], given: Mapping[str, Array], count: int, labels: Labels | None) -> None:
         """`count` rows of outputs by name. Raises StageFailed where shapes differ."""
+        pairs = {name: _paired(name, expected[name], given[name], count) for name in self._figures}
         for name, output in self._figures.items():
-            output.add(*_paired(name, expected[name], given[name], count))
-        self._scores = self._scores or scores_output(expected, count)
-        if self._scores is not None:
-            ours, theirs = _paired(self._scores, expected[self._scores], given[self._scores], count)
-            self._decisions.add(ours, theirs, labels)
+            output.add(*pairs[name])
+        self._floats |= {name for name in pairs if expected[name].dtype.kind == "f"}
+        scores = scores_outputs({name: expected[name] for name in self._rankings.names}, count)
+        self._rankings.add({name: pairs[name] for name in scores}, labels)
 
     def to_json(self) -> dict[str, Any]:
-        decided = self._scores is not None and self._decisions.tell
-        metrics = (self._decisions.metrics() if decided else {}) | _value_metrics(self._figures)
-        return {
-            "metrics": metrics,
-            "scores": self._scores if decided else None,
-            "outputs": [output.to_json() for output in self._figures.values()],
-            "classes": self._decisions.classes() if decided else [],
-            "tails": _tails(self._figures) | (self._decisions.tails() if decided else {}),
+        ranked = self._rankings.to_json()
+        return ranked | {
+            "metrics": ranked["metrics"] | _value_metrics(self._figures),
+            "outputs": [{**output.to_json(), "float": name in self._floats} for name, output in self._figures.items()],
+            "tails": _tails(self._figures) | ranked["tails"],
         }
 
 
 def compare(reference: Engine, engine: Engine, feed: Feed, report_progress: Progress) -> dict[str, Any]:
     """Metrics, per-output figures and per-class figures over every row of the feed."""
-    comparison = Comparison(spec.name for spec in reference.outputs if spec.datatype != "BYTES")
+    outputs = [spec.name for spec in reference.outputs if spec.datatype != "BYTES"]
+    comparison = Comparison(outputs, ranked_outputs(reference, feed))
     labels = feed.rows.labels
     total = feed.covered(len(feed.rows))
-    for start, count, batch in feed.batches(total, affordable_rows(feed)):
+    for start, count, batch in feed.batches(total, feed.affordable_rows()):
         part = None if labels is None else labels[start : start + count]
         comparison.add(reference.infer(batch), engine.infer(batch), count, part)
         report_progress((start + count) / total)
     return comparison.to_json()
 
 
-def affordable_rows(feed: Feed) -> int:
-    """Rows a batch such that its inputs stay within 32 MiB."""
-    row_bytes = sum(array[0].nbytes for array in feed.take(0, feed.batch_rows(1)).values())
-    return feed.batch_rows(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
-
-
 def _value_metrics(figures: Mapping[str, OutputFigures]) -> dict[str, Any]:
     """mae and cosine of the output that fares worst; for mae the loss is the value, for cosine 1 - value."""
     if not figures:
         return {}
-    worst_error = max(figures.values(), key=lambda output: output.row_errors.mean).row_errors
-    worst_cosine = min(figures.values(), key=lambda output: output.row_cosines.mean).row_cosines
-    low, high = worst_cosine.interval
+    erring = max(figures.values(), key=lambda output: output.row_errors.mean)
+    turned = min(figures.values(), key=lambda output: output.row_cosines.mean)
+    error, cosine = erring.row_errors, turned.row_cosines
+    low, high = cosine.interval
     return {
-        "mae": {"reference": 0.0, "engine": worst_error.mean, "loss": worst_error.mean,
-                "interval": list(worst_error.interval)},
-        "cosine": {"reference": 1.0, "engine": worst_cosine.mean, "loss": 1 - worst_cosine.mean,
-                   "interval": [1 - high, 1 - low]},
+        "mae": {"output": erring.name, **erring.counted, "reference": 0.0, "engine": error.mean,
+                "loss": error.mean, "interval": list(error.interval)},
+        "cosine": {"output": turned.name, **turned.counted, "reference": 1.0, "engine": cosine.mean,
+                   "loss": 1 - cosine.mean, "interval": [1 - high, 1 - low]},
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from service.engines.fingerprint import engine_fingerprint
 from service.quantization.atomic_files import replacing, write_text
 from service.quantization.builders.building import BUILT
 from service.quantization.conversion.conversion import CONVERTED, PLAN
-from service.quantization.measures.decisions import chosen_metric
+from service.quantization.measures.decisions import OF_EVERY_OUTPUT, chosen_metric
 from service.quantization.proof.validation import VALIDATED
 from service.quantization.report.page import render_page
 from service.quantization.report.report import ReportParts, build_report
@@ -27,6 +27,8 @@ REPORT = "report.json"
 REPORT_PAGE = "report.html"
 # Whose engine file is not the emitted graph itself.
 _COMPILED = ("tensorrt",)
+# Figures of a metric that could not be told.
+_UNTOLD = {"loss": None, "output": None, "rows_left_out": 0}
 # Two losses that differ by less than a float's last digits are the same loss.
 _TOLERANCE = 1e-9
 
@@ -58,7 +60,8 @@ def gate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
     emitted = _emitted_beside(task, winner.runtime)
     report_progress(0.5)
     certificate = _certificate(task, found, built, winner)
-    shown = (*map(_shown, judgements), *(_refused(*entry) for entry in built.get("refused", {}).items()))
+    refused = built.get("refused", {}) | found["refused"]
+    shown = (*map(_shown, judgements), *(_refused(*entry) for entry in refused.items()))
     report = build_report(ReportParts(task, found, built, certificate, winner.runtime, shown))
     task.write(REPORT, report)
     write_text(task.folder / REPORT_PAGE, render_page(report))
@@ -90,35 +93,73 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     """The verdict on one candidate of the validate stage's findings, with a sentence of numbers."""
     candidate = found["candidates"][runtime]
     metric = chosen_metric(task.budget, found["labels"], candidate["scores"] is not None)
-    figures = candidate["metrics"].get(metric, {"loss": None})
-    where = f"on {found['rows']} {found['validated_on']} rows"
+    figures = candidate["metrics"].get(metric, _UNTOLD)
+    named = f"{metric} of output {figures['output']!r}" if len(candidate["outputs"]) > 1 else metric
+    where = _where(found, figures)
     if candidate.get("unproven"):
-        reason = f"{candidate['unproven']}. {_forecast(task, metric, figures, where)}"
+        reason = f"{candidate['unproven']}. {_forecast(task, named, figures, where)}"
         return Judgement(runtime, "unproven", None, reason, float("inf"))
     timings = candidate["latency"]["engine"]
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
-    broken = [output for output in candidate["outputs"] if output["engine_not_finite"]]
-    untold = [output for output in candidate["outputs"] if output["reference_not_finite"] and not output["compared"]]
-    unsteady = [check for check in candidate["consistency"] if check["held"] is False]
-    loss = figures["loss"]
-    within = loss is not None and loss <= task.budget.max_loss + _TOLERANCE
-    passed = within and not (broken or untold or unsteady)
-    if broken:
-        count, name = broken[0]["engine_not_finite"], broken[0]["name"]
-        reason = f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
-    elif untold:
-        reason = (
-            f"output {untold[0]['name']!r} of the reference is NaN or infinite everywhere {where}, so nothing is "
-            "proven; send rows that the model can compute, in its usual range"
-        )
-    elif unsteady:
-        reason = f"the engine does not agree with itself ({unsteady[0]['name']}): {unsteady[0]['detail']}"
+    loss, objection = figures["loss"], _objection(found, candidate, metric)
+    passed = not objection and loss is not None and loss <= task.budget.max_loss + _TOLERANCE
+    if objection:
+        reason = objection
     elif loss is None:
         reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
     else:
         side = "within" if passed else "outside"
-        reason = f"{_change(metric, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
+        reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
     return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
+
+
+def _objection(found: dict[str, Any], candidate: dict[str, Any], metric: str) -> str:
+    """Why the candidate is rejected whatever its loss, or nothing."""
+    for output in candidate["outputs"]:
+        if output["engine_not_finite"]:
+            count, name = output["engine_not_finite"], output["name"]
+            return f"output {name!r} of the engine is NaN or infinite in {count} places where the reference is not"
+    untold = _untold(found, candidate["outputs"], _judged(candidate, metric))
+    if untold:
+        return untold
+    for check in candidate["consistency"]:
+        if check["held"] is False:
+            return f"the engine does not agree with itself ({check['name']}): {check['detail']}"
+    return ""
+
+
+def _untold(found: dict[str, Any], outputs: list[dict[str, Any]], judged: list[dict[str, Any]]) -> str:
+    """Why the rows prove too little, or nothing: the reference has to give numbers in half of them at least."""
+    kind = found["validated_on"]
+    for output in outputs:
+        if output["reference_not_finite"] and not output["compared"]:
+            return (
+                f"output {output['name']!r} of the reference is NaN or infinite everywhere on {found['rows']} {kind} "
+                "rows, so nothing is proven; send rows that the model can compute, in its usual range"
+            )
+    if not any(output["compared"] for output in judged):
+        return f"the reference gives no value on {found['rows']} {kind} rows; send rows on which it finds something"
+    for output in judged:
+        left_out, of = output["rows_left_out"], output["rows"] + output["rows_left_out"]
+        if left_out > output["rows"]:
+            return (
+                f"output {output['name']!r} of the reference holds no finite value in {left_out} of {of} {kind} rows, "
+                "so less than half of them prove anything; send rows that the model can compute, in its usual range"
+            )
+    return ""
+
+
+def _where(found: dict[str, Any], figures: dict[str, Any]) -> str:
+    """The rows that the metric rests on: not those of which the reference gives nothing that can be compared."""
+    left_out = figures["rows_left_out"]
+    rows = f"{figures['rows']} of {figures['rows'] + left_out}" if left_out else found["rows"]
+    return f"on {rows} {found['validated_on']} rows"
+
+
+def _judged(candidate: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """The figures of the outputs that the metric judges."""
+    every = metric in OF_EVERY_OUTPUT
+    return [output for output in candidate["outputs"] if every or output["name"] in candidate["ranked"]]
 
 
 def pick(judgements: list[Judgement]) -> Judgement:
@@ -129,19 +170,20 @@ def pick(judgements: list[Judgement]) -> Judgement:
     return min(judgements, key=lambda judgement: float("inf") if judgement.loss is None else judgement.loss)
 
 
-def _forecast(task: PipelineTask, metric: str, figures: dict[str, Any], where: str) -> str:
+def _forecast(task: PipelineTask, named: str, figures: dict[str, Any], where: str) -> str:
     """What the simulated graph says of an engine that could not run."""
     if figures["loss"] is None:
         return "No figure of it could be told in simulation"
     side = "within" if figures["loss"] <= task.budget.max_loss + _TOLERANCE else "outside"
-    change = _change(metric, figures)
+    change = _change(named, figures)
     return f"Simulated without its kernels, {change}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
 
 
-def _change(metric: str, figures: dict[str, Any]) -> str:
-    if metric == "mae":
-        return f"mae is {figures['engine']:.6g}"
-    change = f"{metric} went from {figures['reference']:.4f} to {figures['engine']:.4f}"
+def _change(named: str, figures: dict[str, Any]) -> str:
+    """`named` is the metric, and its output where the model has several."""
+    if named.startswith("mae"):
+        return f"{named} is {figures['engine']:.6g}"
+    change = f"{named} went from {figures['reference']:.4f} to {figures['engine']:.4f}"
     return f"{change}, a loss of {figures['loss']:.6f}"
 
 
@@ -171,7 +213,7 @@ def _shown(judgement: Judgement) -> dict[str, Any]:
 
 
 def _refused(runtime: str, reason: str) -> dict[str, Any]:
-    """A runtime that `auto` tried and that did not build the graph."""
+    """A runtime that `auto` tried and that did not build the graph, or whose engine could not be measured."""
     return {"runtime": runtime, "verdict": "refused", "loss": None, "reason": reason}
 
 

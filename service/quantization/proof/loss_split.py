@@ -6,7 +6,7 @@ The losses of the three legs add up to the engine's loss on the same rows; each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -19,7 +19,7 @@ from service.quantization.data.rows import Array, Feed
 from service.quantization.measures.decisions import chosen_metric
 from service.quantization.measures.simulation import simulated
 from service.quantization.preparation.preparation import PREPARED
-from service.quantization.proof.comparison import Comparison, affordable_rows
+from service.quantization.proof.comparison import Comparison
 from service.quantization.task import PipelineTask
 
 _MOST_ROWS = 128
@@ -32,12 +32,13 @@ _Batches = list[dict[str, Array]]
 
 
 def split_loss(
-    task: PipelineTask, runtime: str, engines: tuple[Engine, Engine | None], feed: Feed
+    task: PipelineTask, runtime: str, engines: tuple[Engine, Engine | None], feed: Feed, ranked: Sequence[str]
 ) -> dict[str, Any] | None:
     """Rows, metric and legs [{leg, loss, sqnr_db, cosine, exact, value}], or None for an engine without a plan.
 
-    `engines` is (reference, engine); an engine that cannot run here has no leg. Where the emitted graph cannot be
-    simulated, `note` says so and the plan's leg is left out: the engine's then holds both.
+    `engines` is (reference, engine); an engine that cannot run here has no leg. `ranked` are the outputs of class
+    scores that the whole comparison judged. Where the emitted graph cannot be simulated, `note` says so and the plan's
+    leg is left out: the engine's then holds both.
     """
     if task.recipe.precision == "fp32":
         return None
@@ -57,14 +58,22 @@ def split_loss(
         note = f"the emitted graph cannot be simulated on this host: {error}"
     if engine is not None:
         answers["engine"] = _answers(lambda: engine, feed, outputs, limit)
-    legs = _Legs(task, feed, limit, outputs, before)
+    legs = _Legs(task, feed, limit, (outputs, ranked), before)
     return {"rows": feed.covered(limit), "note": note, **legs.to_json(answers)}
 
 
 class _Legs:
     """Compares each leg's answers with those of the reference and of the leg before."""
 
-    def __init__(self, task: PipelineTask, feed: Feed, limit: int, outputs: list[str], reference: _Batches) -> None:
+    def __init__(
+        self,
+        task: PipelineTask,
+        feed: Feed,
+        limit: int,
+        outputs: tuple[Sequence[str], Sequence[str]],
+        reference: _Batches,
+    ) -> None:
+        """`outputs` is (all, those of class scores)."""
         self._task, self._feed, self._limit = task, feed, limit
         self._outputs, self._reference = outputs, reference
 
@@ -88,7 +97,7 @@ class _Legs:
         return {"metric": metric, "total_loss": lost if told else None, "legs": legs}
 
     def _compared(self, expected: _Batches, given: _Batches) -> dict[str, Any]:
-        comparison, labels = Comparison(self._outputs), self._feed.rows.labels
+        comparison, labels = Comparison(*self._outputs), self._feed.rows.labels
         places = _places(self._feed, self._limit)
         for (start, count), ours, theirs in zip(places, expected, given, strict=True):
             comparison.add(ours, theirs, count, None if labels is None else labels[start : start + count])
@@ -106,7 +115,7 @@ def _places(feed: Feed, limit: int) -> list[tuple[int, int]]:
 
 
 def _batch_rows(feed: Feed) -> int:
-    return feed.batch_rows(min(_BATCH_ROWS, affordable_rows(feed)))
+    return feed.batch_rows(min(_BATCH_ROWS, feed.affordable_rows()))
 
 
 def _row_limit(reference: Engine, feed: Feed, outputs: list[str]) -> int:

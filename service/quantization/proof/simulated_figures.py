@@ -40,7 +40,12 @@ class Simulation:
         feed = Feed.of(self._rows, reference.inputs)
         sizes = batch_sizes(feed.inputs, task.recipe.batch)
         compared = self._compared(reference, feed, report_progress)
-        latency = [measure_in_turn({"reference": reference}, feed.filled(size), size)["reference"] for size in sizes]
+        latency = [
+            measure_in_turn({"reference": reference}, feed.filled(size), feed.fixed or size)["reference"]
+            for size in sizes
+        ]
+        ranked = compared["ranked"]
+        split = split_loss(task, self._runtime, (reference, None), feed, ranked) if compared["simulated"] else None
         return {
             **compared,
             "latency": {"reference": latency, "engine": []},
@@ -49,7 +54,7 @@ class Simulation:
                 "engine": {"disk_bytes": self._path.stat().st_size, "resident_bytes": None},
             },
             "consistency": [],
-            "loss_split": split_loss(task, self._runtime, (reference, None), feed) if compared["simulated"] else None,
+            "loss_split": split,
             "waterfall": waterfall_of(task, self._runtime, feed, False) if compared["simulated"] else None,
         }
 
@@ -59,8 +64,9 @@ class Simulation:
             engine = simulated(onnx.load_model(emitted, load_external_data=False), self._task.threads)
         except EngineFailed:
             # The reference beside itself tells which output decides, and nothing else.
-            scores = compare(reference, reference, feed, report_progress)["scores"]
-            return {"metrics": {}, "outputs": [], "classes": [], "tails": {}, "scores": scores, "simulated": False}
+            told = compare(reference, reference, feed, report_progress)
+            decided = {key: told[key] for key in ("scores", "ranked")}
+            return {"metrics": {}, "outputs": [], "classes": [], "tails": {}, **decided, "simulated": False}
         return compare(reference, engine, feed, report_progress) | {"simulated": True}
 
     def _load_reference(self) -> Engine:

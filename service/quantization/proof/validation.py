@@ -13,6 +13,7 @@ from typing import Any
 
 from service.engines.engine import Compiling, Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.errors import OctavoError
 from service.quantization.builders.builder import builder_for
 from service.quantization.builders.building import BUILT, batch_sizes
 from service.quantization.data.rows import Feed, Rows
@@ -34,7 +35,10 @@ _LATENCY_SHARE = 0.2
 
 
 def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]:
-    """Writes every figure of each candidate and of the reference. Raises EngineFailed, InvalidDataset, StageFailed."""
+    """Writes every figure of each candidate and of the reference, and why a candidate could not be measured.
+
+    Raises EngineFailed, InvalidDataset or StageFailed, as the first one did, where none could.
+    """
     engines = task.read(BUILT)["engines"]
     feed = Feed.of(judging_rows(task), reference_inputs(task))
     rows = feed.rows
@@ -44,10 +48,18 @@ def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, A
         "labels": rows.labels is not None,
         "warnings": [*_left_out(feed), *_warnings(task, rows)],
         "candidates": {},
+        "refused": {},
     }
+    failures: list[OctavoError] = []
     for index, (runtime, built) in enumerate(engines.items()):
         share = _Share(report_progress, index / len(engines), 1 / len(engines))
-        found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
+        try:
+            found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
+        except OctavoError as error:
+            failures.append(error)
+            found["refused"][runtime] = str(error)
+    if not found["candidates"]:
+        raise failures[0]
     kept = [f"{runtime}/{RUNTIME_CACHE}" for runtime in engines if (task.folder / runtime / RUNTIME_CACHE).exists()]
     files = [task.write(VALIDATED, found), *kept]
     return {"files": files, "rows": found["rows"], "validated_on": found["validated_on"]}
@@ -94,7 +106,8 @@ class _Validator:
         latency: dict[str, list[dict[str, Any]]] = {"reference": [], "engine": []}
         for index, size in enumerate(sizes):
             batch = feed.filled(size)
-            for name, taken in measure_in_turn({"reference": judge, "engine": judged}, batch, size).items():
+            rows = feed.fixed or size
+            for name, taken in measure_in_turn({"reference": judge, "engine": judged}, batch, rows).items():
                 latency[name].append(taken)
             progress(_ACCURACY_SHARE + _LATENCY_SHARE * (index + 1) / len(sizes))
         sizes_of = {
@@ -103,15 +116,17 @@ class _Validator:
         }
         if isinstance(judged, Compiling):
             judged.keep_compiled()
-        explained = self._explained((judge, judged), feed, sizes)
+        explained = self._explained((judge, judged), feed, sizes, comparison["ranked"])
         return {**comparison, "latency": latency, "size": sizes_of, "unproven": ""} | explained
 
-    def _explained(self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int]) -> dict[str, Any]:
+    def _explained(
+        self, engines: tuple[Engine, Engine], feed: Feed, sizes: Sequence[int], ranked: Sequence[str]
+    ) -> dict[str, Any]:
         """Whether the engine agrees with itself, and where its loss comes from."""
         reference, engine = engines
         form = (self._task.recipe.precision, sizes)
         checks = check_consistency(engine, reference, feed, form)
-        split = split_loss(self._task, self._runtime, engines, feed)
+        split = split_loss(self._task, self._runtime, engines, feed, ranked)
         kernel = self._runtime == "onnxruntime" and kernels_differ(split)
         return {
             "consistency": [check.to_json() for check in checks],

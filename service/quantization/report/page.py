@@ -113,8 +113,14 @@ def _warnings(warnings: Sequence[str]) -> str:
 
 def _comparison(report: dict[str, Any]) -> str:
     reference, engine = report["reference"], report["engine"]
+    several = len(report["outputs"]) > 1
     rows: list[tuple[str, ...]] = [
-        (metric, number(figures["reference"], 4), number(figures["engine"], 4), _loss(figures))
+        (
+            f"{metric} of {figures['output']}" if several else metric,
+            number(figures["reference"], 4),
+            number(figures["engine"], 4),
+            _loss(figures),
+        )
         for metric, figures in report["metrics"].items()
     ]
     for key, unit in (("disk_bytes", "on disk"), ("resident_bytes", "resident")):

@@ -12,6 +12,7 @@ from service.quantization.conversion.int8_conversion import TUNING
 from service.quantization.conversion.macs import multiply_accumulates
 from service.quantization.graphs.graph import Graph
 from service.quantization.lint.fusion_table import fusion_table, mismatch_warnings, unfused
+from service.quantization.measures.decisions import OF_EVERY_OUTPUT
 from service.quantization.measures.residency import HOW
 from service.quantization.preparation.preparation import INSPECTED, PREPARED
 from service.quantization.task import PipelineTask
@@ -21,6 +22,8 @@ _ACCURACY = ("top1", "top5", "f1")
 _STAGE_FILES = (INSPECTED, "calibrate.json", "convert.json")
 # A difference below this share is noise of the host.
 _SLOWER = 1.05
+# Below it more than a tenth of an output's power is error: what INT8 costs a sound output is far less.
+LOWEST_COSINE = 0.95
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _stage_warnings(task: PipelineTask) -> list[str]:
 
 def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict[str, Any]]) -> list[str]:
     warnings = [*_stage_warnings(parts.task), *parts.found["warnings"], *_untold_warnings(measured["outputs"])]
+    warnings += unjudged_warnings(measured, parts.certificate.metric)
     planned = [entry["name"] for entry in operators if entry["precision"] == "INT8" and entry["runs_int8"] is False]
     if planned:
         warnings.append(f"{len(planned)} operators planned in INT8 run in floating point, for example {planned[0]!r}")
@@ -180,6 +184,20 @@ def _untold_warnings(outputs: list[dict[str, Any]]) -> list[str]:
         "masks by infinity"
         for output in outputs
         if output["reference_not_finite"]
+    ]
+
+
+def unjudged_warnings(measured: dict[str, Any], metric: str) -> list[str]:
+    """Names the float outputs of one candidate that its metric does not judge and that are far from the reference's."""
+    if metric in OF_EVERY_OUTPUT:
+        return []
+    return [
+        f"output {output['name']!r} is not judged by {metric}, and the engine's answers there are far from the "
+        f"reference's: their cosine is {output['cosine']:.3f}, below {LOWEST_COSINE}; send cosine as budget.metric to "
+        "judge every output, or do not use this one"
+        for output in measured["outputs"]
+        if output["float"] and output["compared"] and output["name"] not in measured["ranked"]
+        if output["cosine"] < LOWEST_COSINE
     ]
 
 

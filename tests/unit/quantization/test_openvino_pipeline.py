@@ -11,15 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.domain.recipe import BatchProfile, Calibration, Recipe
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
 from service.engines.openvino_engine import OpenVinoEngine
-from service.errors import InvalidRecipe, OctavoError
+from service.errors import InvalidRecipe, OctavoError, StageFailed
 from service.quantization import recipes
 from service.quantization.pipeline import PipelineTask
 from service.quantization.proof import latency
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
 from tests.unit.quantization.pipeline_runs import DIGITS, digits_task, gate_of, report_of
-from tests.unit.quantization.small_models import saved_rows
+from tests.unit.quantization.small_models import model_of, saved, saved_rows, value
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,33 @@ def test_auto_does_without_a_runtime_that_refuses_the_graph_and_says_why(task: P
     assert candidates["onnxruntime"]["verdict"] == "passed"
     assert candidates["openvino"]["verdict"] == "refused"
     assert "OpenVINO" in candidates["openvino"]["reason"]
+
+
+def of_vectors(task: PipelineTask, runtime: str) -> PipelineTask:
+    """A model without a batch axis, of whose [16] outputs OpenVINO's INT8 kernels make [1, 16]."""
+    folder, random = task.folder.parent, np.random.default_rng(3)
+    ends = (("MatMul", ["x", "w"], "h"), ("Relu", ["h"], "r"), ("MatMul", ["r", "w"], "y"))
+    nodes = [helper.make_node(kind, inputs, [made], made) for kind, inputs, made in ends]
+    weight = random.normal(0, 1, (16, 16)).astype(np.float32)
+    path = saved(model_of(nodes, [value("x", [16])], [value("y", [16])], {"w": weight}), folder / "vectors.onnx")
+    data = [saved_rows(folder / f"{kind}.npz", x=random.normal(0, 1, (64, 16)).astype(np.float32)) for kind in "cv"]
+    budget = Budget("cosine", 0.05)
+    recipe = replace(task.recipe, runtime=runtime)
+    return replace(task, model=path, recipe=recipe, budget=budget, calibration=data[0], validation=data[1])
+
+
+def test_auto_does_without_a_runtime_whose_engine_cannot_be_compared_and_says_why(task: PipelineTask) -> None:
+    vectors = of_vectors(task, "auto")
+    gate = gate_of(vectors)
+    assert (gate["verdict"], gate["runtime"]) == ("passed", "onnxruntime")
+    candidates = {entry["runtime"]: entry for entry in report_of(vectors)["candidates"]}
+    assert candidates["openvino"]["verdict"] == "refused"
+    assert "output 'y' has shape [16] from the reference but [1, 16]" in candidates["openvino"]["reason"]
+
+
+def test_a_job_ends_where_no_engine_can_be_compared(task: PipelineTask) -> None:
+    with pytest.raises(StageFailed, match="output 'y' has shape"):
+        gate_of(of_vectors(task, "openvino"))
 
 
 def test_a_runtime_that_was_named_and_refuses_the_graph_fails_the_job(task: PipelineTask) -> None:

@@ -213,11 +213,15 @@ def test_rows_without_labels_are_judged_by_agreement(task: PipelineTask, tmp_pat
     assert report_of(task)["classes"] == []
 
 
-def test_a_fixed_batch_is_built_and_measured_at_its_own_size(task: PipelineTask, tmp_path: Path) -> None:
-    fixed = saved(classifier(batch=1), tmp_path / "fixed.onnx")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_is_built_and_measured_at_its_own_size(task: PipelineTask, tmp_path: Path, batch: int) -> None:
+    fixed = saved(classifier(batch=batch), tmp_path / "fixed.onnx")
     gate = run_all(replace(task, model=fixed))["gate"]
     assert gate["batch_max"] == 1
-    assert [taken["batch"] for taken in report_of(task)["engine"]["latency"]] == [1]
+    report = report_of(task)
+    for side in ("reference", "engine"):
+        assert [taken["batch"] for taken in report[side]["latency"]] == [batch]
+    assert report["headline"]["batch"] == batch
     assert gate["verdict"] == "passed"
 
 

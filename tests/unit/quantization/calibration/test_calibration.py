@@ -156,6 +156,14 @@ def test_infinite_values_that_a_weight_multiplies_end_the_stage(tmp_path: Path) 
         calibrate(replace(task, calibration=saved_rows(tmp_path / "bad.npz", x=rows)))
 
 
+def test_infinite_values_that_only_operators_kept_in_float_multiply_end_nothing(tmp_path: Path) -> None:
+    task = overflowing(tmp_path)
+    rows = np.ones((40, 4), np.float32)
+    rows[35, 2] = np.inf
+    kept = replace(task, recipe=Recipe(keep_float=("prod*",)))
+    assert calibrate(replace(kept, calibration=saved_rows(tmp_path / "bad.npz", x=rows)))["rows"] == 40
+
+
 _KILLED = """
 import json, sys, time
 from service.quantization.calibration import calibration, observation

@@ -104,7 +104,8 @@ def test_views_of_views_show_the_first_and_integers_are_left_out(tmp_path: Path)
 
 def test_only_what_weights_multiply_must_stay_finite(tmp_path: Path) -> None:
     graph = Graph.load(saved(classifier(), tmp_path / "m.onnx"))
-    assert multiplied(graph) == {"x", "a", "c", "d", "e", "f", "i", "scores"}
+    assert multiplied(graph, ()) == {"x", "a", "c", "d", "e", "f", "i", "scores"}
+    assert multiplied(graph, ("dw", "op:Gemm")) == {"x", "a", "e", "f"}
 
 
 @pytest.mark.parametrize("threads", [1, 2])

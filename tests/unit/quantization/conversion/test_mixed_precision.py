@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,13 @@ def chain(**weights: Array) -> Graph:
     return Graph(model_of(nodes, [value("x", ("n", 32, 4, 4))], [value("y", None)], constants))
 
 
-def chosen(weights: dict[str, float], allowance: Allowance, whole: float | None = None) -> dict[str, str]:
+def chosen(
+    weights: dict[str, float], allowance: Allowance, whole: float | None = None, outputs: tuple[Array, ...] = (OUTPUTS,)
+) -> dict[str, str]:
     noise = dict.fromkeys(LAYERS, 1e-6) | weights
     graph = chain()
     whole = sum(noise.values()) if whole is None else whole
-    return choose_float(Choice(graph, place(graph, ()), Sensitivity(noise, {}, whole, OUTPUTS)), allowance)
+    return choose_float(Choice(graph, place(graph, ()), Sensitivity(noise, {}, whole, outputs)), allowance)
 
 
 def test_nothing_is_kept_where_the_loss_fits_the_budget() -> None:
@@ -57,6 +60,12 @@ def test_the_costliest_operator_is_kept_with_its_share_of_the_noise_as_reason() 
     kept = chosen({"c": 0.5}, Allowance("agreement", 0.05))
     assert list(kept) == ["c"]
     assert "leave 3.0 dB, 100.0% of all noise, and it does 20.0% of the multiply-accumulates" in kept["c"]
+
+
+def test_of_several_outputs_the_one_that_loses_most_is_held_against_the_budget() -> None:
+    sure = (np.eye(10, dtype=np.float32) * 50)[np.arange(64) % 10]
+    assert chosen({"c": 0.01}, Allowance("agreement", 0.02), outputs=(sure,)) == {}
+    assert list(chosen({"c": 0.01}, Allowance("agreement", 0.02), outputs=(sure, OUTPUTS))) == ["c"]
 
 
 def test_no_less_than_the_asked_share_stays_in_int8() -> None:
@@ -179,7 +188,26 @@ def test_the_scores_are_judged_where_another_output_comes_first(tmp_path: Path) 
     rules, rows = rules_of("onnxruntime"), np.random.default_rng(4).normal(0, 1, (16, 6)).astype(np.float32)
     plan = make_plan(Planned(graph, rules.place(graph, ()), {"x": (-4, 4), "scores": (-9, 9)}), Recipe(), rules.grids)
     found = measure(Subject(graph, graph, plan, rules.emit(graph.model, plan), 1), [{"x": rows}], lambda share: None)
-    assert np.allclose(found.outputs, rows @ weight, atol=1e-4)
+    assert np.allclose(found.outputs[0], rows @ weight, atol=1e-4)
+
+
+def test_an_output_without_rows_is_not_judged(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["scores"], "head"),
+        helper.make_node("Compress", ["scores", "none"], ["found"], "pick", axis=0),
+    ]
+    weight = np.random.default_rng(3).normal(0, 1, (6, 5)).astype(np.float32)
+    ends = [value("found", ("m", 5)), value("scores", ("n", 5))]
+    model = model_of(nodes, [value("x", ("n", 6))], ends, {"w": weight, "none": np.array([False])})
+    graph, rules = Graph(model), rules_of("onnxruntime")
+    rows = {"x": np.random.default_rng(4).normal(0, 1, (16, 6)).astype(np.float32)}
+    plan = make_plan(Planned(graph, rules.place(graph, ()), {"x": (-4, 4), "scores": (-9, 9)}), Recipe(), rules.grids)
+    subject = Subject(graph, graph, plan, rules.emit(graph.model, plan), 1)
+    assert [values.shape for values in measure(subject, [rows], lambda share: None).outputs] == [(16, 5)]
+    del model.graph.output[1]
+    alone = replace(subject, graph=Graph(model), tuned=Graph(model), emitted=rules.emit(model, plan))
+    nothing = measure(alone, [rows], lambda share: None)
+    assert (nothing.whole, predicted_loss(None, nothing.outputs[0], 1.0)) == (0, 0)
 
 
 def test_an_input_that_is_left_out_makes_nobody_neighbours() -> None:

@@ -101,6 +101,15 @@ def test_a_scalar_input_beside_a_batch_gets_one_value_a_run(tmp_path: Path) -> N
     assert batch["t"] == 2
 
 
+def test_a_batch_is_as_large_as_its_inputs_allow(tmp_path: Path) -> None:
+    small = Feed.of(rows(tmp_path, x=np.zeros((50, 4), np.float32)), [spec(-1, 4)])
+    assert small.affordable_rows() == 32
+    large = Feed.of(rows(tmp_path, x=np.zeros((5, 3 * 2**20), np.float32)), [spec(-1, 3 * 2**20)])
+    assert large.affordable_rows() == 2
+    scalar = Feed.of(rows(tmp_path, x=X, t=np.arange(5, dtype=np.float32)), [spec(-1, 2, 3), spec(name="t")])
+    assert scalar.affordable_rows() == 1
+
+
 def test_a_batch_larger_than_the_data_repeats_its_rows(tmp_path: Path) -> None:
     feed = Feed.of(rows(tmp_path, x=X), [spec(-1, 2, 3)])
     filled = feed.filled(12)["x"]

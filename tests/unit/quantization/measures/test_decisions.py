@@ -8,10 +8,11 @@ import pytest
 from service.domain.recipe import Budget
 from service.errors import InvalidDataset, InvalidRecipe
 from service.quantization.measures.decisions import (
+    Array,
     Decisions,
     chosen_metric,
     paired_loss_interval,
-    scores_output,
+    scores_outputs,
     top_indices,
 )
 
@@ -86,6 +87,7 @@ def test_rows_on_which_the_reference_gives_nan_alone_are_left_out() -> None:
     nothing = Decisions()
     nothing.add(reference[:1], engine[:1], np.array([0]))
     assert (nothing.metrics(), nothing.classes(), nothing.tails()) == ({}, [], {})
+    assert (decisions.rows, decisions.left_out, nothing.rows, nothing.left_out) == (1, 1, 0, 1)
 
 
 def test_ties_go_to_the_lower_class() -> None:
@@ -130,10 +132,17 @@ def test_the_metric_follows_from_what_can_be_told() -> None:
         chosen_metric(Budget("top5"), labels=False, scores=True)
 
 
-def test_class_scores_are_the_first_float_vector_of_two_or_more_a_row() -> None:
+def test_class_scores_are_the_float_vectors_of_two_or_more_a_row() -> None:
     maps, single = np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 1), np.float32)
     integers, scores = np.zeros((2, 5), np.int64), np.zeros((2, 5, 1, 1), np.float32)
-    assert scores_output({"maps": maps, "single": single, "integers": integers, "scores": scores}, 2) == "scores"
-    assert scores_output({"maps": maps, "single": single}, 2) is None
-    assert scores_output({"row": np.zeros(5, np.float32)}, 1) == "row"
-    assert scores_output({"whole": np.zeros(5, np.float32)}, 2) is None
+    outputs: dict[str, Array] = {
+        "maps": maps,
+        "single": single,
+        "integers": integers,
+        "scores": scores,
+        "more": scores[:, :, 0],
+    }
+    assert scores_outputs(outputs, 2) == ("scores", "more")
+    assert scores_outputs({"maps": maps, "single": single}, 2) == ()
+    assert scores_outputs({"row": np.zeros(5, np.float32)}, 1) == ("row",)
+    assert scores_outputs({"whole": np.zeros(5, np.float32)}, 2) == ()

@@ -213,6 +213,20 @@ def test_a_metric_that_the_model_or_the_rows_cannot_give_is_refused(tmp_path: Pa
         inspect(replace(task, validation=saved_rows(tmp_path / "bare.npz", x=ROWS["x"])))
 
 
+def test_a_ranking_of_outputs_that_are_always_sorted_is_refused_before_any_work(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], "flat"),
+        helper.make_node("Gemm", ["f", "w"], ["z"], "head"),
+        helper.make_node("TopK", ["z", "k"], ["best", "classes"], "top"),
+    ]
+    weight = np.random.default_rng(2).normal(0, 1, (192, 9)).astype(np.float32)
+    ends = [value("best", ("n", 5)), value("classes", ("n", 5), TensorProto.INT64)]
+    top = model_of(nodes, [value("x", ("n", 3, 8, 8))], ends, {"w": weight, "k": np.array([5])})
+    with pytest.raises(InvalidRecipe, match="'agreement' but no output of the model is a vector of class scores"):
+        inspect(task_for(tmp_path, top, budget=Budget("agreement")))
+    inspect(task_for(tmp_path, top))
+
+
 def test_a_task_without_the_data_it_needs_is_refused(tmp_path: Path) -> None:
     task = task_for(tmp_path, classifier())
     with pytest.raises(InvalidRecipe, match="no calibration set is named"):

@@ -12,7 +12,7 @@ from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
 from service.errors import StageFailed
 from service.quantization.data.rows import Feed, Rows
-from service.quantization.proof.comparison import Comparison, compare
+from service.quantization.proof.comparison import compare
 
 X = TensorSpec("x", "FP32", (-1, 3))
 
@@ -48,6 +48,14 @@ def test_every_row_of_every_output_is_compared() -> None:
     assert found["metrics"]["agreement"]["engine"] == 1
 
 
+def test_the_output_that_agrees_least_counts_and_says_so() -> None:
+    found = compared(Computed(y=lambda x: x, z=lambda x: x), Computed(y=lambda x: x, z=lambda x: -x))
+    assert (found["scores"], found["metrics"]["agreement"]["output"]) == ("z", "z")
+    assert found["metrics"]["agreement"]["loss"] > 0.5
+    assert found["metrics"]["cosine"]["output"] == "z"
+    assert [output["float"] for output in found["outputs"]] == [True, True]
+
+
 def test_mae_and_cosine_are_those_of_the_output_that_fares_worst() -> None:
     metrics = compared(Computed(y=lambda x: x, z=lambda x: x), Computed(y=lambda x: x + 1, z=lambda x: -x))["metrics"]
     assert metrics["mae"]["engine"] > 1
@@ -74,12 +82,27 @@ def test_an_output_without_a_row_axis_is_compared_whole() -> None:
     assert found["metrics"]["mae"]["engine"] == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize("rows", [32, 33, 64, 65])
+def test_an_output_without_a_row_axis_never_ranks_whatever_the_number_of_rows(rows: int) -> None:
+    whole = compared(Computed(y=lambda x: x.sum(axis=0)), Computed(y=lambda x: x.sum(axis=0)), rows)
+    assert (whole["scores"], whole["ranked"], "agreement" in whole["metrics"]) == (None, [], False)
+
+
 def test_outputs_that_are_always_sorted_tell_no_agreement() -> None:
-    random = np.random.default_rng(0)
-    comparison = Comparison(["values"])
-    sorted_scores, others = (-np.sort(-random.random((16, 5)), axis=1) for _ in range(2))
-    comparison.add({"values": sorted_scores.astype(np.float32)}, {"values": others.astype(np.float32)}, 16, None)
-    found = comparison.to_json()
+    def falling(x: Array) -> Array:
+        return -np.sort(-x, axis=1)
+
+    found = compared(Computed(y=falling), Computed(y=lambda x: falling(x[::-1])))
     assert found["scores"] is None
     assert "agreement" not in found["metrics"]
     assert found["metrics"]["mae"]["loss"] > 0
+
+
+def test_rows_of_which_the_reference_tells_nothing_are_counted_apart() -> None:
+    def partly(x: Array) -> Array:
+        return np.where(x[:, :1] > 0, x, np.float32(np.nan))
+
+    found = compared(Computed(y=partly), Computed(y=partly))
+    for figures in (*found["metrics"].values(), *found["outputs"]):
+        assert figures["rows"] + figures["rows_left_out"] == 70
+        assert 10 < figures["rows"] < 60

@@ -19,13 +19,17 @@ def task(metric: str | None = "top1", max_loss: float = 0.01) -> PipelineTask:
 def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
     engine = None if loss is None else 0.98 * (1 - loss)
     timings = [{"batch": batch, "rows_per_second": batch * 10.0} for batch in (1, 8, 32)]
+    rows = {"rows": 512, "rows_left_out": 0}
+    output = {"name": "scores", "engine_not_finite": engine_not_finite, "reference_not_finite": 0, "compared": 5120}
     candidate = {
         "scores": "scores",
-        "metrics": {"top1": {"reference": 0.98, "engine": engine, "loss": loss}, "mae": {"engine": 0.5, "loss": 0.5}},
+        "ranked": ["scores"],
+        "metrics": {
+            "top1": {"reference": 0.98, "engine": engine, "loss": loss, **rows},
+            "mae": {"engine": 0.5, "loss": 0.5, **rows},
+        },
         "latency": {"engine": timings},
-        "outputs": [
-            {"name": "scores", "engine_not_finite": engine_not_finite, "reference_not_finite": 0, "compared": 5120}
-        ],
+        "outputs": [output | rows],
         "consistency": [{"name": "row_order", "held": True, "detail": ""}, {"name": "zero_rows", "held": None}],
     }
     return {"labels": True, "rows": 512, "validated_on": "validation", "candidates": {"onnxruntime": candidate}}
@@ -48,6 +52,17 @@ def test_the_reason_holds_the_numbers() -> None:
     )
 
 
+def test_of_several_outputs_the_reason_names_the_judged_one() -> None:
+    seen = found(0.05)
+    candidate = seen["candidates"]["onnxruntime"]
+    candidate["outputs"].append(candidate["outputs"][0] | {"name": "embedding"})
+    for figures in candidate["metrics"].values():
+        figures["output"] = "scores"
+    reason = judge(task(), seen, "onnxruntime").reason
+    assert reason.startswith("top1 of output 'scores' went from 0.9800 to 0.9310")
+    assert judge(task("mae", 0.7), seen, "onnxruntime").reason.startswith("mae of output 'scores' is 0.5, within")
+
+
 def test_an_engine_that_gives_nan_is_rejected_whatever_its_accuracy() -> None:
     judgement = judge(task(), found(0.0, engine_not_finite=3), "onnxruntime")
     assert not judgement.passed
@@ -60,6 +75,41 @@ def test_a_reference_that_is_nowhere_finite_proves_nothing() -> None:
     judgement = judge(task("mae"), seen, "onnxruntime")
     assert not judgement.passed
     assert judgement.reason.startswith("output 'scores' of the reference is NaN or infinite everywhere on 512")
+
+
+@pytest.mark.parametrize(("left_out", "passed"), [(1, True), (256, True), (257, False), (511, False)])
+def test_only_the_rows_that_were_judged_are_stated_and_they_are_half_of_all_at_least(
+    left_out: int, passed: bool
+) -> None:
+    seen = found(0.0)
+    counts = {"rows": 512 - left_out, "rows_left_out": left_out}
+    candidate = seen["candidates"]["onnxruntime"]
+    candidate["outputs"][0] |= counts
+    candidate["metrics"]["top1"] |= counts
+    judgement = judge(task(), seen, "onnxruntime")
+    assert judgement.passed is passed
+    if passed:
+        assert judgement.reason.endswith(f", on {512 - left_out} of 512 validation rows")
+    else:
+        assert f"holds no finite value in {left_out} of 512 validation rows" in judgement.reason
+
+
+def test_a_reference_that_gives_no_values_proves_nothing() -> None:
+    seen = found(0.0)
+    seen["candidates"]["onnxruntime"]["outputs"][0]["compared"] = 0
+    judgement = judge(task(), seen, "onnxruntime")
+    assert not judgement.passed
+    assert judgement.reason.startswith("the reference gives no value on 512 validation rows")
+
+
+def test_an_output_that_the_metric_does_not_judge_may_hold_few_numbers() -> None:
+    seen = found(0.0)
+    outputs = seen["candidates"]["onnxruntime"]["outputs"]
+    outputs.append(outputs[0] | {"name": "depth", "rows": 1, "rows_left_out": 511})
+    seen["candidates"]["onnxruntime"]["metrics"]["top1"]["output"] = "scores"
+    seen["candidates"]["onnxruntime"]["metrics"]["mae"]["output"] = "scores"
+    assert judge(task(), seen, "onnxruntime").passed
+    assert not judge(task("mae", 0.7), seen, "onnxruntime").passed
 
 
 def test_an_engine_that_breaks_a_promise_is_rejected_whatever_its_accuracy() -> None:

@@ -57,7 +57,7 @@ def split(task: PipelineTask, broken: bool = False, rows: int = 40) -> dict[str,
     reference = OnnxRuntimeEngine.load(task.model, 1)
     loaded = OnnxRuntimeEngine.load(task.folder / RUNTIME / "converted.onnx", 1)
     feed = Feed.of(Rows("validation", {"x": images(rows, 7)}, None), reference.inputs)
-    found = split_loss(task, RUNTIME, (reference, Shifted(loaded) if broken else loaded), feed)
+    found = split_loss(task, RUNTIME, (reference, Shifted(loaded) if broken else loaded), feed, ["scores"])
     assert found is not None
     return found
 
@@ -98,7 +98,7 @@ def test_a_graph_that_cannot_be_simulated_leaves_its_leg_out_and_says_so(task: P
     model = onnx.load_model(path)
     model.graph.node[-1].domain = "nowhere"
     saved(model, path)
-    found = split_loss(task, RUNTIME, (reference, reference), feed)
+    found = split_loss(task, RUNTIME, (reference, reference), feed, ["scores"])
     assert found is not None
     assert [leg["leg"] for leg in found["legs"]] == ["float_graph", "engine"]
     assert found["note"].startswith("the emitted graph cannot be simulated on this host: ")
@@ -108,7 +108,7 @@ def test_a_float_engine_has_no_plan_to_split_by(task: PipelineTask) -> None:
     reference = simulated(classifier(), 1)
     feed = Feed.of(Rows("validation", {"x": images(8)}, None), reference.inputs)
     fp32 = replace(task, recipe=Recipe(precision="fp32"))
-    assert split_loss(fp32, RUNTIME, (reference, reference), feed) is None
+    assert split_loss(fp32, RUNTIME, (reference, reference), feed, ["scores"]) is None
 
 
 def test_noise_on_outputs_that_are_all_zero_is_the_worst_of_all() -> None:
@@ -123,6 +123,6 @@ def test_a_loss_that_no_leg_tells_is_not_zero(task: PipelineTask) -> None:
     rows = images(40, 7)
     labels = (reference.infer({"x": rows})["scores"].argmax(axis=1) + 1) % 4
     feed = Feed.of(Rows("validation", {"x": rows}, labels), reference.inputs)
-    found = split_loss(replace(task, budget=Budget("top1", 1)), RUNTIME, (reference, None), feed)
+    found = split_loss(replace(task, budget=Budget("top1", 1)), RUNTIME, (reference, None), feed, ["scores"])
     assert found is not None
     assert found["total_loss"] is None

@@ -9,7 +9,7 @@ import pytest
 from service.quantization.graphs.graph import Graph
 from service.quantization.lint.fusion_table import beside, mismatch_warnings, unfused
 from service.quantization.lint.prediction import Predicted
-from service.quantization.report.report import int8_mac_share, speed_of
+from service.quantization.report.report import int8_mac_share, speed_of, unjudged_warnings
 from tests.unit.quantization.small_models import classifier, relu_model
 
 
@@ -59,3 +59,15 @@ def test_the_share_of_multiply_accumulates_counts_what_runs_in_int8() -> None:
     assert int8_mac_share(graph, [entry("stem", True), entry("dw", None)]) == pytest.approx(64 * 288 / total)
     assert int8_mac_share(graph, [entry("stem", False)]) == 0
     assert int8_mac_share(Graph(relu_model()), []) is None
+
+
+def test_a_float_output_that_the_metric_does_not_judge_is_warned_of_where_it_is_far_off() -> None:
+    def output(name: str, cosine: float, **more: Any) -> dict[str, Any]:
+        return {"name": name, "cosine": cosine, "compared": 40, "float": True} | more
+
+    outputs = [output("logits", 0.2), output("map", 0.949), output("sound", 0.951), output("class", 0.1, float=False)]
+    measured = {"outputs": [*outputs, output("untold", 0.0, compared=0)], "ranked": ["logits"]}
+    (warning,) = unjudged_warnings(measured, "top1")
+    assert warning.startswith("output 'map' is not judged by top1")
+    assert "their cosine is 0.949, below 0.95" in warning
+    assert unjudged_warnings(measured, "cosine") == []
