@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import httpx
@@ -94,6 +94,7 @@ class Serving:
         )
         self.server = uvicorn.Server(config)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = Event()
         self._thread = Thread(target=self._run)
 
     def _application(self) -> InferenceGate:
@@ -114,6 +115,8 @@ class Serving:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             await self.server.serve([self._socket])
+            # A server that a test has stopped leaves the loop to what is still to be closed on it.
+            await asyncio.to_thread(self._over.wait)
 
         with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
             runner.run(main())
@@ -157,6 +160,7 @@ class Serving:
             self.call(self.router.close(5))
         self.call(self.tracer.close())
         self.server.should_exit = True
+        self._over.set()
         self._thread.join(30)
         assert not self._thread.is_alive()
         self.client.close()
