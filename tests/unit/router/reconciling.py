@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from service.domain.deployment import ServedModel
@@ -79,3 +80,15 @@ async def answers(router: Router, model: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+@asynccontextmanager
+async def looping(reconciler: Reconciler) -> AsyncIterator[None]:
+    """The reconciler's own loop runs beside the block, and is cancelled after it."""
+    running = asyncio.ensure_future(reconciler.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running

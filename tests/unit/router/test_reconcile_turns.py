@@ -11,7 +11,7 @@ from service.router.reconcile import Reconciler
 from service.router.router import Router
 from tests.async_waiting import until
 from tests.engine_shelf import EngineShelf
-from tests.unit.router.reconciling import Wish, answers, run
+from tests.unit.router.reconciling import Wish, answers, looping, run
 
 
 def test_a_read_from_before_a_change_undoes_nothing_that_was_acknowledged_since() -> None:
@@ -56,16 +56,13 @@ def test_callers_that_come_while_a_pass_reads_share_the_next_one(error: Exceptio
 def test_the_loop_reads_again_after_an_outage_and_when_woken() -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
         wish.error = StoreUnavailable("the database is away")
-        running = asyncio.ensure_future(reconciler.run())
-        await until(lambda: wish.reads >= 3)
-        assert not reconciler.first_pass.is_set()
-        wish.error = None
-        wish.put("m")
-        await reconciler.first_pass.wait()
-        assert await answers(router, "m")
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        async with looping(reconciler):
+            await until(lambda: wish.reads >= 3)
+            assert not reconciler.first_pass.is_set()
+            wish.error = None
+            wish.put("m")
+            await reconciler.first_pass.wait()
+            assert await answers(router, "m")
 
     run(scenario, period_seconds=0.002)
 
@@ -73,11 +70,8 @@ def test_the_loop_reads_again_after_an_outage_and_when_woken() -> None:
 def test_an_outage_is_one_line_in_the_log_however_long_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
         wish.error = StoreUnavailable("the database is away")
-        running = asyncio.ensure_future(reconciler.run())
-        await until(lambda: wish.reads >= 5)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        async with looping(reconciler):
+            await until(lambda: wish.reads >= 5)
 
     run(scenario, period_seconds=0.002)
     lines = [record for record in caplog.records if record.message == "deployments cannot be read"]
@@ -86,15 +80,12 @@ def test_an_outage_is_one_line_in_the_log_however_long_it_lasts(caplog: pytest.L
 
 def test_waking_begins_a_pass_without_waiting_for_the_period() -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
-        running = asyncio.ensure_future(reconciler.run())
-        await reconciler.first_pass.wait()
-        wish.put("m")
-        while not await answers(router, "m"):
-            reconciler.wake()
-            await asyncio.sleep(0.001)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        async with looping(reconciler):
+            await reconciler.first_pass.wait()
+            wish.put("m")
+            while not await answers(router, "m"):
+                reconciler.wake()
+                await asyncio.sleep(0.001)
 
     run(scenario, period_seconds=3600)
 
@@ -102,15 +93,12 @@ def test_waking_begins_a_pass_without_waiting_for_the_period() -> None:
 def test_waking_while_a_pass_reads_begins_another_after_it() -> None:
     async def scenario(reconciler: Reconciler, router: Router, wish: Wish, shelf: EngineShelf) -> None:
         gate = wish.hold()
-        running = asyncio.ensure_future(reconciler.run())
-        assert await asyncio.to_thread(wish.held.wait, 10)
-        wish.put("m")
-        reconciler.wake()
-        gate.set()
-        await until(lambda: answers(router, "m"))
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        async with looping(reconciler):
+            assert await asyncio.to_thread(wish.held.wait, 10)
+            wish.put("m")
+            reconciler.wake()
+            gate.set()
+            await until(lambda: answers(router, "m"))
 
     run(scenario, period_seconds=3600)
 
