@@ -19,10 +19,17 @@ router = APIRouter(tags=["deployments"], route_class=BoundedJsonRoute)
 _log = logging.getLogger(__name__)
 
 
-@router.get("/models/{name}/deployment", responses=errors(404, 422, 503))
-def read_deployment(name: ModelName, services: ServicesDependency) -> DeploymentBody:
-    """Which variants answer for a model."""
-    return DeploymentBody.of(services.deployments.find(name))
+@router.get("/models/{name}/deployment", responses=errors(404, 422, 500, 503))
+async def read_deployment(name: ModelName, services: ServicesDependency, wait: bool = False) -> DeploymentBody:
+    """Which variants answer for a model. With `wait` it is told once this server serves it.
+
+    A job deploys from another process, so what it deployed is on record before it answers.
+    """
+    deployment = await run_sync(services.deployments.find, name)
+    if wait:
+        services.wake()
+        await services.settle(name, deployment.revision)
+    return DeploymentBody.of(deployment)
 
 
 @router.put("/models/{name}/deployment", responses=errors(400, 404, 409, 413, 422, 500, 503))

@@ -67,6 +67,9 @@ def quantize(
         job = request_build(current, body, idempotency_key)
         if wait:
             show_outcome(current, follow(current, job["id"]))
+            if deploy not in (None, "none"):
+                # The job ends once the change is on record; whoever calls next must meet the new engine.
+                current.client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
         else:
             show_job(current, job)
 

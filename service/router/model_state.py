@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from service.domain.deployment import ServedModel
 from service.errors import NoReadyVersion, NotFound, NotReady, OctavoError
 from service.router.replica import Replica
-from service.router.routes import ModelRoutes
+from service.router.routes import ModelRoutes, RoutedReplica
 from service.router.shadow import ShadowMirror
 
 READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"
@@ -60,6 +60,19 @@ class ModelState:
                 f"Request for unknown model: {name!r} version {version} is not at ready state; {self._why()}"
             )
         raise NotFound(f"Request for unknown model: {name!r} version {version} is not found; leave the version out")
+
+    def pick(self, version: int | None, variant: str | None) -> RoutedReplica:
+        """Raises what `routes_of` and `ModelRoutes.pick` raise; NotReady for a deployed variant that is not loaded."""
+        routes = self.routes_of(version)
+        try:
+            return routes.pick(variant)
+        except NotFound:
+            wanted = self.wanted
+            if variant not in wanted.deployment.variants or routes.served.version.version != wanted.version.version:
+                raise
+            raise NotReady(
+                f"variant {variant!r} of model {wanted.name!r} is not at ready state; {self._why()}"
+            ) from None
 
     def install(self, routes: ModelRoutes | None) -> list[Replica]:
         """Makes `routes` the ones that answer, at once; gives the replicas that answer no more."""

@@ -65,7 +65,7 @@ class Router:
     def submit(self, model: str, version: int | None, request: InferRequest) -> Submitted:
         """Admits one request without waiting. Raises what `routes`, admission and the queue raise."""
         state = self._state(model)
-        route, replica = state.routes_of(version).pick(request.variant)
+        route, replica = state.pick(version, request.variant)
         answer = replica.submit(request, route)
         if state.mirror is not None and route.name != "shadow":
             state.mirror.watch(request, answer)

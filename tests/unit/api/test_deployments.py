@@ -106,6 +106,16 @@ def test_a_deployment_that_is_on_its_way_stands(client: httpx.Client, router: Ro
     assert client.get(PATH).json() == INT8
 
 
+def test_a_deployment_that_a_job_changed_is_waited_for_until_it_is_served(client: httpx.Client, router: Router) -> None:
+    woken = router.woken
+    assert client.get(PATH, params={"wait": "true"}).json() == REFERENCE
+    assert router.woken == woken + 1
+    router.failure = EngineFailed("the engine did not load: out of memory; free some")
+    refusal(client.get(PATH, params={"wait": "true"}), 500, "out of memory")
+    assert client.get(PATH).json() == REFERENCE
+    refusal(client.get(PATH, params={"wait": "long"}), 422, "wait")
+
+
 def test_a_withdrawn_model_is_served_no_more_and_can_be_deployed_again(client: httpx.Client, router: Router) -> None:
     woken = router.woken
     assert client.delete(PATH).status_code == 204

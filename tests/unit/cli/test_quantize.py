@@ -82,6 +82,29 @@ def test_with_json_stdout_is_the_finished_job_however_it_ended(
     assert outcome.err == ""
 
 
+@pytest.mark.parametrize("deploy", ["promote", "canary", "shadow"])
+def test_a_command_that_deploys_ends_once_the_deployment_is_served(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob, deploy: str
+) -> None:
+    run_to(server, job("succeeded", result=RESULT))
+    server.answer("GET", "/models/digits/deployment", {})
+    assert octavo("quantize", "digits", "--deploy", deploy).code == 0
+    assert server.received[-1].path == "/models/digits/deployment"
+    assert server.received[-1].query == {"wait": ["true"]}
+
+
+def test_a_result_that_could_not_be_loaded_is_shown_and_is_a_failure(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    run_to(server, job("succeeded", result=RESULT))
+    failure = {"error": "too little memory", "code": "engine_failed"}
+    server.answer("GET", "/models/digits/deployment", failure, status=500)
+    outcome = octavo("quantize", "digits", "--deploy", "promote")
+    assert outcome.code == 1
+    assert "int8-onnxruntime" in outcome.out
+    assert "too little memory" in outcome.err
+
+
 def test_a_failed_job_shows_its_error(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
     run_to(server, job("failed", error={"error": "stage build ran 9 s; raise its limit", "code": "stage_time_limit"}))
     assert "stage build ran 9 s; raise its limit" in octavo("quantize", "digits").out

@@ -146,6 +146,27 @@ def test_a_broken_canary_does_not_replace_what_answers() -> None:
     run(scenario)
 
 
+def test_a_deployed_variant_that_is_not_loaded_is_told_from_one_that_is_not_deployed() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        base = deployment()
+        await router.deploy(served(base))
+        shelf.slow.add("m-1-" + INT8)
+        loading = asyncio.ensure_future(router.deploy(served(with_canary(base, INT8, 100))))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        with pytest.raises(NotReady, match=f"variant '{INT8}' of model 'm' is not at ready state; it is loading"):
+            await ask(router, variant=INT8)
+        shelf.broken.add("m-1-" + INT8)
+        shelf.gate.set()
+        with pytest.raises(EngineFailed):
+            await loading
+        with pytest.raises(NotReady, match="its load failed: m-1-int8-onnxruntime is broken"):
+            await ask(router, variant=INT8)
+        with pytest.raises(NotFound, match="is not deployed; name one of"):
+            await ask(router, variant="fp64")
+
+    run(scenario)
+
+
 def test_at_the_first_load_a_broken_canary_leaves_the_stable_variant_answering() -> None:
     async def scenario(router: Router, shelf: EngineShelf) -> None:
         shelf.broken.add("m-1-" + INT8)
