@@ -21,6 +21,7 @@ from service.errors import JobCancelled, NotFound, OctavoError, StageFailed
 from service.jobs.job_folders import JobFolders
 from service.jobs.known_calibration import KnownCalibration
 from service.jobs.known_timings import KnownTimings
+from service.jobs.left_out import run_leaving_out
 from service.jobs.patience import PatientRows, until_answered
 from service.jobs.progress import StageProgress
 from service.jobs.publication import Publication
@@ -104,13 +105,16 @@ class QuantizationWorkflow:
             for lent in (known, timings):
                 if lent is not None:
                     lent.bring()
-            summary = run_in_sandbox(
+            task = self._task(job, files.folder)
+            run = partial(
+                run_in_sandbox,
                 _PIPELINE,
-                {"stage": stage, "task": self._task(job, files.folder).to_json()},
+                {"stage": stage, "task": task.to_json()},
                 limits=parts.limits,
                 on_progress=progress,
                 is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
             )
+            summary = run_leaving_out(task, run)
             # Another worker's copies of the same files must not be overwritten.
             until_answered(parts.confirm)
             files.keep(summary.get("files", []))

@@ -14,6 +14,7 @@ from service.domain.tensor import TensorSpec
 from service.engines.engine import Engine
 from service.errors import OctavoError
 from service.quantization.atomic_files import replacing
+from service.quantization.attempts import attempt
 from service.quantization.builders.builder import Builder, BuildOptions, ExecutedOperator, builder_for
 from service.quantization.conversion.conversion import CONVERTED
 from service.quantization.data.rows import Feed
@@ -39,7 +40,8 @@ def build_stage(task: PipelineTask, report_progress: Progress) -> dict[str, Any]
         builder = builder_for(runtime)
         name = f"{runtime}/{builder.engine_file}"
         try:
-            built[runtime] = _build_one(task, builder, name, inputs)
+            with attempt(task, runtime):
+                built[runtime] = _build_one(task, builder, name, inputs)
         except OctavoError as error:
             refused[runtime] = error
         else:

@@ -14,6 +14,7 @@ from typing import Any
 from service.engines.engine import Compiling, Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.errors import OctavoError
+from service.quantization.attempts import attempt
 from service.quantization.builders.builder import builder_for
 from service.quantization.builders.building import BUILT, batch_sizes
 from service.quantization.data.rows import Feed, Rows
@@ -54,7 +55,8 @@ def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, A
     for index, (runtime, built) in enumerate(engines.items()):
         share = _Share(report_progress, index / len(engines), 1 / len(engines))
         try:
-            found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
+            with attempt(task, runtime):
+                found["candidates"][runtime] = _Validator(task, rows, runtime, task.folder / built["file"]).run(share)
         except OctavoError as error:
             failures.append(error)
             found["refused"][runtime] = str(error)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from service.errors import EngineFailed, InvalidModel
+from service.quantization.attempts import attempt
+from service.quantization.task import PipelineTask
 
 Progress = Callable[[float], None]
 
@@ -103,3 +105,17 @@ def chatter(arguments: dict[str, Any], report_progress: Progress) -> dict[str, A
     for _ in range(1000):
         print("x" * 4096)
     return {"done": True}
+
+
+def try_runtimes(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:
+    """Tries each runtime of `runtimes` as a stage would; those of `crashing` end the process."""
+    told: dict[str, Any] = {}
+    for runtime in arguments["runtimes"]:
+        try:
+            with attempt(PipelineTask.from_json(arguments["task"]), runtime):
+                if runtime in arguments["crashing"]:
+                    ctypes.string_at(0)
+                told[runtime] = "ran"
+        except EngineFailed as error:
+            told[runtime] = str(error)
+    return told

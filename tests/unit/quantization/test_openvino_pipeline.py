@@ -15,7 +15,7 @@ from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
 from service.engines.openvino_engine import OpenVinoEngine
 from service.errors import InvalidRecipe, OctavoError, StageFailed
 from service.quantization import recipes
-from service.quantization.pipeline import PipelineTask
+from service.quantization.pipeline import STAGES, PipelineTask, run_stage
 from service.quantization.proof import latency
 from service.quantization.recipes import available_runtimes, candidate_runtimes, check_recipe
 from tests.unit.quantization.pipeline_runs import DIGITS, digits_task, gate_of, report_of
@@ -96,6 +96,41 @@ def test_auto_does_without_a_runtime_that_refuses_the_graph_and_says_why(task: P
     assert candidates["onnxruntime"]["verdict"] == "passed"
     assert candidates["openvino"]["verdict"] == "refused"
     assert "OpenVINO" in candidates["openvino"]["reason"]
+
+
+@pytest.mark.parametrize("stage", ["build", "validate"])
+def test_auto_does_without_a_runtime_that_ended_the_process_of_a_stage_and_says_so(
+    task: PipelineTask, stage: str
+) -> None:
+    both = replace(task, recipe=replace(task.recipe, runtime="auto"))
+    for each in STAGES:
+        if each == stage:
+            (task.folder / "openvino").mkdir(exist_ok=True)
+            (task.folder / "openvino" / "attempt").touch()
+        summary = run_stage({"stage": each, "task": both.to_json()}, lambda fraction: None)
+    assert (summary["verdict"], summary["runtime"]) == ("passed", "onnxruntime")
+    candidates = {entry["runtime"]: entry for entry in report_of(both)["candidates"]}
+    assert candidates["openvino"]["verdict"] == "refused"
+    assert "ended the process that ran it" in candidates["openvino"]["reason"]
+
+
+def test_long_kernels_over_few_channels_answer_right_beside_int8(task: PipelineTask) -> None:
+    folder, random = task.folder.parent, np.random.default_rng(5)
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["h"], "short"),
+        helper.make_node("Conv", ["h", "w"], ["y"], "long", group=2, pads=[8, 8]),
+    ]
+    weights = {name: random.normal(0, 0.1, shape) for name, shape in (("v", (32, 32, 1)), ("w", (32, 16, 16)))}
+    constants = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    model = model_of(nodes, [value("x", ["n", 32, 40])], [value("y", ["n", 32, 41])], constants)
+    rows = [random.normal(0, 1, (64, 32, 40)).astype(np.float32) for _ in "cv"]
+    data = [saved_rows(folder / f"{kind}.npz", x=made) for kind, made in zip("cv", rows, strict=True)]
+    long = replace(task, model=saved(model, folder / "long.onnx"), calibration=data[0], validation=data[1])
+    assert gate_of(replace(long, budget=Budget("cosine", 0.01)))["verdict"] == "passed"
+    assert {entry["name"]: entry["precision"] for entry in report_of(long)["operators"]} == {
+        "short": "INT8",
+        "long": "FP32",
+    }
 
 
 def of_vectors(task: PipelineTask, runtime: str) -> PipelineTask:

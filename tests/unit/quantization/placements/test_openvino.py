@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -52,6 +53,29 @@ def test_a_clip_is_computed_in_the_kernel_before_it_and_only_its_result_is_round
     placement = placed(body)
     assert placement.grids == {"x": "x", "c": "c"}
     assert reasons(placement)["it"] == "computed in the kernel of 'first'"
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps", "precision"),
+    [
+        (16, 8, "FP32"),
+        (28, 16, "FP32"),
+        (4, 32, "FP32"),
+        (16, 4, "INT8"),
+        (16, 7, "INT8"),
+        (6, 32, "INT8"),
+        (32, 8, "INT8"),
+    ],
+)
+def test_rows_of_a_kernel_that_fill_several_tiles_with_few_channels_stay_in_float(
+    channels: int, taps: int, precision: str
+) -> None:
+    weight = np.ones((8, channels, taps), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "it")
+    model = model_of([node], [value("x", ["n", channels, 64])], [value("y", ["n", 8, 65 - taps])], {"w": weight})
+    placement = place(Graph(model), ())
+    assert precisions(placement)["it"] == precision
+    assert (f"{taps} taps over {channels} channels" in reasons(placement)["it"]) == (precision == "FP32")
 
 
 def test_the_grid_of_a_clip_that_starts_at_zero_ends_at_its_ceiling() -> None:

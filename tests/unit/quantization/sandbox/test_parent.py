@@ -169,12 +169,13 @@ def test_a_child_inherits_no_sockets_no_secrets_and_leads_its_own_group(monkeypa
     assert seen["is_group_leader"]
 
 
-def test_a_child_sees_the_gpus_that_its_parent_sees_by_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_computes_with_the_devices_and_kernels_that_its_parent_has(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "CUDA_VISIBLE_DEVICES": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_MPS_PIPE_DIRECTORY": "/run/mps",
         "CUDA_MPS_LOG_DIRECTORY": "/var/log/mps",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
