@@ -18,7 +18,7 @@ def attempt(task: PipelineTask, runtime: str) -> Iterator[None]:
     mark = task.folder / runtime / _MARK
     if mark.exists():
         raise EngineFailed(
-            f"the engine for {runtime} ended the process that ran it, by a fault of the runtime; it is left out. "
+            f"the engine for {runtime} ended the process that ran it, and is left out. "
             f"A job whose recipe names {runtime} alone shows how it ended"
         )
     mark.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ class ModelState:
             return routes.pick(variant)
         except NotFound:
             wanted = self.wanted
-            if variant not in wanted.deployment.variants or routes.served.version.version != wanted.version.version:
+            if variant not in wanted.deployment.variants or version not in (None, wanted.version.version):
                 raise
             raise NotReady(
                 f"variant {variant!r} of model {wanted.name!r} is not at ready state; {self._why()}"

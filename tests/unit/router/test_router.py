@@ -10,7 +10,7 @@ import pytest
 from service.domain.deployment import Deployment, ServedModel
 from service.domain.engine import Fingerprint, on_host
 from service.domain.inference import InferRequest
-from service.errors import EngineFailed, InvalidTensor, NoReadyVersion, NotFound, NotReady, Stopping
+from service.errors import InvalidTensor, NoReadyVersion, NotFound, NotReady, Stopping
 from service.metrics import QUEUED_ROWS, REGISTRY
 from service.router.model_state import LOADING, READY, UNAVAILABLE, UNLOADING, VersionStatus
 from service.router.router import Router
@@ -110,79 +110,6 @@ def test_the_same_artifact_is_not_loaded_again() -> None:
 
     shelf = run(scenario)
     assert shelf.loads == ["m-1-" + STABLE, "m-1-" + INT8]
-
-
-def test_a_failed_load_leaves_what_answers_alone_and_is_told() -> None:
-    async def scenario(router: Router, shelf: EngineShelf) -> None:
-        await router.deploy(served(deployment()))
-        shelf.broken.add("m-2-" + STABLE)
-        with pytest.raises(EngineFailed, match="m-2-fp32-onnxruntime is broken"):
-            await router.deploy(served(deployment(version=2, revision=2)))
-        assert await value(router) == 1
-        assert [(line.version, line.state, line.reason) for line in router.statuses()] == [
-            (1, READY, ""),
-            (2, UNAVAILABLE, "m-2-fp32-onnxruntime is broken"),
-        ]
-        assert str(router.failure("m", 2)) == "m-2-fp32-onnxruntime is broken"
-        assert router.failure("m", 3) is None
-        shelf.broken.clear()
-        await router.deploy(served(deployment(version=2, revision=2)))
-        assert await value(router) == 201
-        assert router.failure("m", 2) is None
-
-    run(scenario)
-
-
-def test_a_broken_canary_does_not_replace_what_answers() -> None:
-    async def scenario(router: Router, shelf: EngineShelf) -> None:
-        base = deployment()
-        await router.deploy(served(base))
-        shelf.broken.add("m-1-" + INT8)
-        with pytest.raises(EngineFailed):
-            await router.deploy(served(with_canary(base, INT8, 100)))
-        assert await value(router) == 1
-        assert router.current("m") == served(base)
-
-    run(scenario)
-
-
-def test_a_deployed_variant_that_is_not_loaded_is_told_from_one_that_is_not_deployed() -> None:
-    async def scenario(router: Router, shelf: EngineShelf) -> None:
-        base = deployment()
-        await router.deploy(served(base))
-        shelf.slow.add("m-1-" + INT8)
-        loading = asyncio.ensure_future(router.deploy(served(with_canary(base, INT8, 100))))
-        assert await asyncio.to_thread(shelf.loading.wait, 10)
-        with pytest.raises(NotReady, match=f"variant '{INT8}' of model 'm' is not at ready state; it is loading"):
-            await ask(router, variant=INT8)
-        shelf.broken.add("m-1-" + INT8)
-        shelf.gate.set()
-        with pytest.raises(EngineFailed):
-            await loading
-        with pytest.raises(NotReady, match="its load failed: m-1-int8-onnxruntime is broken"):
-            await ask(router, variant=INT8)
-        with pytest.raises(NotFound, match="is not deployed; name one of"):
-            await ask(router, variant="fp64")
-
-    run(scenario)
-
-
-def test_at_the_first_load_a_broken_canary_leaves_the_stable_variant_answering() -> None:
-    async def scenario(router: Router, shelf: EngineShelf) -> None:
-        shelf.broken.add("m-1-" + INT8)
-        wanted = served(with_canary(deployment(), INT8, 100))
-        with pytest.raises(EngineFailed):
-            await router.deploy(wanted)
-        assert await value(router) == 1
-        assert router.current("m") is None, "it is not all there yet"
-        (status,) = router.statuses()
-        assert (status.state, status.reason) == (READY, "m-1-int8-onnxruntime is broken")
-        shelf.broken.clear()
-        await router.deploy(wanted)
-        assert await value(router) == 101
-
-    shelf = run(scenario)
-    assert shelf.loads.count("m-1-" + STABLE) == 1
 
 
 def test_a_withdrawn_model_is_unknown_and_can_come_back() -> None:
