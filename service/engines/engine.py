@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
 from service.domain.tensor import TensorSpec
@@ -50,15 +49,3 @@ class Compiling(Protocol):
     def keep_compiled(self) -> None:
         """Stores what was compiled so far; that it could not be stored is logged. Raises as `infer` does."""
         ...
-
-
-def sample_inputs(specs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
-    """A batch of `rows` rows of zeros (empty bytes for BYTES) to warm an engine with; other open axes become 1."""
-    batch: dict[str, Array] = {}
-    for spec in specs:
-        shape = tuple(1 if extent == -1 else extent for extent in spec.shape)
-        if spec.batched:
-            shape = (rows, *shape[1:])
-        fill: object = b"" if spec.datatype == "BYTES" else 0
-        batch[spec.name] = np.full(shape, fill, dtype=spec.dtype)
-    return batch

@@ -10,7 +10,8 @@ import numpy as np
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.engines.engine import Compiling, Engine, Laned, sample_inputs
+from service.engines.engine import Compiling, Engine, Laned
+from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed, InvalidTensor
 
 _log = logging.getLogger(__name__)
@@ -53,14 +54,21 @@ class WarmEngine:
 
 
 def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
-    """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run."""
-    joined = max_rows >= 1 and _joins_rows(engine)
+    """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run.
+
+    Where open axes may be to blame for that, the engine serves as it is: cold at first, and a request at a time.
+    """
+    sampler = sampler_for(engine)
+    if sampler is None:
+        _log.warning("no made up request fits the engine; it serves cold, and its requests are not batched")
+        return WarmEngine(engine, 0, 0)
+    joined = max_rows >= 1 and _joins_rows(engine, sampler)
     bounded = not any(_may_outgrow(spec, joined) for spec in engine.inputs)
     inline_rows = 0
     seconds: dict[int, float] = {}
     began = clock()
     for rows in _sizes(max_rows) if joined else [1]:
-        seconds[rows] = _best_seconds(engine, rows, clock)
+        seconds[rows] = _best_seconds(engine, sampler.zeros(rows), clock)
         if bounded and seconds[rows] <= INLINE_SECONDS:
             inline_rows = rows
         if clock() - began > WARM_UP_SECONDS:
@@ -68,7 +76,7 @@ def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEn
     if isinstance(engine, Laned):
         # The largest first: what a lane keeps for a batch size goes when its buffers grow.
         for rows in sorted(seconds, reverse=True):
-            engine.warm_lanes(sample_inputs(engine.inputs, rows))
+            engine.warm_lanes(sampler.zeros(rows))
     if isinstance(engine, Compiling):
         engine.keep_compiled()
     return WarmEngine(engine, max_rows if joined else 0, inline_rows, seconds)
@@ -84,8 +92,7 @@ def _sizes(max_rows: int) -> list[int]:
     return [*powers, max_rows]
 
 
-def _best_seconds(engine: Engine, rows: int, clock: Callable[[], float]) -> float:
-    batch = sample_inputs(engine.inputs, rows)
+def _best_seconds(engine: Engine, batch: Mapping[str, Array], clock: Callable[[], float]) -> float:
     best, began = float("inf"), clock()
     for run in range(1, _RUNS + 1):
         start = clock()
@@ -97,7 +104,7 @@ def _best_seconds(engine: Engine, rows: int, clock: Callable[[], float]) -> floa
     return best
 
 
-def _joins_rows(engine: Engine) -> bool:
+def _joins_rows(engine: Engine, sampler: Sampler) -> bool:
     """Whether two requests may share a batch: every first axis varies, and no row changes another's answer.
 
     A first axis that varies may be something else than a batch (a sequence, say), so this is tried, not assumed.
@@ -106,13 +113,14 @@ def _joins_rows(engine: Engine) -> bool:
     if not engine.inputs or not all(spec.batched for spec in specs):
         return False
     try:
-        differing = _differing(engine, 0)
+        differing = _differing(engine, sampler.random(2, seed=0))
         if differing and all(differing.values()):
             # One tie is an accident. Another in two further probes is taken for none: slow is better than wrong.
-            differing = {**_differing(engine, 1), **_differing(engine, 2)}
+            further = (sampler.random(2, seed) for seed in (1, 2))
+            differing = {name: tie for probe in further for name, tie in _differing(engine, probe).items()}
     except (EngineFailed, InvalidTensor):
         # InvalidTensor: an engine that was built for one row alone.
-        engine.infer(sample_inputs(engine.inputs, 1))
+        engine.infer(sampler.zeros(1))
         _log.warning("engine failed on two rows at once; its requests are not batched")
         return False
     if differing:
@@ -121,12 +129,11 @@ def _joins_rows(engine: Engine) -> bool:
     return not differing
 
 
-def _differing(engine: Engine, seed: int) -> dict[str, bool]:
+def _differing(engine: Engine, two: Mapping[str, Array]) -> dict[str, bool]:
     """The outputs that two rows get otherwise together than alone, and whether a tie of numbers may be all there is.
 
     Sums are rounded otherwise in another batch size: places and classes of nearly equal numbers may change, too.
     """
-    two = _probe(engine.inputs, seed)
     together = engine.infer(two)
     alone = [engine.infer({name: array[row : row + 1] for name, array in two.items()}) for row in (0, 1)]
     halves = {spec.name for spec in engine.outputs if spec.datatype == "BF16"}
@@ -142,18 +149,6 @@ def _differing(engine: Engine, seed: int) -> dict[str, bool]:
         if not (_nearly(whole, parts) if rounded else np.array_equal(whole, np.concatenate(parts))):
             differing[name] = not rounded
     return differing
-
-
-def _probe(specs: Sequence[TensorSpec], seed: int) -> dict[str, Array]:
-    """Two rows that differ; integers stay 0 and 1, which every vocabulary and mask has."""
-    random = np.random.default_rng(seed)
-    batch = sample_inputs(specs, 2)
-    for name, array in batch.items():
-        if array.dtype.kind == "f":
-            batch[name] = random.random(array.shape).astype(array.dtype)
-        elif array.dtype.kind in "iub":
-            batch[name] = random.integers(0, 2, array.shape).astype(array.dtype)
-    return batch
 
 
 def _widened(words: Array) -> Array:

@@ -11,10 +11,11 @@ from onnx import helper
 
 from benchmarks.gpu_plans import build_plan
 from service.engines.cuda_memory import cuda_context
-from service.engines.engine import Compiling, sample_inputs
+from service.engines.engine import Compiling
 from service.engines.gpu_requirements import missing_for
 from service.engines.loader import load_engine
 from service.engines.runtime_cache import CacheStore
+from service.engines.samples import Sampler
 from service.engines.tensorrt_import import tensorrt_module
 from service.errors import EngineFailed, InvalidTensor
 from tests.contract.engines.test_engines import *  # noqa: F403 (the suite itself, over this folder's `load`)
@@ -43,7 +44,7 @@ def test_closed_engines_give_their_memory_back(load: Load, tmp_path: Path) -> No
     before = used_bytes()
     for _ in range(4):
         engine = load(path)
-        engine.infer(sample_inputs(engine.inputs, 4))
+        engine.infer(Sampler(engine.inputs).zeros(4))
         assert used_bytes() > before
         engine.close()
     assert used_bytes() - before < weights.nbytes

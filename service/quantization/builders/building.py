@@ -6,12 +6,14 @@ An engine for a device that this host lacks is built all the same, and says why 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from service.domain.recipe import BatchProfile
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Engine
+from service.engines.samples import Sampler, sampler_for
 from service.errors import OctavoError
 from service.quantization.atomic_files import replacing
 from service.quantization.attempts import attempt
@@ -99,3 +101,10 @@ def _prove_runs(engine: Engine, task: PipelineTask, sizes: Sequence[int]) -> Non
     feed = Feed.of(judging_rows(task), engine.inputs)
     for size in sizes:
         engine.infer(feed.filled(size))
+    if not any(-1 in spec.row_shape for spec in engine.inputs):
+        return
+    # A server warms up with these, where a crash would cost it all its models. One that is refused costs nothing.
+    with suppress(OctavoError):
+        sampler = sampler_for(engine) or Sampler(engine.inputs)
+        for size in sizes:
+            engine.infer(sampler.zeros(size))

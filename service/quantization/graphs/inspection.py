@@ -18,8 +18,9 @@ import onnx.checker
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
-from service.engines.engine import sample_inputs
+from service.domain.inference import Array
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed, InvalidModel
 from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of
 
@@ -148,9 +149,11 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
         shown = ", ".join(map(repr, open_axes))
         warnings.append(f"inputs {shown} have open axes behind the batch; only rows that agree on them share a batch")
     batched = any(spec.batched for spec in engine.inputs)
+    _check_row_size(engine)
+    sampler = sampler_for(engine) or Sampler(engine.inputs)
     for rows in (1, 2) if batched else (1,):
         try:
-            _run_sample(engine, rows)
+            _run_sample(engine, sampler.zeros(rows))
         except EngineFailed as error:
             words = f"the model cannot run on {rows} rows of zeros: {str(error)[:400]}"
             if not open_axes:
@@ -161,14 +164,17 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
     return warnings
 
 
-def _run_sample(engine: OnnxRuntimeEngine, rows: int) -> None:
+def _check_row_size(engine: OnnxRuntimeEngine) -> None:
     for spec in engine.inputs:
         elements = math.prod(max(extent, 1) for extent in spec.row_shape)
         if elements > MAX_SAMPLE_ELEMENTS:
             raise InvalidModel(
                 f"a row of input {spec.name!r} has {elements} elements; send a model with at most {MAX_SAMPLE_ELEMENTS}"
             )
-    results = engine.infer(sample_inputs(engine.inputs, rows))
+
+
+def _run_sample(engine: OnnxRuntimeEngine, batch: dict[str, Array]) -> None:
+    results = engine.infer(batch)
     for spec in engine.outputs:
         value = results[spec.name]
         if not isinstance(value, np.ndarray) or value.ndim != len(spec.shape):

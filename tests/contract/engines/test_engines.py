@@ -13,10 +13,11 @@ import pytest
 from onnx import helper
 
 from service.domain.tensor import TensorSpec
-from service.engines.engine import Engine, sample_inputs
+from service.engines.engine import Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed
-from tests.unit.quantization.small_models import Array, classifier, images, model_of, saved, value
+from tests.unit.quantization.small_models import Array, classifier, images, model_of, saved, u_net, value
 
 Load = Callable[[Path], Engine]
 
@@ -94,7 +95,7 @@ def test_many_callers_at_once_each_get_their_own_answers(engine: Engine, referen
 
 def test_a_sample_batch_of_every_size_warms_it_up(engine: Engine) -> None:
     for rows in (1, 3, 8):
-        assert engine.infer(sample_inputs(engine.inputs, rows))["scores"].shape == (rows, 4)
+        assert engine.infer(Sampler(engine.inputs).zeros(rows))["scores"].shape == (rows, 4)
 
 
 def test_closed_engines_give_their_memory_back(load: Load, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_closed_engines_give_their_memory_back(load: Load, tmp_path: Path) -> No
     before = resident_bytes()
     for _ in range(4):
         engine = load(path)
-        engine.infer(sample_inputs(engine.inputs, 4))
+        engine.infer(Sampler(engine.inputs).zeros(4))
         assert resident_bytes() - before > weights.nbytes // 2
         engine.close()
     gc.collect()
@@ -113,3 +114,19 @@ def test_closed_engines_give_their_memory_back(load: Load, tmp_path: Path) -> No
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_made_up_rows_are_as_long_as_a_network_with_open_axes_needs(load: Load, tmp_path: Path) -> None:
+    engine = load(saved(u_net(), tmp_path / "m.onnx"))
+    sampler = sampler_for(engine)
+    assert sampler is not None
+    assert sampler.extent == 32
+    assert engine.infer(sampler.random(2, seed=0))["y"].shape == (2, 7, 32, 32)
+    assert engine.infer({"x": np.zeros((3, 3, 48, 64), np.float32)})["y"].shape == (3, 7, 48, 64)
+    engine.close()
+
+
+def test_an_engine_without_open_axes_is_not_run_to_find_what_it_takes(engine: Engine) -> None:
+    sampler = sampler_for(engine)
+    assert sampler is not None
+    assert sampler.zeros(2)["x"].shape == (2, 3, 8, 8)

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.domain.tensor import TensorSpec
-from service.engines.engine import sample_inputs
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.samples import Sampler
 from service.errors import EngineFailed, InvalidTensor
 from tests.served_models import write_identity, write_linear
 
@@ -32,7 +32,7 @@ def test_specs_and_answers_of_every_datatype_go_through(tmp_path: Path) -> None:
     path = write_identity(tmp_path / "m.onnx", {name: kind for name, (kind, _) in KINDS.items()})
     engine = OnnxRuntimeEngine.load(path, threads=1)
     assert engine.inputs == tuple(TensorSpec(name, datatype, (-1, -1)) for name, (_, datatype) in KINDS.items())
-    batch = sample_inputs(engine.inputs, 2)
+    batch = Sampler(engine.inputs).zeros(2)
     answer = engine.infer(batch)
     for name, array in batch.items():
         assert answer[f"{name}_out"].shape == array.shape
@@ -42,7 +42,7 @@ def test_specs_and_answers_of_every_datatype_go_through(tmp_path: Path) -> None:
 def test_only_the_wanted_outputs_are_computed(tmp_path: Path) -> None:
     path = write_identity(tmp_path / "m.onnx", {"a": TensorProto.FLOAT, "b": TensorProto.FLOAT})
     engine = OnnxRuntimeEngine.load(path, threads=1)
-    assert list(engine.infer(sample_inputs(engine.inputs, 1), ["b_out"])) == ["b_out"]
+    assert list(engine.infer(Sampler(engine.inputs).zeros(1), ["b_out"])) == ["b_out"]
 
 
 def test_text_goes_through_as_text_and_what_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.domain.tensor import TensorSpec
-from service.engines.engine import sample_inputs
 from service.engines.openvino_engine import OpenVinoEngine
+from service.engines.samples import Sampler
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 from tests.served_models import save, write_identity, write_linear
 from tests.unit.quantization.small_models import model_of, saved, value
@@ -64,7 +64,7 @@ def test_integers_that_the_device_would_cut_are_refused(tmp_path: Path, number: 
 def test_only_the_wanted_outputs_are_given(tmp_path: Path) -> None:
     path = write_identity(tmp_path / "m.onnx", {"a": TensorProto.FLOAT, "b": TensorProto.FLOAT})
     engine = OpenVinoEngine.load(path, threads=1)
-    assert list(engine.infer(sample_inputs(engine.inputs, 1), ["b_out"])) == ["b_out"]
+    assert list(engine.infer(Sampler(engine.inputs).zeros(1), ["b_out"])) == ["b_out"]
 
 
 def test_tensors_keep_their_names_where_the_compiler_takes_operators_out(tmp_path: Path) -> None:

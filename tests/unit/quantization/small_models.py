@@ -49,6 +49,24 @@ def relu_model(shape: Shape = ("batch", 4), **changes: Any) -> ModelProto:
     )
 
 
+def u_net() -> ModelProto:
+    """Down by two and up again beside what came before, FP32 [batch, 3, height, width] to [batch, 7, height, width].
+
+    Height and width must be even.
+    """
+    node = helper.make_node
+    weight = np.random.default_rng(7).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        node("MaxPool", ["x"], ["down"], "down", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["down", "w"], ["c"], "conv", kernel_shape=[3, 3], pads=[1] * 4),
+        node("Resize", ["c", "", "twice"], ["up"], "up", mode="nearest"),
+        node("Concat", ["x", "up"], ["y"], "beside", axis=1),
+    ]
+    constants = {"w": weight, "twice": fp32([1, 1, 2, 2])}
+    shape = ("batch", 3, "height", "width")
+    return model_of(nodes, [value("x", shape)], [value("y", ("batch", 7, "height", "width"))], constants)
+
+
 def classifier(opset: int = 17, batch: int | str = "batch", seed: int = 3) -> ModelProto:
     """Conv-BatchNorm-Relu, a depthwise block with a residual Add, pooling, and a Gemm to four scores.
 

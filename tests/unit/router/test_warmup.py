@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.errors import EngineFailed, InvalidTensor
+from service.errors import DeviceFailed, EngineFailed, InvalidTensor
 from service.router.warmup import INLINE_SECONDS, WarmEngine, warm_up
 from tests.fake_engine import FakeEngine
 
@@ -65,6 +65,41 @@ def test_an_engine_whose_requests_may_be_larger_than_what_was_timed_never_runs_i
             return {"y": np.ones((len(inputs["x"]), 1), np.float32)}
 
     assert warm_up(Any(inputs=(takes,)), max_rows, lambda: 0.0).inline_rows == 0
+
+
+class Picky(FakeEngine):
+    """Takes rows whose open axis is of one of `lengths`."""
+
+    def __init__(self, *lengths: int) -> None:
+        super().__init__(inputs=(TensorSpec("x", "FP32", (-1, -1)),))
+        self._lengths = lengths
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        if inputs["x"].shape[1] not in self._lengths:
+            raise EngineFailed(f"no map is left of {inputs['x'].shape[1]} positions")
+        return super().infer(inputs, outputs)
+
+
+def test_an_engine_that_takes_no_short_rows_is_warmed_with_longer_ones() -> None:
+    engine = Picky(64, 224)
+    warm = warm_up(engine, 4, lambda: 0.0)
+    assert (warm.max_rows, warm.inline_rows) == (4, 0)
+    assert {len(batch) for batch in engine.batches} == {1, 2, 4}
+
+
+def test_an_engine_whose_open_axes_nobody_can_guess_serves_cold_and_row_by_row(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warm = warm_up(Picky(77), 4, lambda: 0.0)
+    assert (warm.max_rows, warm.inline_rows, warm.seconds) == (0, 0, {})
+    assert "no made up request fits the engine" in caplog.text
+
+
+def test_an_engine_whose_device_is_lost_while_its_lengths_are_guessed_is_not_served() -> None:
+    engine = FakeEngine(inputs=(TensorSpec("x", "FP32", (-1, -1)),))
+    engine.device_lost = True
+    with pytest.raises(DeviceFailed):
+        warm_up(engine, 4, lambda: 0.0)
 
 
 @pytest.mark.parametrize(

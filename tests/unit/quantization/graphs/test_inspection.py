@@ -193,10 +193,20 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         inspect(tmp_path, data)
 
 
-def test_a_model_that_needs_longer_open_axes_than_one_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_a_model_that_needs_longer_open_axes_than_one_is_tried_with_longer_ones(tmp_path: Path) -> None:
     slice_node = helper.make_node("Gather", ["x", "third"], ["y"], axis=1)
     constants = {"third": np.array([3], np.int64)}
     model = model_of([slice_node], [value("x", ("batch", "length"))], [value("y", ("batch", 1))], constants)
+    (warning,) = inspect(tmp_path, model)["warnings"]
+    assert "open axes behind the batch" in warning
+
+
+def test_a_model_whose_open_axes_belong_together_is_taken_with_a_warning(tmp_path: Path) -> None:
+    pad = helper.make_node("Pad", ["x", "one_more"], ["longer"])
+    product = helper.make_node("MatMul", ["longer", "m"], ["y"])
+    inputs = [value("x", ("batch", 1, "length")), value("m", ("batch", "total", 1))]
+    constants = {"one_more": np.array([0, 0, 0, 0, 0, 1], np.int64)}
+    model = model_of([pad, product], inputs, [value("y", ("batch", 1, 1))], constants)
     assert "cannot run on 1 rows of zeros" in inspect(tmp_path, model)["warnings"][1]
 
 
