@@ -105,16 +105,16 @@ class QuantizationWorkflow:
             for lent in (known, timings):
                 if lent is not None:
                     lent.bring()
-            task = self._task(job, files.folder)
-            run = partial(
-                run_in_sandbox,
-                _PIPELINE,
-                {"stage": stage, "task": task.to_json()},
-                limits=parts.limits,
-                on_progress=progress,
-                is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
+            summary = run_leaving_out(
+                self._task(job, files.folder),
+                lambda task: run_in_sandbox(
+                    _PIPELINE,
+                    {"stage": stage, "task": task.to_json()},
+                    limits=parts.limits,
+                    on_progress=progress,
+                    is_cancelled=lambda: parts.rows.is_cancel_requested(job.id),
+                ),
             )
-            summary = run_leaving_out(task, run)
             # Another worker's copies of the same files must not be overwritten.
             until_answered(parts.confirm)
             files.keep(summary.get("files", []))

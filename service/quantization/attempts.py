@@ -1,4 +1,4 @@
-"""Which candidate's engine a stage is running: one that ends the process is left out when the stage runs again."""
+"""Which candidate's engine a stage is running: one that ends the process can be left out when the stage runs again."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.errors import EngineFailed
+from service.errors import EngineFailed, OctavoError
 from service.quantization.task import PipelineTask
 
-_MARK = "attempt"
+_MARK = "attempted"
 
 
 @contextmanager
 def attempt(task: PipelineTask, runtime: str) -> Iterator[None]:
-    """Goes around all that runs a runtime's engine. Raises EngineFailed where an earlier attempt ended the process."""
-    mark = task.folder / runtime / _MARK
-    if mark.exists():
-        raise EngineFailed(
-            f"the engine for {runtime} ended the process that ran it, and is left out. "
-            f"A job whose recipe names {runtime} alone shows how it ended"
-        )
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    """Goes around all that runs a runtime's engine. Raises EngineFailed where the task leaves that runtime out."""
+    why = task.left_out.get(runtime)
+    if why is not None:
+        raise EngineFailed(f"{runtime} is left out, for the stage ended while it was tried: {why}")
+    mark = task.folder / _MARK
+    mark.write_text(runtime)
     try:
         yield
-    finally:
+    except OctavoError:
         mark.unlink()
+        raise
+    # What else is raised, such as MemoryError, ends the process; so does a crash.
+    mark.unlink()
 
 
-def unfinished_attempts(folder: Path) -> frozenset[str]:
-    """The runtimes whose attempts in a task's folder have not ended. For use while no process works on it."""
-    return frozenset(mark.parent.name for mark in folder.glob(f"*/{_MARK}"))
+def take_interrupted(folder: Path) -> str | None:
+    """The runtime that was being tried in a task's folder when its process ended; forgotten from then on.
+
+    For use while no process works there.
+    """
+    mark = folder / _MARK
+    runtime = mark.read_text() if mark.exists() else None
+    mark.unlink(missing_ok=True)
+    return runtime

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class PipelineTask:
-    """`folder` holds what the stages write; `calibration` and `validation` are canonical `.npz` files or None."""
+    """`folder` holds what the stages write; `calibration` and `validation` are canonical `.npz` files or None.
+
+    `left_out` tells of runtimes that must not be tried, and why.
+    """
 
     folder: Path
     model: Path
@@ -24,6 +27,7 @@ class PipelineTask:
     calibration: Path | None
     validation: Path | None
     threads: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -34,6 +38,7 @@ class PipelineTask:
             "calibration": None if self.calibration is None else str(self.calibration),
             "validation": None if self.validation is None else str(self.validation),
             "threads": self.threads,
+            "left_out": dict(self.left_out),
         }
 
     @staticmethod
@@ -46,6 +51,7 @@ class PipelineTask:
             calibration=None if value["calibration"] is None else Path(value["calibration"]),
             validation=None if value["validation"] is None else Path(value["validation"]),
             threads=value["threads"],
+            left_out=value["left_out"],
         )
 
     def write(self, name: str, value: Any) -> str:

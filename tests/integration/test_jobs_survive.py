@@ -42,6 +42,19 @@ def test_a_worker_killed_in_each_stage_of_a_job_loses_nothing_and_the_job_finish
         assert list((tmp_path / "store" / "jobs" / job_id).glob("work/*")) == []
 
 
+def test_a_worker_killed_while_it_tries_an_engine_casts_no_blame_on_the_runtime(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        upload_digits(client)
+        job_id = _submit(client, runtime="onnxruntime")
+        with running("work", tmp_path) as worker:
+            _wait_for_stage(client, job_id, "validate")
+            wait_until(lambda: list((tmp_path / "work").glob(f"{job_id}.*/attempted")))
+            worker.kill()
+        with running("work", tmp_path):
+            job = finished_job(client, job_id)
+        assert job["state"] == "succeeded", job
+
+
 def test_a_stage_dies_with_its_worker(tmp_path: Path) -> None:
     with served(tmp_path) as client:
         upload_digits(client)

@@ -107,14 +107,35 @@ def chatter(arguments: dict[str, Any], report_progress: Progress) -> dict[str, A
     return {"done": True}
 
 
+def _refuse() -> None:
+    raise EngineFailed("it refuses")
+
+
+def _run_out_of_memory() -> None:
+    raise MemoryError
+
+
+def _meet_a_bug() -> None:
+    raise ZeroDivisionError
+
+
+WAYS_OUT: dict[str, Callable[[], object]] = {
+    "segfault": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "memory": _run_out_of_memory,
+    "bug": _meet_a_bug,
+    "hang": signal.pause,
+    "refuse": _refuse,
+}
+
+
 def try_runtimes(arguments: dict[str, Any], report_progress: Progress) -> dict[str, Any]:
-    """Tries each runtime of `runtimes` as a stage would; those of `crashing` end the process."""
+    """Tries each runtime of `runtimes` as a stage would; one of `ways` goes that way out."""
     told: dict[str, Any] = {}
     for runtime in arguments["runtimes"]:
         try:
             with attempt(PipelineTask.from_json(arguments["task"]), runtime):
-                if runtime in arguments["crashing"]:
-                    ctypes.string_at(0)
+                WAYS_OUT.get(arguments["ways"].get(runtime, ""), lambda: None)()
                 told[runtime] = "ran"
         except EngineFailed as error:
             told[runtime] = str(error)
