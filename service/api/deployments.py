@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 
@@ -16,19 +17,27 @@ from service.domain.deployment import Deployment
 from service.errors import NotFound, NotReady, OctavoError
 
 router = APIRouter(tags=["deployments"], route_class=BoundedJsonRoute)
+# Callers that leave are not noticed meanwhile, and a server that stops waits for them: so they ask again.
+WAIT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
 @router.get("/models/{name}/deployment", responses=errors(404, 422, 500, 503))
 async def read_deployment(name: ModelName, services: ServicesDependency, wait: bool = False) -> DeploymentBody:
-    """Which variants answer for a model. With `wait` it is told once this server serves it.
+    """Which variants answer for a model. With `wait` it is told once this server serves it, or 503 after 10 seconds.
 
     A job deploys from another process, so what it deployed is on record before it answers.
     """
     deployment = await run_sync(services.deployments.find, name)
     if wait:
         services.wake()
-        await services.settle(name, deployment.revision)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await services.settle(name, deployment.revision)
+        except TimeoutError as error:
+            raise NotReady(
+                f"revision {deployment.revision} of model {name!r} is not served after {WAIT_SECONDS:g} s; ask again"
+            ) from error
     return DeploymentBody.of(deployment)
 
 

@@ -97,6 +97,7 @@ def _job_view(job: Document) -> RenderableType:
             "variant": result.get("variant"),
             "verdict": certificate.get("verdict"),
             "reason": certificate.get("reason"),
+            "not deployed": (result.get("deployment_error") or {}).get("error"),
             "error": error_text(job),
         }
     )

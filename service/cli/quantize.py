@@ -10,11 +10,11 @@ import typer
 
 from service.cli import quantize_options as options
 from service.cli.client import Document, url_path
-from service.cli.exit_codes import ExitCode, epilog
+from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.jobs import show_job
 from service.cli.report_view import report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
-from service.cli.watch import follow, outcome
+from service.cli.watch import follow, follow_deployment, outcome
 
 QUANTIZE_EPILOG = epilog(
     "octavo quantize digits --calibration digits-calibration --validation digits-validation --max-loss 0.01",
@@ -66,10 +66,10 @@ def quantize(
     with session(url, as_json) as current:
         job = request_build(current, body, idempotency_key)
         if wait:
-            show_outcome(current, follow(current, job["id"]))
+            job = follow(current, job["id"])
+            show_outcome(current, job)
             if deploy not in (None, "none"):
-                # The job ends once the change is on record; whoever calls next must meet the new engine.
-                current.client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
+                await_deployment(current, job)
         else:
             show_job(current, job)
 
@@ -93,6 +93,25 @@ def show_outcome(current: Session, job: Document) -> None:
         current.terminal.out.print(report_view(report))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
+
+
+def await_deployment(current: Session, job: Document) -> None:
+    """Returns once the server answers by what a shown job deployed: whoever calls next must meet the new engine.
+
+    Ends the command where it was not deployed or cannot be loaded, with the reason on stderr: stdout has the job.
+    """
+    refused = (job.get("result") or {}).get("deployment_error")
+    if refused:
+        current.terminal.note(f"the engine is built and not deployed: {refused['error']}")
+        raise typer.Exit(ExitCode.FAILED)
+    try:
+        follow_deployment(current.client, job["model"])
+    except CommandFailed as failure:
+        current.terminal.note(
+            f"what the job deployed does not answer: {failure}. It stays on record, and the server tries it again; "
+            f"`octavo deploy {job['model']} --rollback` goes back"
+        )
+        raise typer.Exit(failure.exit_code) from failure
 
 
 def _given(values: Mapping[str, Any]) -> Document:

@@ -11,6 +11,7 @@ from service.cli.client import Client, Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode
 from service.cli.session import Session
 from service.domain.job import FINISHED
+from service.errors import NotReady, Stopping
 
 # An event stream that is silent for longer may be dead: polling finds out.
 SILENCE_SECONDS = 30.0
@@ -63,6 +64,22 @@ def follow(session: Session, job_id: str) -> Document:
             session.terminal.note(f"the job goes on; `octavo jobs {job_id} --watch` follows it, --cancel stops it")
             raise
     return job
+
+
+def follow_deployment(client: Client, model: str, pause: Callable[[float], None] = time.sleep) -> None:
+    """Returns once the server answers by what is deployed. Raises CommandFailed with what keeps it from that."""
+    missed = 0
+    while True:
+        try:
+            client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
+        except CommandFailed as failure:
+            loading = failure.code in (NotReady.code, Stopping.code)
+            missed = 0 if loading else missed + 1
+            if not loading and (failure.exit_code is not ExitCode.UNREACHABLE or missed > MISSED_POLLS):
+                raise
+        else:
+            return
+        pause(POLL_SECONDS)
 
 
 def fetch_job(client: Client, job_id: str) -> Document:

@@ -25,7 +25,6 @@ class Following:
         self._router = router
         self._reconciler = reconciler
         self._siblings = siblings
-        self.retry = reconciler.retry
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -37,16 +36,17 @@ class Following:
         self._reconciler.wake()
         self._siblings.tell(_WAKE, _WAKE_SECONDS)
 
-    async def settle(self, model: str, revision: int) -> None:
+    async def settle(self, model: str, revision: int, retry: bool = False) -> None:
         """As the reconciler's, for all of them. One that does not answer, or is half a minute later, is not waited for.
 
         Raises what keeps one of them from loading, unless it only cannot do so now.
         """
-        asking = asyncio.create_task(self._siblings.require(_SETTLE, _LOAD_SECONDS, model=model, revision=revision))
+        words = {"model": model, "revision": revision, "retry": retry}
+        asking = asyncio.create_task(self._siblings.require(_SETTLE, _LOAD_SECONDS, **words))
         # Whoever fails first is told of; nobody may ask for the other's failure then.
         asking.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            await self._reconciler.settle(model, revision)
+            await self._reconciler.settle(model, revision, retry)
             await asyncio.wait({asking}, timeout=_LATER_SECONDS)
             if asking.done():
                 await asking
@@ -60,8 +60,7 @@ class Following:
 
     async def _take_settle(self, words: dict[str, Any]) -> None:
         model = words["model"]
-        self._reconciler.retry(model)
-        await self._reconciler.settle(model, words["revision"])
+        await self._reconciler.settle(model, words["revision"], words["retry"])
         current = self._router.current(model)
         if current is not None and not current.deployment.loaded:
             await self._router.drained(model)

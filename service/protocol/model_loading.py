@@ -46,9 +46,8 @@ class ModelLoading:
         """Returns once the model answers. Raises NotFound, or what keeps it from loading; it is tried on then."""
         _check_name(model, "load")
         deployment = await run_sync(self._deployments.load, model)
-        self._reconciler.retry(model)
         try:
-            await self._reconciler.settle(model, deployment.revision)
+            await self._reconciler.settle(model, deployment.revision, retry=True)
         except OctavoError as error:
             raise type(error)(f"failed to load {model!r}, {error}") from error
 

@@ -26,7 +26,8 @@ class VersionStatus:
 
 @dataclass(slots=True, eq=False)
 class ModelState:
-    """`wanted` is the newest wish, `routes` what answers now; `failure` says why the two differ.
+    """`wanted` is the newest wish, `routes` what answers now; `failure` is what the last wish that was tried met, which
+    had `failed_revision`.
 
     `draining` are the replicas that answer what was admitted before they were taken away, by the task that waits.
     """
@@ -35,6 +36,7 @@ class ModelState:
     routes: ModelRoutes | None = None
     mirror: ShadowMirror | None = None
     failure: OctavoError | None = None
+    failed_revision: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     draining: dict[asyncio.Task[None], int] = field(default_factory=dict)
 
@@ -42,6 +44,11 @@ class ModelState:
     def settled(self) -> bool:
         """Whether the wish was fulfilled or has failed; only a first load that goes on is neither."""
         return self.routes is not None or self.failure is not None or self.unloaded
+
+    @property
+    def wish_failure(self) -> OctavoError | None:
+        """Why the newest wish could not be loaded; None while it is tried for the first time."""
+        return self.failure if self.failed_revision >= self.wanted.deployment.revision else None
 
     @property
     def unloaded(self) -> bool:
@@ -62,17 +69,18 @@ class ModelState:
         raise NotFound(f"Request for unknown model: {name!r} version {version} is not found; leave the version out")
 
     def pick(self, version: int | None, variant: str | None) -> RoutedReplica:
-        """Raises what `routes_of` and `ModelRoutes.pick` raise; NotReady for a deployed variant that is not loaded."""
+        """Raises what `routes_of` and `ModelRoutes.pick` raise; NotReady where a deployed variant does not answer."""
         routes = self.routes_of(version)
         try:
             return routes.pick(variant)
         except NotFound:
             wanted = self.wanted
-            if variant not in wanted.deployment.variants or version not in (None, wanted.version.version):
+            unproven = any(artifact.variant == variant for artifact in wanted.unproven)
+            deployed = unproven or variant in wanted.deployment.variants
+            if not deployed or version not in (None, wanted.version.version):
                 raise
-            raise NotReady(
-                f"variant {variant!r} of model {wanted.name!r} is not at ready state; {self._why()}"
-            ) from None
+            why = wanted.notice if unproven else self._why()
+            raise NotReady(f"variant {variant!r} of model {wanted.name!r} is not at ready state; {why}") from None
 
     def install(self, routes: ModelRoutes | None) -> list[Replica]:
         """Makes `routes` the ones that answer, at once; gives the replicas that answer no more."""
@@ -103,11 +111,14 @@ class ModelState:
         if self.unloaded and wanted not in draining:
             lines.append(VersionStatus(name, wanted, UNAVAILABLE, "unloaded"))
         elif not self.unloaded and (not lines or lines[0].version != wanted):
-            lines.append(VersionStatus(name, wanted, UNAVAILABLE if self.failure else LOADING, reason))
+            line = VersionStatus(name, wanted, LOADING, self.wanted.notice)
+            if self.wish_failure is not None:
+                line = VersionStatus(name, wanted, UNAVAILABLE, reason)
+            lines.append(line)
         listed = {line.version for line in lines}
         return lines + [VersionStatus(name, version, UNLOADING) for version in sorted(draining - listed)]
 
     def _why(self) -> str:
         if self.unloaded:
             return f"it is unloaded: POST /v2/repository/models/{self.wanted.name}/load loads it"
-        return f"its load failed: {self.failure}" if self.failure else "it is loading: try again"
+        return f"its load failed: {self.wish_failure}" if self.wish_failure else "it is loading: try again"

@@ -77,11 +77,15 @@ class Reconciler:
         await self._begin_pass()
         await self._announce()
 
-    async def settle(self, model: str, revision: int) -> None:
+    async def settle(self, model: str, revision: int, retry: bool = False) -> None:
         """Returns once this or a later revision of the model's deployment answers, or is unloaded where it says so.
 
-        Raises what kept it from loading, NotFound when the model is not deployed any more, or NotReady.
+        With `retry` what failed to load is tried again, however short a time ago that was. Raises what kept it from
+        loading, NotFound when the model is not deployed any more, or NotReady.
         """
+        attempt = self._attempts.get(model) if retry else None
+        if attempt is not None:
+            attempt.not_before = self._clock()
         for _ in range(_SETTLE_PASSES):
             await self._begin_pass()
             await self._finish_load(model)
@@ -96,12 +100,6 @@ class Reconciler:
         raise NotReady(
             f"revision {revision} of model {model!r} does not answer yet; look again with GET /v2/models/{model}/ready"
         )
-
-    def retry(self, model: str) -> None:
-        """Has the next pass try again what failed to load, however short a time ago that was."""
-        attempt = self._attempts.get(model)
-        if attempt is not None:
-            attempt.not_before = self._clock()
 
     async def _pass_and_log(self) -> None:
         try:

@@ -109,7 +109,7 @@ class Router:
     def failure(self, model: str, revision: int) -> OctavoError | None:
         """Why this or a later revision of the model's deployment could not be loaded; None where that is not so."""
         state = self._states.get(model)
-        return state.failure if state is not None and state.wanted.deployment.revision >= revision else None
+        return state.failure if state is not None and state.failed_revision >= revision else None
 
     def answering(self, wanted: ServedModel) -> ServedModel:
         """`wanted`, or what answers in its place because its stable engine cannot be loaded: a lost device aside, which
@@ -153,7 +153,7 @@ class Router:
         makeshift = failure is not None and (state.routes is None or state.routes.lost)
         if makeshift and served.deployment.stable not in replicas:
             answering, replicas = await self._fall_back(served, loaded, failure)
-        state.failure = failure
+        state.failure, state.failed_revision = failure, served.deployment.revision
         fresh = [replica for replica in replicas.values() if replica not in loaded.values()]
         if self.stopping:
             self._retire(fresh, state)

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import uvicorn
@@ -40,6 +41,7 @@ class Router:
 
     woken: int = 0
     settled: list[tuple[str, int]] = field(default_factory=list)
+    hangs: bool = False
     failure: OctavoError | None = None
     meanwhile: Callable[[], object] = lambda: None
 
@@ -48,6 +50,8 @@ class Router:
 
     async def settle(self, model: str, revision: int) -> None:
         self.settled.append((model, revision))
+        if self.hangs:
+            await anyio.sleep_forever()
         self.meanwhile()
         if self.failure is not None:
             raise self.failure

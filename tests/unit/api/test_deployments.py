@@ -116,6 +116,14 @@ def test_a_deployment_that_a_job_changed_is_waited_for_until_it_is_served(client
     refusal(client.get(PATH, params={"wait": "long"}), 422, "wait")
 
 
+def test_a_wait_for_a_deployment_ends_before_its_caller_gives_up(
+    client: httpx.Client, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router.hangs = True
+    monkeypatch.setattr("service.api.deployments.WAIT_SECONDS", 0.05)
+    refusal(client.get(PATH, params={"wait": "true"}), 503, "revision 1 of model 'digits' is not served", "ask again")
+
+
 def test_a_withdrawn_model_is_served_no_more_and_can_be_deployed_again(client: httpx.Client, router: Router) -> None:
     woken = router.woken
     assert client.delete(PATH).status_code == 204

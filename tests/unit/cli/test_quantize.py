@@ -105,6 +105,41 @@ def test_a_result_that_could_not_be_loaded_is_shown_and_is_a_failure(
     assert "too little memory" in outcome.err
 
 
+def test_with_json_stdout_is_the_job_alone_also_where_its_engine_cannot_be_loaded(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    end = job("succeeded", result=RESULT)
+    run_to(server, end)
+    server.answer("GET", "/models/digits/deployment", {"error": "too little memory", "code": "engine_failed"}, 500)
+    outcome = octavo("quantize", "digits", "--deploy", "promote", "--json")
+    assert (outcome.code, outcome.document) == (1, end)
+    assert "too little memory" in outcome.err
+    assert "octavo deploy digits --rollback" in outcome.err
+
+
+@pytest.mark.parametrize("code", ["not_ready", "stopping"])
+def test_a_deployment_that_still_loads_is_asked_for_again(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob, code: str
+) -> None:
+    run_to(server, job("succeeded", result=RESULT))
+    server.answer("GET", "/models/digits/deployment", {"error": "ask again", "code": code}, 503)
+    server.answer("GET", "/models/digits/deployment", {})
+    assert octavo("quantize", "digits", "--deploy", "promote").code == 0
+    assert [request.path for request in server.received[-2:]] == ["/models/digits/deployment"] * 2
+
+
+def test_an_engine_that_was_not_deployed_as_asked_is_a_failure_that_says_why(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    why = {"error": "version 2 is deployed; deploy it with PUT", "code": "conflict"}
+    run_to(server, job("succeeded", result=RESULT | {"deployment": None, "deployment_error": why}))
+    outcome = octavo("quantize", "digits", "--deploy", "canary")
+    assert outcome.code == 1
+    assert "version 2 is deployed" in outcome.err
+    assert "version 2 is deployed" in outcome.out
+    assert not [request for request in server.received if request.path == "/models/digits/deployment"]
+
+
 def test_a_failed_job_shows_its_error(octavo: Octavo, server: ScriptedServer, job: BuildJob) -> None:
     run_to(server, job("failed", error={"error": "stage build ran 9 s; raise its limit", "code": "stage_time_limit"}))
     assert "stage build ran 9 s; raise its limit" in octavo("quantize", "digits").out

@@ -29,6 +29,7 @@ class Process:
     def __init__(self, place: Place, wish: dict[str, ServedModel]) -> None:
         self.shelf = EngineShelf()
         self.failure: OctavoError | None = None
+        self.loads = 0
         self.router = Router(InferLimits(), self._load)
         self.siblings = Siblings(place)
         # So long a period that only a word from a sibling begins a pass.
@@ -36,6 +37,7 @@ class Process:
         self.following = Following(self.router, self.reconciler, self.siblings)
 
     def _load(self, artifact: EngineArtifact) -> Engine:
+        self.loads += 1
         if self.failure is not None:
             raise self.failure
         return self.shelf.load(artifact)
@@ -95,6 +97,21 @@ def test_what_the_other_can_only_load_later_holds_up_no_change(run: Run) -> None
         two.failure = StoreUnavailable("the store failed; try again")
         await one.following.settle("m", 1)
         assert one.serves()
+
+    run(scenario)
+
+
+def test_whoever_only_looks_on_has_no_process_load_what_failed_again(run: Run) -> None:
+    async def scenario(one: Process, two: Process, wish: dict[str, ServedModel]) -> None:
+        wish["m"] = served(deployment())
+        two.failure = EngineFailed("no memory")
+        for _ in range(3):
+            with pytest.raises(EngineFailed):
+                await one.following.settle("m", 1)
+        assert two.loads == 1
+        two.failure = None
+        await one.following.settle("m", 1, retry=True)
+        assert two.loads == 2
 
     run(scenario)
 

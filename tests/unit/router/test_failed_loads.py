@@ -69,6 +69,27 @@ def test_a_deployed_variant_that_is_not_loaded_is_told_from_one_that_is_not_depl
     run(scenario)
 
 
+def test_what_loads_is_not_told_to_have_failed_because_an_earlier_wish_has() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        base = deployment()
+        await router.deploy(served(base))
+        shelf.broken.add("m-1-" + INT8)
+        with pytest.raises(EngineFailed):
+            await router.deploy(served(with_canary(base, INT8, 100)))
+        shelf.broken.clear()
+        shelf.slow.add("m-1-" + INT8)
+        loading = asyncio.ensure_future(router.deploy(served(with_canary(deployment(revision=3), INT8, 100))))
+        assert await asyncio.to_thread(shelf.loading.wait, 10)
+        with pytest.raises(NotReady, match="it is loading: try again"):
+            await ask(router, variant=INT8)
+        assert router.failure("m", 3) is None
+        shelf.gate.set()
+        await loading
+        assert (await ask(router, variant=INT8)).version == 1
+
+    run(scenario)
+
+
 def test_at_the_first_load_a_broken_canary_leaves_the_stable_variant_answering() -> None:
     async def scenario(router: Router, shelf: EngineShelf) -> None:
         shelf.broken.add("m-1-" + INT8)

@@ -174,9 +174,7 @@ def test_a_failed_load_is_tried_again_at_once_where_that_is_asked_for() -> None:
         shelf.broken.clear()
         with pytest.raises(EngineFailed):
             await reconciler.settle("m", 1)
-        reconciler.retry("nothing")
-        reconciler.retry("m")
-        await reconciler.settle("m", 1)
+        await reconciler.settle("m", 1, retry=True)
         assert await answers(router, "m")
 
     run(scenario)

@@ -65,6 +65,8 @@ def test_an_engine_without_proof_on_this_host_is_told_of_in_the_index() -> None:
         assert line.state == READY
         assert line.reason.startswith(f"variant {INT8!r} is unproven on this host and the FP32 reference answers: ")
         assert await value(router) == await value(router, STABLE)
+        with pytest.raises(NotReady, match=f"variant '{INT8}' of model 'm' is not at ready state; .* unproven on this"):
+            await ask(router, variant=INT8)
 
     run(scenario)
 
