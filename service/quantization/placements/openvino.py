@@ -13,6 +13,7 @@ from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
 from service.quantization.graphs.graph import Graph, attribute, clip_bounds
+from service.quantization.placements.openvino_faults import fault_of_kernel
 from service.quantization.placements.placement import (
     WEIGHTED,
     Placement,
@@ -26,8 +27,6 @@ from service.quantization.placements.placement import (
 # These move values without changing them: the device carries their dequantization past them.
 MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 JOINING = frozenset({"Add", "Concat", "GlobalAveragePool", "AveragePool"})
-_TILE_BYTES = 64
-_CHANNELS_OF_OWN_TILES = 32
 
 
 def place(graph: Graph, keep_float: Sequence[str]) -> Placement:
@@ -64,7 +63,7 @@ class _Placer:
     def _find_weighted(self, node: NodeProto) -> None:
         if node.op_type not in WEIGHTED or self._kept[node.name] is not None:
             return
-        reason = float_reason(node, self._graph) or _miscounted(node, self._graph)
+        reason = float_reason(node, self._graph) or fault_of_kernel(node, self._graph)
         if reason is not None:
             self._reasons[node.name] = reason
             return
@@ -172,21 +171,6 @@ class _Placer:
             return OperatorPrecision(node.name, node.op_type, "INT8", self._int8[node.name])
         reason = self._reasons.get(node.name, f"{node.op_type} is computed in floating point on this runtime")
         return float_precision(node, self._graph, self._kept[node.name], reason)
-
-
-def _miscounted(node: NodeProto, graph: Graph) -> str | None:
-    """Why the INT8 kernel of CPUs with AMX would compute this convolution wrongly, or None where it would not.
-
-    Tried with OpenVINO 2026.4: it loads a row of the kernel, all input channels of each tap, into tiles of 64 bytes;
-    where few channels fill several tiles exactly, the answers are noise.
-    """
-    if node.op_type != "Conv":
-        return None
-    weight = graph.constants[node.input[1]]
-    channels, row = weight.dims[1], weight.dims[1] * weight.dims[-1]
-    if channels % 4 or channels >= _CHANNELS_OF_OWN_TILES or row % _TILE_BYTES or row == _TILE_BYTES:
-        return None
-    return f"INT8 kernels of CPUs with AMX miscount rows of {weight.dims[-1]} taps over {channels} channels"
 
 
 def averages_padding(node: NodeProto) -> bool:

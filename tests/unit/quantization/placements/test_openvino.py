@@ -78,6 +78,29 @@ def test_rows_of_a_kernel_that_fill_several_tiles_with_few_channels_stay_in_floa
     assert (f"{taps} taps over {channels} channels" in reasons(placement)["it"]) == (precision == "FP32")
 
 
+@pytest.mark.parametrize(
+    ("channels", "group", "taps", "stride", "precision"),
+    [
+        (16, 16, 14, 1, "FP32"),
+        (16, 16, 31, 1, "FP32"),
+        (16, 16, 13, 1, "INT8"),
+        (16, 16, 31, 2, "INT8"),
+        (32, 32, 31, 1, "INT8"),
+        (16, 1, 15, 1, "INT8"),
+    ],
+)
+def test_long_kernels_over_one_vector_of_separate_channels_stay_in_float(
+    channels: int, group: int, taps: int, stride: int, precision: str
+) -> None:
+    weight = np.ones((channels, channels // group, taps), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "it", group=group, strides=[stride])
+    made = (64 - taps) // stride + 1
+    model = model_of([node], [value("x", ["n", channels, 64])], [value("y", ["n", channels, made])], {"w": weight})
+    placement = place(Graph(model), ())
+    assert precisions(placement)["it"] == precision
+    assert (f"{taps} taps over {channels} separate" in reasons(placement)["it"]) == (precision == "FP32")
+
+
 def test_the_grid_of_a_clip_that_starts_at_zero_ends_at_its_ceiling() -> None:
     assert placed("Clip").ceilings == {"c": 6.0}
     assert placed("Relu").ceilings == {"c": float("inf")}
