@@ -16,7 +16,7 @@ run: $(VENV)/.cpu
 	$(BIN)/octavo up
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov=service --cov-report=term:skip-covered -m "not gpu"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --cov=service --cov-report=term:skip-covered -m "not gpu"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
