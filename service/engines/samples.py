@@ -15,7 +15,7 @@ from service.errors import DeviceFailed, EngineFailed, InvalidTensor
 # What an open axis behind the batch is taken to be: 1 where that runs, then what networks are commonly made for. Small
 # maps vanish in convolutions without padding, and odd ones do not come back to their size where a network goes down and
 # up again.
-EXTENTS = (1, 32, 64, 224, 256, 512, 1024, 4096, 16_384)
+EXTENTS = (1, 32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 416, 448, 512, 640, 1024, 4096, 16_384)
 _MAX_ROW_ELEMENTS = 2**22
 
 

@@ -13,6 +13,7 @@ from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
 from service.engines.engine import Engine
 from service.errors import EngineFailed, OctavoError
+from service.logs import log_context
 from service.metrics import ENGINE_LOAD_SECONDS
 from service.router.replica import Replica
 from service.router.warmup import WarmEngine, warm_up
@@ -94,8 +95,9 @@ class ReplicaLoader:
             raise EngineFailed(
                 f"variant {artifact.variant!r} cannot be loaded: {type(error).__name__}: {error}"
             ) from error
-        warm = _warmed(engine, min(self._limits.max_batch_rows, artifact.batch_max), self._clock)
         labels = (artifact.model, str(artifact.version), artifact.variant)
+        with log_context(model=labels[0], version=labels[1], variant=labels[2]):
+            warm = _warmed(engine, min(self._limits.max_batch_rows, artifact.batch_max), self._clock)
         ENGINE_LOAD_SECONDS.labels(*labels).set(self._clock() - began)
         return warm
 

@@ -13,7 +13,7 @@ from onnx import NodeProto
 
 from service.domain.plan import OperatorPrecision
 from service.quantization.graphs.graph import Graph, attribute, clip_bounds
-from service.quantization.placements.openvino_faults import fault_of_kernel
+from service.quantization.placements.openvino_faults import fault_in_int8
 from service.quantization.placements.placement import (
     WEIGHTED,
     Placement,
@@ -63,7 +63,7 @@ class _Placer:
     def _find_weighted(self, node: NodeProto) -> None:
         if node.op_type not in WEIGHTED or self._kept[node.name] is not None:
             return
-        reason = float_reason(node, self._graph) or fault_of_kernel(node, self._graph)
+        reason = float_reason(node, self._graph) or fault_in_int8(node, self._graph)
         if reason is not None:
             self._reasons[node.name] = reason
             return

@@ -135,6 +135,22 @@ def test_kernels_that_are_wrong_in_int8_run_in_float_beside_int8(task: PipelineT
     }
 
 
+def test_what_reads_the_largest_values_of_a_map_answers_right(task: PipelineTask) -> None:
+    folder, random = task.folder.parent, np.random.default_rng(6)
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["h"], "conv"),
+        helper.make_node("ReduceMax", ["h"], ["m"], "largest", axes=[2], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["y"], "scores"),
+    ]
+    shapes = {"v": (32, 16, 1), "w": (32, 8)}
+    constants = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    model = model_of(nodes, [value("x", ["n", 16, 40])], [value("y", ["n", 8])], constants)
+    rows = [random.normal(0, 1, (64, 16, 40)).astype(np.float32) for _ in "cv"]
+    data = [saved_rows(folder / f"{kind}.npz", x=made) for kind, made in zip("cv", rows, strict=True)]
+    pooled = replace(task, model=saved(model, folder / "m.onnx"), calibration=data[0], validation=data[1])
+    assert gate_of(replace(pooled, budget=Budget("cosine", 0.001)))["verdict"] == "passed"
+
+
 def of_vectors(task: PipelineTask, runtime: str) -> PipelineTask:
     """A model without a batch axis, of whose [16] outputs OpenVINO's INT8 kernels make [1, 16]."""
     folder, random = task.folder.parent, np.random.default_rng(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -99,6 +101,34 @@ def test_long_kernels_over_one_vector_of_separate_channels_stay_in_float(
     placement = place(Graph(model), ())
     assert precisions(placement)["it"] == precision
     assert (f"{taps} taps over {channels} separate" in reasons(placement)["it"]) == (precision == "FP32")
+
+
+@pytest.mark.parametrize("extremum", ["ReduceMax", "ReduceMin", "GlobalMaxPool"])
+@pytest.mark.parametrize("between", ["", "Relu", "Flatten", "Concat"])
+def test_what_reads_an_extremum_stays_in_float_because_the_device_rounds_inside_of_it(
+    extremum: str, between: str
+) -> None:
+    axes: dict[str, Any] = {} if extremum == "GlobalMaxPool" else {"axes": [2, 3]}
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["c"], "before"),
+        helper.make_node(extremum, ["c"], ["e"], "most", **axes),
+        helper.make_node("GlobalAveragePool", ["c"], ["mean"], "mean"),
+    ]
+    if between:
+        inputs = ["mean", "e"] if between == "Concat" else ["e"]
+        options: dict[str, Any] = {"axis": 1} if between == "Concat" else {}
+        nodes.append(helper.make_node(between, inputs, ["b"], "between", **options))
+    read, width = ("b" if between else "e"), 16 if between == "Concat" else 8
+    weights = {"v": np.ones((8, 3, 1, 1), np.float32), "w": np.ones((4, width, 1, 1), np.float32)}
+    if between == "Flatten":
+        weights["w"] = np.ones((8, 4), np.float32)
+    nodes.append(helper.make_node("MatMul" if between == "Flatten" else "Conv", [read, "w"], ["y"], "behind"))
+    shape: list[int | str] = ["n", 4] if between == "Flatten" else ["n", 4, 1, 1]
+    placement = place(Graph(model_of(nodes, [value("x", ["n", 3, 6, 6])], [value("y", shape)], weights)), ())
+    found = precisions(placement)
+    assert (found["before"], found["behind"]) == ("INT8", "FP32")
+    assert f"while 'most' ({extremum}) still compares them" in reasons(placement)["behind"]
+    assert placement.grids == {"x": "x"}
 
 
 def test_the_grid_of_a_clip_that_starts_at_zero_ends_at_its_ceiling() -> None:
