@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.architectures import measure_architectures
 from benchmarks.errors import CannotMeasure
 from benchmarks.footprint import measure_footprint
 from benchmarks.gpu import measure_gpu, require_gpu
@@ -43,14 +44,18 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "networks": measure_other_networks,
     "stages": measure_job_stages,
     "saturation": measure_saturation,
+    "architectures": measure_architectures,
     "peers": measure_peers,
     "gpu": measure_gpu,
 }
-# The first installs five other servers from a package index, the second needs an emulator and many minutes, the third a
-# GPU.
-_ONLY_BY_NAME = {"peers", "saturation", "gpu"}
+# They install five other servers from a package index, need an emulator and many minutes, fifty exported networks and
+# half an hour, or a GPU.
+_ONLY_BY_NAME = {"peers", "saturation", "architectures", "gpu"}
 # Options whose values say something about one machine alone; "" leaves the option out of what is written down.
-_PATHS = {"--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--venvs": "", "--output": ""}
+_PATHS = {
+    "--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--architectures": "FOLDER", "--venvs": "",
+    "--output": "",
+}  # fmt: skip
 
 
 def main() -> int:
@@ -107,6 +112,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         peers=tuple(arguments.peers.split(",")),
         quiet=Quiet(arguments.patience),
         minilm=arguments.minilm,
+        architectures=arguments.architectures,
+        tuned=not arguments.quick,
         calibration_rows=arguments.calibration_rows or (32 if arguments.quick else 256),
         validation_rows=arguments.validation_rows or (32 if arguments.quick else 512),
         emulated_rows=arguments.emulated_rows or (8 if arguments.quick else 64),
@@ -123,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="EfficientNet-Lite0 as ONNX, if not in its build folder")
     parser.add_argument("--data", type=Path, help="folder of its calibration.npz and validation.npz, likewise")
     parser.add_argument("--minilm", type=Path, help="folder of minilm.onnx and its data, if not its build folder")
+    parser.add_argument("--architectures", type=Path, help="folder of known architectures, if not their build folder")
     rows = "rows the quantizers %s, 32 or more (default %d)"
     parser.add_argument("--calibration-rows", type=_row_count, help=rows % ("calibrate on", 256))
     parser.add_argument("--validation-rows", type=_row_count, help=rows % ("are judged on", 512))

@@ -13,6 +13,7 @@ DIGITS = _MODELS / "digits"
 SWISH = _MODELS / "digits_swish" / "digits_swish.onnx"
 EFFICIENTNET = _MODELS / "efficientnet_lite0"
 MINILM = _MODELS / "minilm"
+ARCHITECTURES = _MODELS / "architectures"
 _SCRIPTS = (
     "python -m venv .venv-models && .venv-models/bin/pip install -r models/requirements.txt"
     " && .venv-models/bin/python {script}"
@@ -24,7 +25,7 @@ class Options:
     """`seconds` is the length of one measurement; `venvs` keeps the peers' installations between runs.
 
     `quiet` is asked to wait before each measurement. `calibration_rows` and `validation_rows` are of the quantizers,
-    `emulated_rows` those that a slow emulator is given.
+    `emulated_rows` those that a slow emulator is given. `tuned` is whether INT8 of known architectures is.
     """
 
     rounds: int
@@ -38,6 +39,8 @@ class Options:
     calibration_rows: int = 256
     validation_rows: int = 512
     emulated_rows: int = 64
+    architectures: Path | None = None
+    tuned: bool = True
 
     @property
     def digits(self) -> Path:
@@ -70,3 +73,11 @@ class Options:
                 f"{folder} lacks minilm.onnx or its datasets; see models/minilm/README.md, then: {command}"
             )
         return folder
+
+    def find_architectures(self) -> list[Path]:
+        """Folders of model.onnx, calibration.npz and validation.npz. Raises CannotMeasure like find_efficientnet."""
+        root = self.architectures or ARCHITECTURES / "build"
+        folders = sorted(path.parent for path in root.glob("*/model.onnx"))
+        if not folders:
+            raise CannotMeasure(f"{root} holds no architectures; see models/architectures/README.md")
+        return folders

@@ -1,0 +1,176 @@
+"""Known architectures through the whole product: upload, INT8 on each runtime, deployment, answers over HTTP."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.errors import CannotMeasure
+from benchmarks.jobs import post_job, wait_for_end
+from benchmarks.octavo import Place, Server, accept, served, working
+from benchmarks.options import Options
+from benchmarks.report import Goal, Report, Table
+from service.domain.recipe import Tuning
+from service.quantization.pipeline import available_runtimes
+
+_RUNTIMES = ("onnxruntime", "openvino")
+_THREADS = 2
+_MAX_LOSS, _WITHIN, _ROWS = 0.05, 0.95, 4
+_DATATYPES = {"float32": "FP32", "int64": "INT64"}
+_COLUMNS = [
+    "architecture", "runtime", "result", "cosine lost", "plan, dB", "engine beside plan, dB", "MACs in INT8",
+    "over FP32, batch 8", "answers, cosine", "job, s",
+]  # fmt: skip
+Rows = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One job and what was served of it; None where the job got no further. `words` tell why it did not."""
+
+    architecture: str
+    runtime: str
+    state: str
+    seconds: float
+    loss: float | None = None
+    plan_db: float | None = None
+    engine_db: float | None = None
+    int8_share: float | None = None
+    speedup: float | None = None
+    served_cosine: float | None = None
+    words: str = ""
+
+    @property
+    def proven(self) -> bool:
+        return self.state in ("succeeded", "rejected")
+
+    @property
+    def sound(self) -> bool:
+        """Whether the engine's kernels add less noise to its plan's answers than the plan to the model's.
+
+        Kernels round sums otherwise, and no more: beyond that they compute something else.
+        """
+        return self.engine_db is None or self.plan_db is None or self.engine_db > self.plan_db
+
+    def row(self) -> list[str]:
+        figures = [
+            (self.loss, "{:.4f}"), (self.plan_db, "{:.0f}"), (self.engine_db, "{:.0f}"), (self.int8_share, "{:.0%}"),
+            (self.speedup, "{:.2f}"), (self.served_cosine, "{:.4f}"),
+        ]  # fmt: skip
+        shown = ["" if value is None else form.format(value) for value, form in figures]
+        return [self.architecture, self.runtime, self.state, *shown, f"{self.seconds:.0f}"]
+
+
+def measure_architectures(options: Options, say: Callable[[str], None]) -> Report:
+    """Each folder of `options.find_architectures()`. One that fails is told, and keeps none from being tried."""
+    folders = options.find_architectures()
+    steps = {} if options.tuned else {"tuning": asdict(Tuning.none())}
+    recipes = [{"runtime": name} | steps for name in _RUNTIMES if name in available_runtimes()]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="octavo-bench-") as folder:
+        place = Place(Path(folder) / "data", _THREADS)
+        with served(place) as server, working(place):
+            for path in folders:
+                say(path.name)
+                outcomes += _try(server, path, recipes)
+    return make_report(outcomes)
+
+
+def _try(server: Server, folder: Path, recipes: Sequence[dict[str, Any]]) -> list[Outcome]:
+    name = folder.name
+    try:
+        server.upload_model(name, folder / "model.onnx")
+        for split in ("calibration", "validation"):
+            server.upload_dataset(f"{name}-{split}", folder / f"{split}.npz")
+    except CannotMeasure as error:
+        return [Outcome(name, recipe["runtime"], "not uploaded", 0.0, words=str(error)) for recipe in recipes]
+    with np.load(folder / "validation.npz") as arrays:
+        rows = {key: arrays[key][:_ROWS] for key in arrays.files}
+    expected = onnxruntime.InferenceSession(folder / "model.onnx").run(None, rows)
+    outcomes = [_run(server, name, recipe, (rows, expected)) for recipe in recipes]
+    accept(server.client.delete(f"/models/{name}/deployment"))
+    return outcomes
+
+
+def _run(server: Server, name: str, recipe: dict[str, Any], wanted: tuple[Rows, list[Any]]) -> Outcome:
+    runtime = recipe["runtime"]
+    job = wait_for_end(server, post_job(server, name, recipe, "cosine", _MAX_LOSS))
+    seconds = sum(stage["seconds"] or 0.0 for stage in job["stages"])
+    if job["state"] not in ("succeeded", "rejected"):
+        return Outcome(name, runtime, job["state"], seconds, words=str(job["error"]))
+    report = accept(server.client.get(f"/jobs/{job['id']}/report")).json()
+    legs = {leg["leg"]: leg["sqnr_db"] for leg in (report["loss_split"] or {}).get("legs", [])}
+    by_batch = {entry["batch"]: entry["speedup"] for entry in report["speed"]["by_batch"]}
+    answers, words = None, ""
+    if job["state"] == "succeeded":
+        try:
+            answers = _served_cosine(server, name, job["result"]["variant"], wanted)
+        except CannotMeasure as error:
+            words = str(error)
+    else:
+        words = report["certificate"]["reason"]
+    return Outcome(
+        name, runtime, job["state"], seconds, report["metrics"]["cosine"]["loss"], legs.get("plan"), legs.get("engine"),
+        report["int8_mac_share"], by_batch.get(8), answers, words,
+    )  # fmt: skip
+
+
+def _served_cosine(server: Server, name: str, variant: str, wanted: tuple[Rows, list[Any]]) -> float:
+    """Of the served engine's answers to the model's: the output and row where it is smallest."""
+    rows, expected = wanted
+    accept(server.client.put(f"/models/{name}/deployment", json={"version": 1, "stable": {"variant": variant}}))
+    tensors = [_tensor(key, array) for key, array in rows.items()]
+    answer = accept(server.client.post(f"/v2/models/{name}/infer", json={"inputs": tensors})).json()
+    found = [np.array(output["data"], np.float64).reshape(_ROWS, -1) for output in answer["outputs"]]
+    flat = [array.reshape(_ROWS, -1).astype(np.float64) for array in expected]
+    return smallest_cosine(flat, found)
+
+
+def _tensor(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    datatype = _DATATYPES[str(array.dtype)]
+    return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": array.ravel().tolist()}
+
+
+def smallest_cosine(expected: Sequence[np.ndarray[Any, Any]], found: Sequence[np.ndarray[Any, Any]]) -> float:
+    """Of all rows of all outputs, [rows, values] each."""
+    cosines = []
+    for left, right in zip(expected, found, strict=True):
+        sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        cosines.append(np.min((left * right).sum(1) / np.maximum(sizes, np.finfo(np.float64).tiny)))
+    return float(min(cosines))
+
+
+def make_report(outcomes: Sequence[Outcome]) -> Report:
+    """Of one or more jobs."""
+    report = Report(
+        "architectures",
+        "Known architectures",
+        "Each with random weights through upload, INT8 by the default recipe on each runtime within 5 % of the cosine, "
+        "deployment, and 4 rows over HTTP beside ONNX Runtime's FP32 answers. It tells what their graphs ask of the "
+        "product, and not how accurate trained ones stay.",
+    )
+    count = len(outcomes)
+    report.goals += [
+        Goal("jobs that ended with a proof, of all", sum(one.proven for one in outcomes) / count, 1.0),
+        Goal("engines within 5 % of the cosine, of all jobs", _share(outcomes, "succeeded"), _WITHIN),
+        Goal("engines whose kernels add less noise than their plan", sum(one.sound for one in outcomes) / count, 1.0),
+        Goal("smallest cosine of an answer over HTTP", _smallest(outcomes), 1 - 2 * _MAX_LOSS),
+    ]
+    report.tables.append(Table(f"{count} jobs", _COLUMNS, [one.row() for one in outcomes]))
+    report.notes += [f"{one.architecture} on {one.runtime}: {one.words}" for one in outcomes if one.words]
+    report.rounds["jobs"] = [asdict(one) for one in outcomes]
+    return report
+
+
+def _share(outcomes: Sequence[Outcome], state: str) -> float:
+    return sum(one.state == state for one in outcomes) / len(outcomes)
+
+
+def _smallest(outcomes: Sequence[Outcome]) -> float:
+    return min((one.served_cosine for one in outcomes if one.served_cosine is not None), default=0.0)
