@@ -35,9 +35,9 @@ def read_job(server: Server, job_id: str) -> dict[str, Any]:
     return job
 
 
-def wait_for_end(server: Server, job_id: str) -> dict[str, Any]:
-    """The job as it ended, whichever way."""
-    ended = wait_until(lambda: _ended(server, job_id), f"job {job_id} to end", _JOB_SECONDS, every=0.1)
+def wait_for_end(server: Server, job_id: str, seconds: float = _JOB_SECONDS) -> dict[str, Any]:
+    """The job as it ended, whichever way. Raises CannotMeasure after `seconds`."""
+    ended = wait_until(lambda: _ended(server, job_id), f"job {job_id} to end", seconds, every=0.1)
     assert ended is not None
     return ended
 

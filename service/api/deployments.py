@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 
 from anyio.to_thread import run_sync
@@ -14,30 +15,25 @@ from service.api.request_body import BoundedJsonRoute
 from service.api.schemas import errors
 from service.api.schemas_requests import DeploymentBody, ModelName
 from service.domain.deployment import Deployment
-from service.errors import NotFound, NotReady, OctavoError
+from service.errors import NotFound, NotReady, OctavoError, Stopping
 
 router = APIRouter(tags=["deployments"], route_class=BoundedJsonRoute)
-# Callers that leave are not noticed meanwhile, and a server that stops waits for them: so they ask again.
-WAIT_SECONDS = 10.0
+# Callers that leave are not noticed meanwhile, so they ask again. A process that hangs is given up a little sooner.
+WAIT_SECONDS = 40.0
+_LOOK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
 @router.get("/models/{name}/deployment", responses=errors(404, 422, 500, 503))
 async def read_deployment(name: ModelName, services: ServicesDependency, wait: bool = False) -> DeploymentBody:
-    """Which variants answer for a model. With `wait` it is told once this server serves it, or 503 after 10 seconds.
+    """Which variants answer for a model. With `wait` it is told once this server serves it, or 503 after 40 seconds.
 
     A job deploys from another process, so what it deployed is on record before it answers.
     """
     deployment = await run_sync(services.deployments.find, name)
     if wait:
         services.wake()
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await services.settle(name, deployment.revision)
-        except TimeoutError as error:
-            raise NotReady(
-                f"revision {deployment.revision} of model {name!r} is not served after {WAIT_SECONDS:g} s; ask again"
-            ) from error
+        await _wait(services, deployment)
     return DeploymentBody.of(deployment)
 
 
@@ -78,6 +74,24 @@ async def _settled(services: Services, deployment: Deployment) -> DeploymentBody
         services.wake()
         raise
     return DeploymentBody.of(deployment)
+
+
+async def _wait(services: Services, deployment: Deployment) -> None:
+    """As `settle`, which may take as long as a load. Raises also NotReady after WAIT_SECONDS, or Stopping."""
+    settling = asyncio.ensure_future(services.settle(deployment.model, deployment.revision))
+    deadline = time.monotonic() + WAIT_SECONDS
+    try:
+        while not (await asyncio.wait({settling}, timeout=min(_LOOK_SECONDS, WAIT_SECONDS)))[0]:
+            if services.stopping():
+                raise Stopping("the server stops; ask again once it is back")
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"revision {deployment.revision} of model {deployment.model!r} is not served after "
+                    f"{WAIT_SECONDS:g} s; ask again"
+                )
+        await settling
+    finally:
+        settling.cancel()
 
 
 def _take_back(services: Services, failed: Deployment) -> None:

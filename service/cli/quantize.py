@@ -112,6 +112,16 @@ def await_deployment(current: Session, job: Document) -> None:
             f"`octavo deploy {job['model']} --rollback` goes back"
         )
         raise typer.Exit(failure.exit_code) from failure
+    reason = _why_another_answers(current, job["model"])
+    if reason:
+        current.terminal.note(f"what the job deployed does not answer: {reason}")
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _why_another_answers(current: Session, model: str) -> str:
+    """In the words of the repository index, which has none where all is as deployed."""
+    index = current.client.fetch("POST", "/v2/repository/index", json={"ready": True})
+    return "; ".join(line["reason"] for line in index if line["name"] == model and line.get("reason"))
 
 
 def _given(values: Mapping[str, Any]) -> Document:

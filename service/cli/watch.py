@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from service.cli.client import Client, Document, url_path
+from service.cli.client import ANSWER_SECONDS, Client, Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode
 from service.cli.session import Session
 from service.domain.job import FINISHED
@@ -67,15 +67,19 @@ def follow(session: Session, job_id: str) -> Document:
 
 
 def follow_deployment(client: Client, model: str, pause: Callable[[float], None] = time.sleep) -> None:
-    """Returns once the server answers by what is deployed. Raises CommandFailed with what keeps it from that."""
-    missed = 0
+    """Returns once the server answers by what is deployed. Raises CommandFailed with what keeps it from that.
+
+    A load may take minutes; one that takes longer than an answer may is given up.
+    """
+    missed, deadline = 0, time.monotonic() + ANSWER_SECONDS
     while True:
         try:
             client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
         except CommandFailed as failure:
             loading = failure.code in (NotReady.code, Stopping.code)
             missed = 0 if loading else missed + 1
-            if not loading and (failure.exit_code is not ExitCode.UNREACHABLE or missed > MISSED_POLLS):
+            away = failure.exit_code is ExitCode.UNREACHABLE and missed <= MISSED_POLLS
+            if not (loading or away) or time.monotonic() > deadline:
                 raise
         else:
             return

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array, Engine
-from service.errors import DeviceFailed, EngineFailed, InvalidTensor
+from service.errors import DeviceFailed, EngineFailed, InvalidTensor, OctavoError
 
 # What an open axis behind the batch is taken to be: 1 where that runs, then what networks are commonly made for. Small
-# maps vanish in convolutions without padding, and odd ones do not come back to their size where a network goes down and
-# up again.
-EXTENTS = (1, 32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 416, 448, 512, 640, 1024, 4096, 16_384)
-_MAX_ROW_ELEMENTS = 2**22
+# maps vanish in convolutions without padding, odd ones do not come back to their size where a network goes down and up
+# again, and some networks take one size alone, whatever their file says.
+EXTENTS = (1, 32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 416, 448, 512, 640, 1024)
+_MAX_ROW_ELEMENTS = 2**21
+_SEARCH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +55,32 @@ class Sampler:
         return (rows, *shape[1:]) if spec.batched else shape
 
 
-def sampler_for(engine: Engine) -> Sampler | None:
-    """With the first of EXTENTS at which one row runs; None where it runs at none of them.
+def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Sampler:
+    """With the first of EXTENTS at which one row runs. An engine without open axes behind the batch is not run.
 
-    An engine without open axes behind the batch is not run. Raises DeviceFailed.
+    Raises what the run at 1 raised, EngineFailed or InvalidTensor, where it runs at none: axes that belong together,
+    such as a cache's and a mask's, are not guessed. DeviceFailed at once.
     """
+    first = Sampler(engine.inputs)
     if not any(-1 in spec.row_shape for spec in engine.inputs):
-        return Sampler(engine.inputs)
-    for extent in EXTENTS:
+        return first
+    began, refusal = clock(), _refusal(engine, first)
+    if refusal is None:
+        return first
+    for extent in EXTENTS[1:]:
         sampler = Sampler(engine.inputs, extent)
-        if sampler.row_elements() > _MAX_ROW_ELEMENTS:
+        if sampler.row_elements() > _MAX_ROW_ELEMENTS or clock() - began > _SEARCH_SECONDS:
             break
-        try:
-            engine.infer(sampler.zeros(1))
-        except DeviceFailed:
-            raise
-        except (EngineFailed, InvalidTensor):
-            continue
-        return sampler
+        if _refusal(engine, sampler) is None:
+            return sampler
+    raise refusal
+
+
+def _refusal(engine: Engine, sampler: Sampler) -> OctavoError | None:
+    try:
+        engine.infer(sampler.zeros(1))
+    except DeviceFailed:
+        raise
+    except (EngineFailed, InvalidTensor) as error:
+        return error
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -26,14 +27,27 @@ def run_leaving_out(task: PipelineTask, run: Callable[[PipelineTask], dict[str, 
     while True:
         # A worker that was killed left a mark that says nothing about the runtime.
         take_interrupted(task.folder)
+        began = time.time()
         try:
             return run(replace(task, left_out=left_out))
         except (StageCrashed, StageMemoryLimit, StageTimeLimit) as error:
-            runtime = take_interrupted(task.folder)
-            if runtime is None or set(_candidates(task)) <= {runtime, *left_out}:
+            attempt = take_interrupted(task.folder)
+            if attempt is None or set(_candidates(task)) <= {attempt.runtime, *left_out}:
                 raise
-            left_out = left_out | {runtime: str(error)}
-            _log.warning("a runtime is left out", extra={"runtime": runtime, "error": str(error)})
+            if isinstance(error, StageTimeLimit) and time.time() - attempt.began < (time.time() - began) / 2:
+                # It came last in a stage that was long anyway.
+                raise
+            left_out = left_out | {attempt.runtime: f"{_without_command(error)}; {_advice(attempt.runtime)}"}
+            _log.warning("a runtime is left out", extra={"runtime": attempt.runtime, "error": str(error)})
+
+
+def _without_command(error: Exception) -> str:
+    """The error without the shell line that runs the stage again: the job's files go when the job ends."""
+    return str(error).partition("; reproduce it with:")[0]
+
+
+def _advice(runtime: str) -> str:
+    return f"a job whose recipe names {runtime} alone ends with that"
 
 
 def _candidates(task: PipelineTask) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from service.errors import EngineFailed, OctavoError
 from service.quantization.task import PipelineTask
@@ -29,12 +30,19 @@ def attempt(task: PipelineTask, runtime: str) -> Iterator[None]:
     mark.unlink()
 
 
-def take_interrupted(folder: Path) -> str | None:
-    """The runtime that was being tried in a task's folder when its process ended; forgotten from then on.
+class Interrupted(NamedTuple):
+    """The runtime that was being tried when a process ended, and since when, in seconds since 1970."""
+
+    runtime: str
+    began: float
+
+
+def take_interrupted(folder: Path) -> Interrupted | None:
+    """What was being tried in a task's folder when its process ended; forgotten from then on.
 
     For use while no process works there.
     """
     mark = folder / _MARK
-    runtime = mark.read_text() if mark.exists() else None
+    found = Interrupted(mark.read_text(), mark.stat().st_mtime) if mark.exists() else None
     mark.unlink(missing_ok=True)
-    return runtime
+    return found

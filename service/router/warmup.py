@@ -54,14 +54,8 @@ class WarmEngine:
 
 
 def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
-    """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run.
-
-    Where open axes may be to blame for that, the engine serves as it is: cold at first, and a request at a time.
-    """
-    sampler = sampler_for(engine)
-    if sampler is None:
-        _log.warning("no made up request fits the engine; it serves cold, and its requests are not batched")
-        return WarmEngine(engine, 0, 0)
+    """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run."""
+    sampler = sampler_for(engine, clock)
     joined = max_rows >= 1 and _joins_rows(engine, sampler)
     bounded = not any(_may_outgrow(spec, joined) for spec in engine.inputs)
     inline_rows = 0

@@ -13,7 +13,7 @@ from typing import Any
 from service.domain.recipe import BatchProfile
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Engine
-from service.engines.samples import Sampler, sampler_for
+from service.engines.samples import sampler_for
 from service.errors import OctavoError
 from service.quantization.atomic_files import replacing
 from service.quantization.attempts import attempt
@@ -105,6 +105,6 @@ def _prove_runs(engine: Engine, task: PipelineTask, sizes: Sequence[int]) -> Non
         return
     # A server warms up with these, where a crash would cost it all its models. One that is refused costs nothing.
     with suppress(OctavoError):
-        sampler = sampler_for(engine) or Sampler(engine.inputs)
+        sampler = sampler_for(engine)
         for size in sizes:
             engine.infer(sampler.zeros(size))

@@ -150,7 +150,7 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
         warnings.append(f"inputs {shown} have open axes behind the batch; only rows that agree on them share a batch")
     batched = any(spec.batched for spec in engine.inputs)
     _check_row_size(engine)
-    sampler = sampler_for(engine) or Sampler(engine.inputs)
+    sampler = _sampler(engine)
     for rows in (1, 2) if batched else (1,):
         try:
             _run_sample(engine, sampler.zeros(rows))
@@ -162,6 +162,14 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
             warnings.append(words)
             break
     return warnings
+
+
+def _sampler(engine: OnnxRuntimeEngine) -> Sampler:
+    try:
+        return sampler_for(engine)
+    except EngineFailed:
+        # Told below, with the model's own words.
+        return Sampler(engine.inputs)
 
 
 def _check_row_size(engine: OnnxRuntimeEngine) -> None:

@@ -10,9 +10,9 @@ from benchmarks.architectures import Outcome, make_report, smallest_cosine
 PROVEN = Outcome("net", "openvino", "succeeded", 12.4, 0.001, 30.0, 45.0, 0.95, 1.5, 0.999)
 
 
-@pytest.mark.parametrize(("engine_db", "sound"), [(45.0, True), (30.0, False), (7.6, False), (None, True)])
+@pytest.mark.parametrize(("engine_db", "sound"), [(45.0, True), (30.0, False), (7.6, False), (None, None)])
 def test_an_engine_is_sound_while_its_kernels_add_less_noise_than_the_plan(
-    engine_db: float | None, sound: bool
+    engine_db: float | None, sound: bool | None
 ) -> None:
     assert Outcome("net", "openvino", "succeeded", 1.0, 0.001, 30.0, engine_db).sound == sound
 

@@ -88,9 +88,9 @@ def test_a_command_that_deploys_ends_once_the_deployment_is_served(
 ) -> None:
     run_to(server, job("succeeded", result=RESULT))
     server.answer("GET", "/models/digits/deployment", {})
+    server.answer("POST", "/v2/repository/index", [{"name": "digits", "version": "1", "state": "READY"}])
     assert octavo("quantize", "digits", "--deploy", deploy).code == 0
-    assert server.received[-1].path == "/models/digits/deployment"
-    assert server.received[-1].query == {"wait": ["true"]}
+    assert server.only("GET", "/models/digits/deployment").query == {"wait": ["true"]}
 
 
 def test_a_result_that_could_not_be_loaded_is_shown_and_is_a_failure(
@@ -124,8 +124,23 @@ def test_a_deployment_that_still_loads_is_asked_for_again(
     run_to(server, job("succeeded", result=RESULT))
     server.answer("GET", "/models/digits/deployment", {"error": "ask again", "code": code}, 503)
     server.answer("GET", "/models/digits/deployment", {})
+    server.answer("POST", "/v2/repository/index", [])
     assert octavo("quantize", "digits", "--deploy", "promote").code == 0
-    assert [request.path for request in server.received[-2:]] == ["/models/digits/deployment"] * 2
+    assert [request.path for request in server.received].count("/models/digits/deployment") == 2
+
+
+def test_an_engine_in_whose_place_another_answers_is_a_failure_that_says_why(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    run_to(server, job("succeeded", result=RESULT))
+    server.answer("GET", "/models/digits/deployment", {})
+    other = {"name": "other", "version": "1", "state": "READY", "reason": "its canary is broken"}
+    ours = {"name": "digits", "version": "1", "state": "READY", "reason": "it is unproven on this host"}
+    server.answer("POST", "/v2/repository/index", [other, ours])
+    outcome = octavo("quantize", "digits", "--deploy", "promote")
+    assert outcome.code == 1
+    assert "does not answer: it is unproven on this host" in outcome.err
+    assert "canary" not in outcome.err
 
 
 def test_an_engine_that_was_not_deployed_as_asked_is_a_failure_that_says_why(

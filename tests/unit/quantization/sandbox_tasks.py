@@ -125,6 +125,7 @@ WAYS_OUT: dict[str, Callable[[], object]] = {
     "memory": _run_out_of_memory,
     "bug": _meet_a_bug,
     "hang": signal.pause,
+    "work": lambda: time.sleep(3),
     "refuse": _refuse,
 }
 

@@ -87,12 +87,20 @@ def test_an_engine_that_takes_no_short_rows_is_warmed_with_longer_ones() -> None
     assert {len(batch) for batch in engine.batches} == {1, 2, 4}
 
 
-def test_an_engine_whose_open_axes_nobody_can_guess_serves_cold_and_row_by_row(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    warm = warm_up(Picky(77), 4, lambda: 0.0)
-    assert (warm.max_rows, warm.inline_rows, warm.seconds) == (0, 0, {})
-    assert "no made up request fits the engine" in caplog.text
+def test_an_engine_that_runs_at_no_length_is_not_served_and_says_why_at_the_first() -> None:
+    with pytest.raises(EngineFailed, match="no map is left of 1 positions"):
+        warm_up(Picky(77), 4, lambda: 0.0)
+
+
+def test_lengths_are_not_looked_for_for_ever() -> None:
+    engine, seconds = Picky(224), iter(range(0, 1000, 6))
+    with pytest.raises(EngineFailed):
+        warm_up(engine, 4, lambda: next(seconds))
+
+
+def test_a_wide_input_beside_an_open_axis_is_batched_like_any_other() -> None:
+    engine = FakeEngine(inputs=(TensorSpec("x", "FP32", (-1, 2**22)), TensorSpec("boxes", "FP32", (-1, -1))))
+    assert warm_up(engine, 2, lambda: 0.0).max_rows == 2
 
 
 def test_an_engine_whose_device_is_lost_while_its_lengths_are_guessed_is_not_served() -> None:
