@@ -1,4 +1,5 @@
-"""OpenVINO compiles at load, from ONNX as fast as from its own format, so its engine is the converted graph.
+"""OpenVINO compiles at load, from ONNX as fast as from its own format, so its engine is the converted graph, but for
+reductions that it would compute wrongly.
 
 What the compiled model runs is read from its runtime model, which names the operators that each kernel was made of.
 """
@@ -7,13 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from service.engines.openvino_engine import OpenVinoEngine, compile_model
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
+from service.quantization.builders.openvino_reductions import separate_reductions
 
 _INT8 = {"i8", "u8"}
 # Layers that compute nothing: what feeds and what reads the graph.
@@ -25,13 +29,22 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 class OpenVinoBuilder:
-    """Copies the converted graph and proves that it loads."""
+    """Writes the converted graph and proves that it loads."""
 
     engine_file = "engine.onnx"
 
     def build(self, converted: Path, engine: Path, options: BuildOptions) -> dict[str, Any]:
-        OpenVinoEngine.load(converted, options.threads).close()
         shutil.copyfile(converted, engine)
+        # What is no model, OpenVINO says in its own words.
+        with suppress(DecodeError):
+            model = onnx.load_model(converted)
+            if separate_reductions(model):
+                onnx.save_model(model, engine)
+        try:
+            OpenVinoEngine.load(engine, options.threads).close()
+        except BaseException:
+            engine.unlink()
+            raise
         return {}
 
     def why_not_here(self) -> str:

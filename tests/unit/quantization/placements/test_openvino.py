@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +11,7 @@ from service.quantization.graphs.graph import Graph
 from service.quantization.placements.openvino import place
 from service.quantization.placements.placement import Placement
 from tests.unit.quantization.bodies import BODIES, CONSTANTS, SHAPE, body_model
-from tests.unit.quantization.small_models import Array, classifier, model_of, value
+from tests.unit.quantization.small_models import classifier, model_of, value
 
 
 def placed(body: str, *keep_float: str) -> Placement:
@@ -101,56 +99,6 @@ def test_long_kernels_over_one_vector_of_separate_channels_stay_in_float(
     placement = place(Graph(model), ())
     assert precisions(placement)["it"] == precision
     assert (f"{taps} taps over {channels} separate" in reasons(placement)["it"]) == (precision == "FP32")
-
-
-@pytest.mark.parametrize("extremum", ["ReduceMax", "ReduceMin", "GlobalMaxPool"])
-@pytest.mark.parametrize("between", ["", "Relu", "Flatten", "Concat", "Clip", "BatchNormalization", "Sum", "Gather"])
-def test_what_reads_an_extremum_stays_in_float_because_the_device_rounds_inside_of_it(
-    extremum: str, between: str
-) -> None:
-    axes: dict[str, Any] = {} if extremum == "GlobalMaxPool" else {"axes": [2, 3]}
-    nodes = [
-        helper.make_node("Conv", ["x", "v"], ["c"], "before"),
-        helper.make_node(extremum, ["c"], ["e"], "most", **axes),
-        helper.make_node("GlobalAveragePool", ["c"], ["mean"], "mean"),
-    ]
-    more = {
-        "Concat": ["mean", "e"],
-        "Clip": ["e", "", "six"],
-        "BatchNormalization": ["e", "ones", "ones", "ones", "ones"],
-        "Sum": ["e", "six"],
-        "Gather": ["e", "turned"],
-    }
-    if between:
-        options: dict[str, Any] = {"axis": 1} if between in ("Concat", "Gather") else {}
-        nodes.append(helper.make_node(between, more.get(between, ["e"]), ["b"], "between", **options))
-    read, width = ("b" if between else "e"), 16 if between == "Concat" else 8
-    weights: dict[str, Array] = {"v": np.ones((8, 3, 1, 1), np.float32), "w": np.ones((4, width, 1, 1), np.float32)}
-    weights |= {"six": np.array(6, np.float32), "ones": np.ones(8, np.float32), "turned": np.arange(7, -1, -1)}
-    if between == "Flatten":
-        weights["w"] = np.ones((8, 4), np.float32)
-    nodes.append(helper.make_node("MatMul" if between == "Flatten" else "Conv", [read, "w"], ["y"], "behind"))
-    shape: list[int | str] = ["n", 4] if between == "Flatten" else ["n", 4, 1, 1]
-    placement = place(Graph(model_of(nodes, [value("x", ["n", 3, 6, 6])], [value("y", shape)], weights)), ())
-    found = precisions(placement)
-    assert (found["before"], found["behind"]) == ("INT8", "FP32")
-    assert f"while 'most' ({extremum}) still compares them" in reasons(placement)["behind"]
-    assert placement.grids == {"x": "x"}
-
-
-@pytest.mark.parametrize("between", ["Softmax", "Slice", "Add"])
-def test_what_reads_an_extremum_behind_a_kernel_of_its_own_runs_in_int8(between: str) -> None:
-    more = {"Slice": ["e", "from", "to", "axis"], "Add": ["e", "mean"]}
-    nodes = [
-        helper.make_node("ReduceMax", ["x"], ["e"], "most", axes=[2, 3]),
-        helper.make_node("GlobalAveragePool", ["x"], ["mean"], "mean"),
-        helper.make_node(between, more.get(between, ["e"]), ["b"], "between"),
-        helper.make_node("Conv", ["b", "w"], ["y"], "behind"),
-    ]
-    weights: dict[str, Array] = {"w": np.ones((4, 3, 1, 1), np.float32)}
-    weights |= {"from": np.array([0]), "to": np.array([3]), "axis": np.array([1])}
-    model = model_of(nodes, [value("x", ["n", 3, 6, 6])], [value("y", ["n", 4, 1, 1])], weights)
-    assert precisions(place(Graph(model), ()))["behind"] == "INT8"
 
 
 def test_the_grid_of_a_clip_that_starts_at_zero_ends_at_its_ceiling() -> None:
