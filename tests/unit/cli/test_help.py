@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service import __version__
 from service.cli.exit_codes import ExitCode
 from tests.unit.cli.conftest import Octavo
 
@@ -47,3 +48,15 @@ def test_the_help_of_quantize_tells_the_metric_that_is_taken_by_default(octavo: 
 def test_the_help_of_upload_tells_that_a_later_version_waits_for_a_deployment(octavo: Octavo) -> None:
     shown = " ".join(octavo("upload", "--help", COLUMNS="300").out.split())
     assert "a later one waits for `octavo deploy`" in shown
+
+
+def test_the_version_is_printed_alone(octavo: Octavo) -> None:
+    shown = octavo("--version")
+    assert (shown.code, shown.out) == (0, f"octavo {__version__}\n")
+
+
+def test_the_top_help_begins_with_what_octavo_is(octavo: Octavo) -> None:
+    shown = " ".join(octavo("--help", COLUMNS="300").out.split())
+    assert "Octavo: upload a model, get engines proven" in shown
+    assert "--version" in shown
+    assert "Print the version and exit." in shown
