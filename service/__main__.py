@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,10 +33,11 @@ def up(
     """Start the server and a worker, and keep both alive. Stop with Ctrl-C or SIGTERM."""
     from service.launch import launch
     from service.logs import set_up_logging
-    from service.settings import read_settings
+    from service.settings import drop_unknown_variables, read_server_settings
 
-    settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir, processes=processes)
+    settings = read_server_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir, processes=processes)
     set_up_logging(settings.log_level)
+    drop_unknown_variables(os.environ)
     raise typer.Exit(launch(settings, with_worker=True))
 
 
@@ -50,19 +52,21 @@ def serve(
 ) -> None:
     """Start the server alone. It answers requests; jobs wait for a worker."""
     from service.logs import set_up_logging
-    from service.settings import read_settings
+    from service.settings import drop_unknown_variables, read_server_settings
 
-    settings = read_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir, processes=processes)
+    settings = read_server_settings(host=host, port=port, grpc_port=grpc_port, data_dir=data_dir, processes=processes)
     if place is None and settings.processes > 1:
         from service.launch import launch
 
         set_up_logging(settings.log_level)
+        drop_unknown_variables(os.environ)
         raise typer.Exit(launch(settings, with_worker=False))
     from service.processes.place import Place
     from service.serve import serve as serve_until_stopped
 
     if place is None:
         set_up_logging(settings.log_level)
+        drop_unknown_variables(os.environ)
         serve_until_stopped(settings)
     else:
         own = Place.at(place, settings.processes)
@@ -76,12 +80,13 @@ def serve(
 def work(data_dir: _DataDir = None, processes: _Processes = None) -> None:
     """Start a worker alone. It runs the jobs that servers of the same database accept."""
     from service.logs import set_up_logging
-    from service.settings import read_settings
+    from service.settings import drop_unknown_variables, read_settings
     from service.work import work as work_until_stopped
 
     # An engine is measured on as many threads as it is served with, and serving processes share them out.
     settings = read_settings(data_dir=data_dir, processes=processes)
     set_up_logging(settings.log_level)
+    drop_unknown_variables(os.environ)
     work_until_stopped(settings)
 
 

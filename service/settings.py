@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from collections.abc import MutableMapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +24,18 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 MAX_PROCESSES = 64
 # Between asking for a copy and opening it.
 _OPENING_SECONDS = 600.0
+_PREFIX = "OCTAVO_"
+# Read by the client commands.
+_CLIENT_VARIABLES = ("OCTAVO_URL",)
+# Kubernetes and Docker tell of a service named octavo so, unasked.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
+_log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
     """Every setting, `OCTAVO_` and the field's name in capitals; docs/settings.md says more of each."""
 
-    model_config = SettingsConfigDict(env_prefix="OCTAVO_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address that the server listens on.")
     port: Port = Field(8000, description="Port that the server listens on.")
@@ -112,7 +122,41 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        variable = "OCTAVO_" + str(first["loc"][0]).upper()
+        variable = _PREFIX + str(first["loc"][0]).upper()
         raise InvalidInput(
             f"{variable} is {first.get('input')!r}: {first['msg']}; set it to an allowed value (see docs/settings.md)"
         ) from error
+
+
+def read_server_settings(**overrides: object) -> Settings:
+    """As `read_settings`, for a process that listens. Raises InvalidInput also for one port for HTTP and gRPC."""
+    settings = read_settings(**overrides)
+    if settings.port and settings.port == settings.grpc_port:
+        raise InvalidInput(
+            f"port {settings.port} is that of HTTP and of gRPC: they need one each; give another with --port "
+            "(OCTAVO_PORT) or --grpc-port (OCTAVO_GRPC_PORT; empty for no gRPC)"
+        )
+    return settings
+
+
+def drop_unknown_variables(environment: MutableMapping[str, str]) -> None:
+    """Logs one warning of all variables that look like settings and are none, and removes them.
+
+    Removed, the processes that are started from here do not tell of them again.
+    """
+    known = [_PREFIX + name.upper() for name in Settings.model_fields] + list(_CLIENT_VARIABLES)
+    # Settings are read in any case of letters.
+    unknown = sorted(
+        name
+        for name in environment
+        if name.upper().startswith(_PREFIX) and name.upper() not in known and not _SERVICE_LINK.search(name)
+    )
+    told = []
+    for name in unknown:
+        del environment[name]
+        close = get_close_matches(name.upper(), known, n=1)
+        told.append(f"{name} (did you mean {close[0]}?)" if close else name)
+    if told:
+        _log.warning(
+            f"no such settings: {', '.join(told)}; correct or unset them, docs/settings.md lists those that there are"
+        )

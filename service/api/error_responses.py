@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
+from service.api.known_fields import advice_on_unknown
 from service.errors import INTERNAL, OctavoError
 
 _log = logging.getLogger(__name__)
@@ -125,21 +126,40 @@ async def _answer_invalid_request(request: Request, error: Exception) -> Respons
     """Names the first field that is wrong, its value, and what is wanted."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
+    where = _cut(".".join(str(part) for part in first["loc"] if part != "body")) or "the body"
     more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
-    if first["type"] == "json_invalid":
+    if first["loc"][0] == "body" and isinstance(error.body, bytes):
+        # The framework parses JSON alone, and goes by the header: what was sent may well be JSON.
+        message = (
+            f"the body was sent {_content_type(request)}; send JSON with the header content-type: application/json"
+        )
+    elif first["type"] == "json_invalid":
         message = f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}; send a JSON object"
     elif first["type"] == "missing":
         message = f"{where} is missing; send it{more}"
     elif first["type"] == "extra_forbidden":
-        message = f"{where} is not a known field; leave it out{more}"
+        message = f"{where} is not a known field; {advice_on_unknown(_body_type(request), first['loc'][1:])}{more}"
     else:
         message = f"{where} is {_shown(first.get('input'))}: {first['msg']}; send an allowed value{more}"
     return _response(422, message, "invalid_request")
 
 
+def _content_type(request: Request) -> str:
+    sent = request.headers.get("content-type")
+    return "without a content-type header" if not sent else f"with the header content-type: {_cut(sent)}"
+
+
+def _body_type(request: Request) -> Any:
+    """The type of the body that the request's route takes; None where it takes none."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return None if field is None else field.field_info.annotation
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from service import __version__
 from service.cli import batching, demo, deploy, infer, jobs, quantize, report, upload
 from service.cli.exit_codes import epilog
 
@@ -19,6 +22,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"octavo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Nothing but what every command shares; its help is the application's own."""
+
+
 app.command(epilog=upload.UPLOAD_EPILOG)(upload.upload)
 app.command(epilog=upload.DATASET_EPILOG)(upload.dataset)
 app.command(epilog=quantize.QUANTIZE_EPILOG)(quantize.quantize)

@@ -23,6 +23,8 @@ DEPLOY_EPILOG = epilog(
     "octavo deploy digits --rollback",
 )
 
+_ROLLBACK_HELP = "Go back to the deployment before the last change; a second rollback undoes the first."
+
 
 def deploy(
     model: Annotated[str, typer.Argument(help="Name of an uploaded model.")],
@@ -32,7 +34,7 @@ def deploy(
     weight: Annotated[int | None, typer.Option(min=1, max=100, help="The canary's share in percent.")] = None,
     shadow: Annotated[str | None, typer.Option(help="Variant that runs beside, unseen by callers.")] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the canary stable.")] = False,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the deployment before.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help=_ROLLBACK_HELP)] = False,
     url: ServerUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import quantize_options as options
+from service.cli.asked_deployment import why_not_as_asked
 from service.cli.client import Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.jobs import show_job
-from service.cli.report_view import report_view
+from service.cli.report_view import named_after, report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
 from service.cli.watch import follow, follow_deployment, outcome
 
@@ -68,8 +69,8 @@ def quantize(
         if wait:
             job = follow(current, job["id"])
             show_outcome(current, job)
-            if deploy not in (None, "none"):
-                await_deployment(current, job)
+            if deploy is not None and deploy != "none":
+                await_deployment(current, job, deploy)
         else:
             show_job(current, job)
 
@@ -90,28 +91,33 @@ def show_outcome(current: Session, job: Document) -> None:
     code = outcome(job)
     if not current.terminal.as_json and code in (ExitCode.OK, ExitCode.REJECTED):
         report: Document = current.client.fetch("GET", url_path("jobs", job["id"], "report"))
-        current.terminal.out.print(report_view(report))
+        current.terminal.out.print(report_view(named_after(report, job)))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
 
 
-def await_deployment(current: Session, job: Document) -> None:
+def await_deployment(current: Session, job: Document, mode: str) -> None:
     """Returns once the server answers by what a shown job deployed: whoever calls next must meet the new engine.
 
-    Ends the command where it was not deployed or cannot be loaded, with the reason on stderr: stdout has the job.
+    Ends the command where it was not deployed, is deployed no longer or cannot be loaded, with the reason on stderr:
+    stdout has the job.
     """
     refused = (job.get("result") or {}).get("deployment_error")
     if refused:
         current.terminal.note(f"the engine is built and not deployed: {refused['error']}")
         raise typer.Exit(ExitCode.FAILED)
     try:
-        follow_deployment(current.client, job["model"])
+        deployment = follow_deployment(current.client, job["model"])
     except CommandFailed as failure:
         current.terminal.note(
             f"what the job deployed does not answer: {failure}. It stays on record, and the server tries it again; "
             f"`octavo deploy {job['model']} --rollback` goes back"
         )
         raise typer.Exit(failure.exit_code) from failure
+    other = why_not_as_asked(deployment, job, mode)
+    if other:
+        current.terminal.note(f"what the job built is not deployed as asked: {other}")
+        raise typer.Exit(ExitCode.FAILED)
     reason = _why_another_answers(current, job["model"])
     if reason:
         current.terminal.note(f"what the job deployed does not answer: {reason}")

@@ -90,7 +90,12 @@ BatchMax = Annotated[int | None, _rows(_told("Largest batch in rows.", _DEFAULTS
 
 ValidationSet = Annotated[str | None, typer.Option(help="Dataset to judge the engine by.", rich_help_panel=_ACCURACY)]
 Metric = Annotated[
-    str | None, _words(METRICS, "What may be lost. Default: top1 with labels, else agreement.", _ACCURACY)
+    str | None,
+    _words(
+        METRICS,
+        "What may be lost. Default: top1 with labels, agreement without, cosine without class scores.",
+        _ACCURACY,
+    ),
 ]
 MaxLoss = Annotated[
     float | None,

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from service.cli.client import Document
-from service.cli.exit_codes import epilog
+from service.cli.client import Document, url_path
+from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.figures import byte_text, facts_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
+from service.domain.engine import REFERENCE_VARIANT
 
 if TYPE_CHECKING:
+    import httpx
     from rich.console import RenderableType
 
 _READ_BYTES = 1024 * 1024
@@ -46,11 +50,14 @@ def upload(
     url: ServerUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a model; it is served at once as its FP32 reference."""
+    """Upload a model. Its first version is served at once, in FP32; a later one waits for `octavo deploy`."""
     fields = {"name": name} | _preprocessing_field(preprocessing)
     with session(url, as_json) as current:
-        version = send_file(current, "/models", file, fields, labels)
+        answer = post_file(current, "/models", file, fields, labels)
+        version: Document = answer.json()
         current.terminal.show(version, lambda: _version_view(version))
+        if not as_json:
+            _tell_what_follows(current, version, known=answer.status_code == HTTPStatus.OK)
 
 
 def dataset(
@@ -71,6 +78,14 @@ def dataset(
 
 
 def send_file(current: Session, path: str, file: Path, fields: dict[str, str], labels: Path | None = None) -> Document:
+    """The server's JSON answer to `post_file`."""
+    answer: Document = post_file(current, path, file, fields, labels).json()
+    return answer
+
+
+def post_file(
+    current: Session, path: str, file: Path, fields: dict[str, str], labels: Path | None = None
+) -> httpx.Response:
     """Posts the file as a multipart form with its SHA-256, the fields first; the server's answer."""
     with current.terminal.byte_progress() as progress, file.open("rb") as stream:
         size = file.stat().st_size
@@ -82,8 +97,7 @@ def send_file(current: Session, path: str, file: Path, fields: dict[str, str], l
         sent = CountedFile(stream, advance(progress.add_task(f"sending {file.name}", total=size)))
         files: dict[str, Any] = {"labels": (labels.name, labels.read_bytes())} if labels else {}
         files["file"] = (file.name, sent)
-        answer: Document = current.client.fetch("POST", path, data=fields | {"sha256": digest}, files=files)
-    return answer
+        return current.client.send("POST", path, data=fields | {"sha256": digest}, files=files)
 
 
 class CountedFile(io.RawIOBase):
@@ -124,6 +138,26 @@ def _preprocessing_field(file: Path | None) -> dict[str, str]:
     if not isinstance(document, dict):
         raise typer.BadParameter(f"{file} holds a {type(document).__name__}; give a JSON object such as {{...}}")
     return {"preprocessing": json.dumps(document)}
+
+
+def _tell_what_follows(current: Session, version: Document, known: bool) -> None:
+    """Notes on stderr: that nothing new was stored, and how a version that does not serve comes to."""
+    name, number = version["name"], version["version"]
+    if known:
+        current.terminal.note(f"these bytes were version {number} of model {name} already: nothing was added")
+    elif number == 1:
+        return
+    try:
+        serving: int | None = current.client.fetch("GET", url_path("models", name, "deployment"))["version"]
+    except CommandFailed as failure:
+        if failure.exit_code is not ExitCode.NOT_FOUND:
+            # The upload succeeded: not being able to say more of it is no failure.
+            return
+        serving = None
+    if serving != number:
+        now = "no version is deployed" if serving is None else f"version {serving} stays deployed"
+        command = shlex.join(("octavo", "deploy", name, REFERENCE_VARIANT, "--version", str(number)))
+        current.terminal.note(f"{now}; `{command}` deploys version {number}")
 
 
 def _version_view(version: Document) -> RenderableType:

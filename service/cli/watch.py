@@ -66,15 +66,15 @@ def follow(session: Session, job_id: str) -> Document:
     return job
 
 
-def follow_deployment(client: Client, model: str, pause: Callable[[float], None] = time.sleep) -> None:
-    """Returns once the server answers by what is deployed. Raises CommandFailed with what keeps it from that.
+def follow_deployment(client: Client, model: str, pause: Callable[[float], None] = time.sleep) -> Document:
+    """The deployment, once the server answers by it. Raises CommandFailed with what keeps it from that.
 
     A load may take minutes; one that takes longer than an answer may is given up.
     """
     missed, deadline = 0, time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
+            served: Document = client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
         except CommandFailed as failure:
             loading = failure.code in (NotReady.code, Stopping.code)
             missed = 0 if loading else missed + 1
@@ -82,7 +82,7 @@ def follow_deployment(client: Client, model: str, pause: Callable[[float], None]
             if not (loading or away) or time.monotonic() > deadline:
                 raise
         else:
-            return
+            return served
         pause(POLL_SECONDS)
 
 

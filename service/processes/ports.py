@@ -46,6 +46,8 @@ def shared_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def http_refused(host: str, port: int, error: OSError) -> InvalidInput:
+    if _host_is_wrong(error):
+        return _host_refused(host, error)
     return InvalidInput(
         f"cannot listen on {host}:{port}: {_reason(error)}; "
         "choose another with --host and --port (OCTAVO_HOST, OCTAVO_PORT), or stop what listens there"
@@ -53,10 +55,24 @@ def http_refused(host: str, port: int, error: OSError) -> InvalidInput:
 
 
 def grpc_refused(host: str, port: int, error: OSError | RuntimeError) -> InvalidInput:
+    if _host_is_wrong(error):
+        return _host_refused(host, error)
     return InvalidInput(
         f"cannot listen for gRPC on {host}:{port}: {_reason(error)}; choose another port with --grpc-port "
         "(OCTAVO_GRPC_PORT; empty for no gRPC), or stop what listens there"
     )
+
+
+def _host_refused(host: str, error: OSError | RuntimeError) -> InvalidInput:
+    """Another port would not help."""
+    return InvalidInput(
+        f"cannot listen on the host {host!r}: {_reason(error)}; give an address or a name of this machine with --host "
+        "(OCTAVO_HOST), such as 127.0.0.1, or 0.0.0.0 for all of them"
+    )
+
+
+def _host_is_wrong(error: OSError | RuntimeError) -> bool:
+    return isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL)
 
 
 def _reason(error: OSError | RuntimeError) -> str:

@@ -110,6 +110,24 @@ def test_a_second_server_does_not_share_the_port_of_grpc_with_the_first(tmp_path
     assert f"cannot listen for gRPC on 127.0.0.1:{port}" in last_word(ended)
 
 
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_a_host_of_another_machine_and_a_setting_that_is_none_are_told_once_each(tmp_path: Path, command: str) -> None:
+    port = str(free_port())
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_HOST="192.0.2.1", OCTAVO_PORT=port, OCTAVO_PRT="1")
+    assert ended.returncode == 2
+    assert "cannot listen on the host '192.0.2.1'" in last_word(ended)
+    assert "--host (OCTAVO_HOST)" in last_word(ended)
+    assert ended.stderr.count("OCTAVO_PRT (did you mean OCTAVO_PORT?)") == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_one_port_for_http_and_grpc(tmp_path: Path, command: str) -> None:
+    port = str(free_port())
+    ended = started(command, OCTAVO_DATA_DIR=str(tmp_path), OCTAVO_PORT=port, OCTAVO_GRPC_PORT=port)
+    assert ended.returncode == 2
+    assert f"port {port} is that of HTTP and of gRPC" in last_word(ended)
+
+
 @pytest.mark.parametrize("command", ["serve", "work", "up"])
 def test_a_data_folder_that_cannot_be_made(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from service.errors import InvalidInput
-from service.settings import read_settings
+from service.settings import drop_unknown_variables, read_server_settings, read_settings
 
 
 def test_an_embedded_installation_needs_no_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,3 +67,43 @@ def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidInput, match=f"{variable} is '{value}'.*docs/settings.md"):
         read_settings()
+
+
+@pytest.mark.parametrize(("port", "grpc_port"), [(8001, None), (9000, 9000)])
+def test_one_port_for_http_and_grpc_is_refused_with_both_settings(port: int, grpc_port: int | None) -> None:
+    with pytest.raises(InvalidInput, match=rf"port {port} is that of HTTP and of gRPC.*--port.*--grpc-port"):
+        read_server_settings(port=port, grpc_port=grpc_port)
+
+
+def test_two_free_ports_and_no_grpc_are_no_shared_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_server_settings(port=0, grpc_port=0).port == 0
+    monkeypatch.setenv("OCTAVO_GRPC_PORT", "")
+    assert read_server_settings(port=8001).grpc_port is None
+
+
+def test_unknown_variables_are_one_warning_with_the_closest_names_and_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environment = {"OCTAVO_PRT": "1", "octavo_drain_second": "2", "OCTAVO_ZZZ": "secret", "HOME": "/"}
+    drop_unknown_variables(environment)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "OCTAVO_PRT (did you mean OCTAVO_PORT?)" in record.getMessage()
+    assert "octavo_drain_second (did you mean OCTAVO_DRAIN_SECONDS?)" in record.getMessage()
+    assert "OCTAVO_ZZZ" in record.getMessage()
+    assert "secret" not in record.getMessage()
+    assert environment == {"HOME": "/"}
+    drop_unknown_variables(environment)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["OCTAVO_PORT", "octavo_port", "OCTAVO_URL", "OCTAVO_SERVICE_HOST", "OCTAVO_SERVICE_PORT",
+     "OCTAVO_SERVICE_PORT_HTTP", "OCTAVO_PORT_8000_TCP", "OCTAVO_PORT_8000_TCP_ADDR", "OCTOPUS"],
+)  # fmt: skip
+def test_known_variables_and_links_to_a_service_of_that_name_are_no_reason_for_a_warning(
+    caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    drop_unknown_variables({name: "1"})
+    assert not caplog.records

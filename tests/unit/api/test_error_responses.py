@@ -89,7 +89,9 @@ def test_unknown_paths_and_wrong_methods_answer_in_the_same_form(client: Client)
     [
         ("/recipes", '{"rows": "many"}', "rows is 'many': "),
         ("/recipes", "{}", "rows is missing; send it"),
-        ("/recipes", '{"rows": 1, "speed": 2}', "speed is not a known field; leave it out"),
+        ("/recipes", '{"rows": 1, "speed": 2}', "speed is not a known field; leave it out; known there: rows"),
+        ("/recipes", '{"rows": 1, "row": 2}', "row is not a known field; send 'rows' instead, or leave it out"),
+        ("/recipes", '{"rows": 1, "' + "x" * 10_000 + '": 2}', "xxx"),
         ("/recipes", "{", "the body is not JSON"),
         ("/recipes?number=x", '{"rows": 1}', "query.number is 'x'"),
         ("/recipes", '{"rows": "' + "x" * 10_000 + '"}', "rows is 'xxx"),
@@ -100,6 +102,24 @@ def test_a_wrong_field_is_named_with_its_value(client: Client, path: str, conten
     assert answer.status_code == 422
     assert answer.json()["code"] == "invalid_request"
     assert answer.json()["error"].startswith(message)
+    assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"content-type": "application/x-www-form-urlencoded"}, "with the header content-type: application/x-www-form"),
+        ({"content-type": "text/" + "x" * 10_000}, "with the header content-type: text/xxx"),
+        ({}, "without a content-type header"),
+    ],
+)
+def test_a_body_that_is_not_sent_as_json_is_told_by_its_header(
+    client: Client, headers: dict[str, str], words: str
+) -> None:
+    answer = client.send("POST", "/recipes", content=b'{"rows": 1}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["error"].startswith(f"the body was sent {words}")
+    assert answer.json()["error"].endswith("; send JSON with the header content-type: application/json")
     assert len(answer.content) < 1000
 
 

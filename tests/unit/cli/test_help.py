@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service import __version__
 from service.cli.exit_codes import ExitCode
 from tests.unit.cli.conftest import Octavo
 
@@ -32,3 +33,30 @@ def test_the_top_help_lists_every_client_command_but_the_demo(octavo: Octavo) ->
 
 def test_an_unknown_option_is_wrong_usage(octavo: Octavo) -> None:
     assert octavo("jobs", "--no-such-option").code == ExitCode.USAGE
+
+
+def test_the_help_of_deploy_tells_where_a_rollback_goes_and_what_a_second_one_does(octavo: Octavo) -> None:
+    shown = " ".join(octavo("deploy", "--help", COLUMNS="300").out.split())
+    assert "before the last change; a second rollback undoes the first" in shown
+
+
+def test_the_help_of_quantize_tells_the_metric_that_is_taken_by_default(octavo: Octavo) -> None:
+    shown = " ".join(octavo("quantize", "--help", COLUMNS="300").out.split())
+    assert "Default: top1 with labels, agreement without, cosine without class scores." in shown
+
+
+def test_the_help_of_upload_tells_that_a_later_version_waits_for_a_deployment(octavo: Octavo) -> None:
+    shown = " ".join(octavo("upload", "--help", COLUMNS="300").out.split())
+    assert "a later one waits for `octavo deploy`" in shown
+
+
+def test_the_version_is_printed_alone(octavo: Octavo) -> None:
+    shown = octavo("--version")
+    assert (shown.code, shown.out) == (0, f"octavo {__version__}\n")
+
+
+def test_the_top_help_begins_with_what_octavo_is(octavo: Octavo) -> None:
+    shown = " ".join(octavo("--help", COLUMNS="300").out.split())
+    assert "Octavo: upload a model, get engines proven" in shown
+    assert "--version" in shown
+    assert "Print the version and exit." in shown

@@ -90,7 +90,8 @@ def test_the_report_is_printed_as_the_server_wrote_it(octavo: Octavo, server: Sc
     assert octavo("report", "j1", "--json").document == {"figures": [1.5, None]}
 
 
-def test_the_reports_page_is_saved_whole(octavo: Octavo, server: ScriptedServer, tmp_path: Path) -> None:
+def test_the_reports_page_is_saved_whole(octavo: Octavo, server: ScriptedServer, job: BuildJob, tmp_path: Path) -> None:
+    server.answer("GET", "/jobs/j1", job("succeeded"))
     server.answer("GET", "/jobs/j1/report", {})
     server.answer("GET", "/jobs/j1/report.html", b"<html>plots</html>")
     assert octavo("report", "j1", "--html", tmp_path / "r.html").code == 0

@@ -11,6 +11,7 @@ from tests.unit.cli.conftest import Octavo
 from tests.unit.cli.scripted_server import ScriptedServer
 
 BuildJob = Callable[..., dict[str, Any]]
+DEPLOYED = {"version": 1, "stable": {"variant": "int8-onnxruntime"}, "canary": None, "shadow": None, "loaded": True}
 RESULT = {"variant": "int8-onnxruntime", "certificate": {"verdict": "passed", "reason": "top1 lost 0.0 of 0.01"}}
 
 
@@ -87,7 +88,9 @@ def test_a_command_that_deploys_ends_once_the_deployment_is_served(
     octavo: Octavo, server: ScriptedServer, job: BuildJob, deploy: str
 ) -> None:
     run_to(server, job("succeeded", result=RESULT))
-    server.answer("GET", "/models/digits/deployment", {})
+    route = {"promote": "stable"}.get(deploy, deploy)
+    other = {"stable": {"variant": "fp32-onnxruntime"}}
+    server.answer("GET", "/models/digits/deployment", DEPLOYED | other | {route: {"variant": "int8-onnxruntime"}})
     server.answer("POST", "/v2/repository/index", [{"name": "digits", "version": "1", "state": "READY"}])
     assert octavo("quantize", "digits", "--deploy", deploy).code == 0
     assert server.only("GET", "/models/digits/deployment").query == {"wait": ["true"]}
@@ -123,7 +126,7 @@ def test_a_deployment_that_still_loads_is_asked_for_again(
 ) -> None:
     run_to(server, job("succeeded", result=RESULT))
     server.answer("GET", "/models/digits/deployment", {"error": "ask again", "code": code}, 503)
-    server.answer("GET", "/models/digits/deployment", {})
+    server.answer("GET", "/models/digits/deployment", DEPLOYED)
     server.answer("POST", "/v2/repository/index", [])
     assert octavo("quantize", "digits", "--deploy", "promote").code == 0
     assert [request.path for request in server.received].count("/models/digits/deployment") == 2
@@ -133,7 +136,7 @@ def test_an_engine_in_whose_place_another_answers_is_a_failure_that_says_why(
     octavo: Octavo, server: ScriptedServer, job: BuildJob
 ) -> None:
     run_to(server, job("succeeded", result=RESULT))
-    server.answer("GET", "/models/digits/deployment", {})
+    server.answer("GET", "/models/digits/deployment", DEPLOYED)
     other = {"name": "other", "version": "1", "state": "READY", "reason": "its canary is broken"}
     ours = {"name": "digits", "version": "1", "state": "READY", "reason": "it is unproven on this host"}
     server.answer("POST", "/v2/repository/index", [other, ours])
@@ -141,6 +144,51 @@ def test_an_engine_in_whose_place_another_answers_is_a_failure_that_says_why(
     assert outcome.code == 1
     assert "does not answer: it is unproven on this host" in outcome.err
     assert "canary" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("mode", "changed", "found", "command"),
+    [
+        ("promote", {"stable": {"variant": "fp32-onnxruntime"}}, "version 1 is deployed (stable fp32-onnxruntime)",
+         "octavo deploy digits int8-onnxruntime --version 1"),
+        ("promote", {"version": 2}, "version 2 is deployed (stable int8-onnxruntime)",
+         "octavo deploy digits int8-onnxruntime --version 1"),
+        ("canary", {"stable": {"variant": "a"}, "canary": {"variant": "b", "weight": 5}}, "(stable a, canary b)",
+         "octavo deploy digits --canary int8-onnxruntime --weight 10 --version 1"),
+        ("shadow", {"stable": {"variant": "a"}}, "(stable a)",
+         "octavo deploy digits --shadow int8-onnxruntime --version 1"),
+        ("canary", {"version": 2}, "version 2 is deployed", "octavo deploy digits int8-onnxruntime --version 1"),
+        ("promote", {"loaded": False}, "deployed and unloaded", "octavo deploy digits int8-onnxruntime --version 1"),
+    ],
+)  # fmt: skip
+def test_an_earlier_jobs_engine_that_is_deployed_no_longer_is_a_failure_with_the_command_that_deploys_it(
+    octavo: Octavo,
+    server: ScriptedServer,
+    job: BuildJob,
+    mode: str,
+    changed: dict[str, Any],
+    found: str,
+    command: str,
+) -> None:
+    server.answer("POST", "/quantize", job("succeeded", result=RESULT), status=200)
+    server.answer("GET", "/jobs/j1", job("succeeded", result=RESULT))
+    server.answer("GET", "/jobs/j1/report", {})
+    server.answer("GET", "/models/digits/deployment", DEPLOYED | changed)
+    outcome = octavo("quantize", "digits", "--deploy", mode)
+    assert outcome.code == 1
+    assert found in outcome.err
+    assert f"`{command}`" in outcome.err
+
+
+def test_a_canary_that_was_promoted_meanwhile_needs_no_command(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    run_to(server, job("succeeded", result=RESULT))
+    server.answer("GET", "/models/digits/deployment", DEPLOYED)
+    outcome = octavo("quantize", "digits", "--deploy", "canary")
+    assert outcome.code == 1
+    assert "it is stable already" in outcome.err
+    assert "octavo deploy" not in outcome.err
 
 
 def test_an_engine_that_was_not_deployed_as_asked_is_a_failure_that_says_why(
@@ -165,6 +213,23 @@ def test_a_result_shows_variant_and_verdict(octavo: Octavo, server: ScriptedServ
     shown = octavo("quantize", "digits").out
     assert "int8-onnxruntime" in shown
     assert "top1 lost 0.0 of 0.01" in shown
+
+
+def test_the_report_goes_by_the_name_that_the_job_gave_its_engine(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    end = job("succeeded", result=RESULT | {"variant": "int8-onnxruntime-c70468d5"})
+    run_to(server, end)
+    server.script["GET", "/jobs/j1/report"].clear()
+    server.answer("GET", "/jobs/j1/report", {"variant": "int8-onnxruntime", "verdict": "passed", "warnings": ["slow"]})
+    told = [octavo("quantize", "digits").out]
+    server.script["GET", "/jobs/j1"].clear()
+    server.answer("GET", "/jobs/j1", end)
+    told.append(octavo("report", "j1").out)
+    for out in told:
+        assert "int8-onnxruntime-c70468d5: passed" in out
+        assert "int8-onnxruntime-c70468d5: warning: slow" in out
+        assert "int8-onnxruntime:" not in out
 
 
 def test_without_waiting_the_job_is_printed_and_not_followed(

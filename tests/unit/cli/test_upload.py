@@ -82,6 +82,43 @@ def test_with_json_stdout_is_the_servers_document_and_stderr_is_empty(
     assert outcome.err == ""
 
 
+def test_a_later_version_is_noted_to_wait_with_the_command_that_deploys_it(
+    octavo: Octavo, server: ScriptedServer, model: Path
+) -> None:
+    server.answer("POST", "/models", VERSION | {"version": 2}, status=201)
+    server.answer("GET", "/models/digits/deployment", {"version": 1, "stable": {"variant": "int8-onnxruntime"}})
+    outcome = octavo("upload", model, "--name", "digits")
+    assert outcome.code == 0
+    assert "version 1 stays deployed" in outcome.err
+    assert "`octavo deploy digits fp32-onnxruntime --version 2`" in outcome.err
+
+
+def test_a_later_version_of_a_withdrawn_model_is_noted_to_wait_too(
+    octavo: Octavo, server: ScriptedServer, model: Path
+) -> None:
+    server.answer("POST", "/models", VERSION | {"version": 2}, status=201)
+    outcome = octavo("upload", model, "--name", "digits")
+    assert outcome.code == 0
+    assert "no version is deployed; `octavo deploy digits fp32-onnxruntime --version 2`" in outcome.err
+
+
+def test_bytes_that_were_a_version_already_are_noted(octavo: Octavo, server: ScriptedServer, model: Path) -> None:
+    server.answer("POST", "/models", VERSION, status=200)
+    server.answer("GET", "/models/digits/deployment", {"version": 1, "stable": {"variant": "int8-onnxruntime"}})
+    outcome = octavo("upload", model, "--name", "digits")
+    assert outcome.code == 0
+    assert "these bytes were version 1 of model digits already" in outcome.err
+    assert "octavo deploy" not in outcome.err
+
+
+def test_bytes_of_a_version_that_is_not_deployed_are_noted_with_the_command_that_deploys_it(
+    octavo: Octavo, server: ScriptedServer, model: Path
+) -> None:
+    server.answer("POST", "/models", VERSION, status=200)
+    server.answer("GET", "/models/digits/deployment", {"version": 3, "stable": {"variant": "int8-onnxruntime"}})
+    assert "`octavo deploy digits fp32-onnxruntime --version 1`" in octavo("upload", model, "--name", "digits").err
+
+
 def test_no_progress_is_printed_where_stderr_is_no_terminal(
     octavo: Octavo, server: ScriptedServer, model: Path
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 
+from service.errors import InvalidInput
 from service.processes.ports import grpc_refused, http_refused, reserved, shared_sockets
 
 HOST = "127.0.0.1"
@@ -86,4 +87,15 @@ def test_a_refusal_names_the_address_the_reason_and_the_setting() -> None:
     assert "OCTAVO_GRPC_PORT" in str(grpc_refused(HOST, 81, RuntimeError("Failed to bind")))
     assert "Failed to bind" in str(grpc_refused(HOST, 81, RuntimeError("Failed to bind")))
     unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-    assert "nowhere:80: Name or service not known" in str(http_refused("nowhere", 80, unknown))
+    for refused in (http_refused, grpc_refused):
+        assert "the host 'nowhere': Name or service not known; " in str(refused("nowhere", 80, unknown))
+
+
+@pytest.mark.parametrize("refused", [http_refused, grpc_refused])
+def test_a_host_that_is_not_this_machines_is_named_with_its_own_setting_and_no_port(
+    refused: Callable[[str, int, OSError], InvalidInput],
+) -> None:
+    told = str(refused("192.0.2.1", 80, OSError(errno.EADDRNOTAVAIL, "bind failed")))
+    assert "the host '192.0.2.1': Cannot assign requested address; " in told
+    assert "--host (OCTAVO_HOST)" in told
+    assert "port" not in told.lower()

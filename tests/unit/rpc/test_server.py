@@ -70,9 +70,9 @@ def test_a_taken_port_is_refused_with_the_reason_and_the_settings_name(tmp_path:
 
 def test_a_host_that_is_not_there_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def work(server: GrpcServer) -> None:
-        with pytest.raises(InvalidInput, match=r"on no\.such\.host\.invalid:0: [A-Z].*--grpc-port"):
+        with pytest.raises(InvalidInput, match=r"host 'no\.such\.host\.invalid': [A-Z].*--host"):
             server.bind("no.such.host.invalid", 0)
-        with pytest.raises(InvalidInput, match=r"on 192\.0\.2\.1:0: Cannot assign requested address"):
+        with pytest.raises(InvalidInput, match=r"host '192\.0\.2\.1': Cannot assign requested address"):
             server.bind("192.0.2.1", 0)
 
     on_a_loop(tmp_path, work)
