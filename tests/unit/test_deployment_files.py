@@ -186,6 +186,7 @@ def test_kubernetes_runs_both_processes_with_settings_that_exist_and_without_rig
         container = pod["containers"][0]
         assert container["args"] == [process]
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["enableServiceLinks"] is False
         assert {entry["name"] for entry in container.get("env", [])} <= SETTINGS
     shared = by_kind["ConfigMap", "octavo"]["data"] | by_kind["Secret", "octavo"]["stringData"]
     assert {key for key in shared if key.startswith("OCTAVO_")} <= SETTINGS
