@@ -6,14 +6,16 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import pytest
+from onnx import helper
 
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.errors import InvalidTensor
+from service.errors import EngineFailed, InvalidTensor
 from service.router.router import Router
 from tests.served_models import STABLE, deployment, served
-from tests.unit.quantization.small_models import saved, u_net
+from tests.unit.quantization.small_models import fp32, model_of, saved, u_net, value
 from tests.unit.router.router_bench import sample
 
 
@@ -41,6 +43,25 @@ def test_a_bad_shape_fails_alone_as_its_callers_fault(tmp_path: Path) -> None:
                     assert answer.outputs["y"].shape == (1, 7, height, 8)
                     assert (answer.outputs["y"][:, :3] == height).all()
             assert sample("octavo_compute_duration_seconds_count", **labels) == batches + 3
+        finally:
+            await router.close(5)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_takes_no_made_up_row_fails_to_load_and_blames_no_caller(tmp_path: Path) -> None:
+    product = helper.make_node("MatMul", ["x", "w"], ["y"], "m")
+    weights = {"w": fp32(np.ones((7, 2)))}
+    model = model_of([product], [value("x", ("batch", "length"))], [value("y", ("batch", 2))], weights)
+    path = saved(model, tmp_path / "m.onnx")
+
+    async def scenario() -> None:
+        router = Router(InferLimits(max_batch_rows=8), lambda _: OnnxRuntimeEngine.load(path, threads=1))
+        try:
+            with pytest.raises(
+                EngineFailed, match=r"takes no row that it was warmed up with: .* cannot take input 'x'"
+            ):
+                await router.deploy(served(deployment()))
         finally:
             await router.close(5)
 
