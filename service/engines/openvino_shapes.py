@@ -21,6 +21,7 @@ from service.engines.refused_shapes import refusal
 _KNOWN = 16384
 # What shapes follow from is shorter, such as the scales of a resizing.
 _SMALL = 64
+_OF_SHAPES = ("i32", "i64")
 
 
 class TriedShapes:
@@ -61,12 +62,16 @@ def _without_weights(model: ov.Model) -> ov.Model:
     """A graph of the same shapes that holds no memory to speak of: large constants are inputs behind its own."""
     light = model.clone()
     for op in light.get_ops():
-        if op.get_type_name() == "Constant" and op.get_output_element_type(0).is_real() and _size(op) > _SMALL:
+        if op.get_type_name() == "Constant" and _size(op) > _SMALL and _kind(op) not in _OF_SHAPES:
             stand_in = opset.parameter(op.get_output_shape(0), op.get_output_element_type(0))
             for reader in op.output(0).get_target_inputs():
                 reader.replace_source_output(stand_in.output(0))
             light.add_parameters([stand_in])
     return light
+
+
+def _kind(constant: ov.Node) -> str:
+    return str(constant.get_output_element_type(0).get_type_name())
 
 
 def _size(constant: ov.Node) -> int:
