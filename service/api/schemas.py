@@ -148,6 +148,9 @@ class CertificateBody(Body):
     created_at: str
     model_sha256: str | None = None
     plan_sha256: str | None = None
+    independent: bool | None = Field(
+        default=None, description="Whether calibration has seen none of the rows that it rests on."
+    )
 
 
 class EngineBody(Body):

@@ -60,7 +60,8 @@ class Fingerprint:
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """A verdict bound to model, plan and host. `verdict` is passed, rejected or unproven; `reason` says why in a
-    sentence. Certificates of earlier releases name neither model nor plan.
+    sentence. `independent`: whether calibration has seen none of the rows that it rests on. Certificates of earlier
+    releases name neither model nor plan, and do not say whether they are independent.
     """
 
     verdict: str
@@ -72,6 +73,7 @@ class Certificate:
     created_at: str
     model_sha256: str | None = None
     plan_sha256: str | None = None
+    independent: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"fingerprint": self.fingerprint.to_json()}
@@ -148,3 +150,14 @@ def never_ran(artifact: EngineArtifact) -> bool:
     As stored: `on_host` calls unproven also what another kind of host has passed.
     """
     return artifact.certificate is not None and artifact.certificate.verdict == "unproven"
+
+
+def proves_less(artifact: EngineArtifact, proven: EngineArtifact) -> bool:
+    """Whether `artifact` adds nothing to what `proven` has shown of the same bytes on its kind of host: calibration has
+    seen the rows of the one, and not, as far as is known, those of the other.
+    """
+    new, old = artifact.certificate, proven.certificate
+    if new is None or old is None or artifact.sha256 != proven.sha256:
+        return False
+    weaker = new.independent is False and old.independent is not False
+    return weaker and may_answer(proven) and not proof_gaps(proven, new.fingerprint)

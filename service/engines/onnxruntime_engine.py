@@ -11,9 +11,11 @@ import onnxruntime as ort
 
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array
+from service.engines.refused_shapes import onnxruntime_refusal, shapes_vary
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
 _SPIN_MICROSECONDS = "100"
+_FATAL = 4
 # ONNX Runtime 1.32 ends the process where one of these meets an empty axis; RNN is of their family.
 _ENDS_ON_EMPTY = ("GRU", "LSTM", "RNN", "DynamicQuantizeLSTM", "Einsum")
 # How a node's type stands in an ONNX file.
@@ -49,6 +51,10 @@ class OnnxRuntimeEngine:
         self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
         self.outputs = tuple(tensor_spec(node) for node in session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
+        self._shapes_vary = shapes_vary(self.inputs)
+        # What fails is told by the exception; on stderr it would be told again, in colour and for each bad request.
+        self._quiet = ort.RunOptions()
+        self._quiet.log_severity_level = _FATAL
         self._text_inputs = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
 
     @classmethod
@@ -69,8 +75,11 @@ class OnnxRuntimeEngine:
         if self._text_inputs:
             inputs = dict(inputs) | {name: text_of(name, inputs[name]) for name in self._text_inputs}
         try:
-            arrays = self._session.run(names, inputs)
+            arrays = self._session.run(names, inputs, self._quiet)
         except Exception as error:
+            refused = onnxruntime_refusal(inputs, error) if self._shapes_vary else None
+            if refused is not None:
+                raise refused from error
             raise EngineFailed(f"ONNX Runtime failed on this batch: {error}") from error
         return dict(zip(names, arrays, strict=True))
 

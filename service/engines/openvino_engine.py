@@ -17,6 +17,8 @@ from service.engines.openvino_import import FrontEndManager
 from service.engines.openvino_import import openvino as ov
 from service.engines.openvino_indices import Bounds, index_bounds
 from service.engines.openvino_passing import OUTPUT_SUFFIX, copy_outputs, passed_on
+from service.engines.openvino_shapes import TriedShapes, last_words, tried_shapes
+from service.engines.refused_shapes import openvino_refusal, shapes_vary
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
 _DATATYPES = {
@@ -37,17 +39,23 @@ _DATATYPES = {
 _WIDE = ("UINT32", "UINT64", "INT64")
 _COMPUTED = np.iinfo(np.int32)
 _MAX_WORDS = 500
+_NO_ROWS = "this batch holds no rows, which this engine has no answer to; send at least one"
+_PLACES = ("Exception from ", "Caught exception: Exception from ", "Check '")
 
 
 class OpenVinoEngine:
     """One compiled model. Each caller runs on a request of its own, so that several threads may infer at once."""
 
-    def __init__(self, compiled: ov.CompiledModel, bounds: Sequence[Bounds | None]) -> None:
-        """`bounds` are of the inputs, in their order."""
+    def __init__(
+        self, compiled: ov.CompiledModel, bounds: Sequence[Bounds | None], tried: TriedShapes | None = None
+    ) -> None:
+        """`bounds` are of the inputs, in their order; `tried` is there where shapes have to be tried first."""
         self._compiled = compiled
         self._bounds = tuple(bounds)
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._tried = tried
+        self._shapes_vary = shapes_vary(self.inputs)
         self._positions = {spec.name: index for index, spec in enumerate(self.outputs)}
         self._free: deque[ov.InferRequest] = deque()
 
@@ -70,6 +78,8 @@ class OpenVinoEngine:
         tensors = [
             _tensor(spec, inputs[spec.name], bounds) for spec, bounds in zip(self.inputs, self._bounds, strict=True)
         ]
+        if self._tried is not None:
+            self._tried.check(self.inputs, inputs)
         try:
             request = self._free.pop()
         except IndexError:
@@ -77,8 +87,15 @@ class OpenVinoEngine:
         try:
             for index, tensor in enumerate(tensors):
                 request.set_input_tensor(index, tensor)
-            request.infer(share_outputs=True)
+            # On one thread `infer` swallows what goes wrong, and the outputs are still those of an earlier caller.
+            request.start_async(share_inputs=True)
+            request.wait()
         except Exception as error:
+            refused = openvino_refusal(inputs, str(error), last_words(error)) if self._shapes_vary else None
+            if refused is not None:
+                raise refused from error
+            if not all(inputs[spec.name].size for spec in self.inputs):
+                raise InvalidTensor(_NO_ROWS) from error
             raise EngineFailed(f"OpenVINO failed on this batch: {_words(error)}") from error
         answers = {name: self._owned(request, name) for name in names}
         self._free.append(request)
@@ -90,7 +107,7 @@ class OpenVinoEngine:
         """An empty batch leaves some graphs' outputs as an earlier batch made them: that is nobody else's to see."""
         for name, values in answers.items():
             if self.outputs[self._positions[name]].batched and len(values):
-                raise InvalidTensor("this batch holds no rows, which this engine has no answer to; send at least one")
+                raise InvalidTensor(_NO_ROWS)
 
     def _owned(self, request: ov.InferRequest, name: str) -> Array:
         """A copy: the request writes its next answer where it wrote this one."""
@@ -103,8 +120,11 @@ class OpenVinoEngine:
         del self._compiled
 
 
-def compile_model(path: Path, threads: int, instances: int = 1) -> tuple[ov.CompiledModel, tuple[Bounds | None, ...]]:
-    """The ONNX model at `path`, ready for this CPU, and what integers its inputs may hold, in their order.
+def compile_model(
+    path: Path, threads: int, instances: int = 1
+) -> tuple[ov.CompiledModel, tuple[Bounds | None, ...], TriedShapes | None]:
+    """The ONNX model at `path`, ready for this CPU; what integers its inputs may hold, in their order; and what tries
+    their shapes, where this device does not check them.
 
     Raises EngineFailed with OpenVINO's own words.
     """
@@ -127,14 +147,14 @@ def compile_model(path: Path, threads: int, instances: int = 1) -> tuple[ov.Comp
         model = frontend.convert(read)
         if not model.outputs:
             raise EngineFailed(f"OpenVINO cannot load {path.name}: it holds no model; check the model")
-        bounds = index_bounds(model)
+        bounds, tried = index_bounds(model), tried_shapes(model)
         compiled = ov.Core().compile_model(model, "CPU", settings)
         names = passed_on(compiled)
         if names:
             copy_outputs(model, names, inputs)
             compiled = ov.Core().compile_model(model, "CPU", settings)
             _check_copied(compiled, path)
-        return compiled, bounds
+        return compiled, bounds, tried
     except EngineFailed:
         raise
     except Exception as error:
@@ -188,5 +208,5 @@ def _check_fits(name: str, low: int, high: int) -> None:
 def _words(error: Exception) -> str:
     """The runtime's message on one line, without the places in its source that precede it."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    said = [line for line in lines if line and not line.startswith(_PLACES)]
     return " ".join(said or lines)[:_MAX_WORDS]

@@ -71,8 +71,10 @@ class Publication:
         if gate["verdict"] == "unproven" and may_answer(artifact):
             # Deploying it is for the caller: what was asked for is the engine of this job.
             return {"state": "succeeded", "result": result | {"variant": artifact.variant} | _kept(job, artifact)}
-        deployed = self._deploy(job, artifact.variant)
-        return {"state": "succeeded", "result": result | {"variant": artifact.variant} | deployed}
+        told = {"variant": artifact.variant} | self._deploy(job, artifact.variant)
+        if artifact.job != job.id:
+            told["certificate_kept"] = _kept_certificate(artifact)
+        return {"state": "succeeded", "result": result | told}
 
     def _store(self, job: Job, gate: dict[str, Any], folder: Path) -> EngineArtifact:
         key = content_key(gate["sha256"])
@@ -147,3 +149,11 @@ def _kept(job: Job, artifact: EngineArtifact) -> dict[str, Any]:
         f"PUT /models/{artifact.model}/deployment"
     )
     return {"deployment": None, "deployment_error": {"error": words, "code": Unproven.code}}
+
+
+def _kept_certificate(artifact: EngineArtifact) -> str:
+    """What a job tells whose engine has a stronger proof already, by rows that calibration has not seen."""
+    return (
+        f"variant {artifact.variant!r} keeps the certificate that job {artifact.job} gave the same bytes: this job's "
+        "rows are known from calibration, which proves less; name a validation set of other rows to replace it"
+    )

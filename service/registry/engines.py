@@ -7,7 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.domain.engine import GPU_RUNTIMES, Certificate, EngineArtifact, Fingerprint, may_answer, never_ran
+from service.domain.engine import (
+    GPU_RUNTIMES,
+    Certificate,
+    EngineArtifact,
+    Fingerprint,
+    may_answer,
+    never_ran,
+    proves_less,
+)
 from service.errors import NotFound
 from service.registry.database import Database
 from service.registry.tables import ENGINES
@@ -42,11 +50,12 @@ class EngineRegistry:
     def publish(self, artifact: EngineArtifact) -> EngineArtifact:
         """Stores the artifact and gives back what was stored: where another recipe of the same version holds the
         variant's name, the name gets the recipe's digest behind it. The same recipe again replaces its artifact, but
-        for an engine that never ran: it does not take the place of a proven one.
+        that of a proven engine stays where the new one never ran, or has the same bytes and a weaker proof.
         """
         with self._database.write(f"model:{artifact.model}") as connection:
             named = replace(artifact, variant=_free_name(connection, artifact))
-            if never_ran(named) and (proven := _proven(connection, named)) is not None:
+            proven = _proven(connection, named)
+            if proven is not None and (never_ran(named) or proves_less(named, proven)):
                 return proven
             key = (
                 ENGINES.c.model == named.model,

@@ -12,7 +12,7 @@ from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
 from service.engines.engine import Engine
-from service.errors import EngineFailed, OctavoError
+from service.errors import EngineFailed, InvalidTensor, OctavoError
 from service.logs import log_context
 from service.metrics import ENGINE_LOAD_SECONDS
 from service.router.replica import Replica
@@ -109,6 +109,10 @@ class ReplicaLoader:
 def _warmed(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
     try:
         return warm_up(engine, max_rows, clock)
+    except InvalidTensor as error:
+        # The rows were made up here, and no caller is to blame for them.
+        engine.close()
+        raise EngineFailed(f"the engine takes no row that it was warmed up with: {error}") from error
     except BaseException:
         engine.close()
         raise

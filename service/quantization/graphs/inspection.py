@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto, helper
 from service.domain.inference import Array
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.samples import Sampler, sampler_for
-from service.errors import EngineFailed, InvalidModel
+from service.errors import EngineFailed, InvalidModel, InvalidTensor
 from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of
 
 OLDEST_OPSET = 7
@@ -154,7 +154,7 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
     for rows in (1, 2) if batched else (1,):
         try:
             _run_sample(engine, sampler.zeros(rows))
-        except EngineFailed as error:
+        except (EngineFailed, InvalidTensor) as error:
             words = f"the model cannot run on {rows} rows of zeros: {str(error)[:400]}"
             if not open_axes:
                 advice = "a working dynamic batch, or with a fixed first axis" if rows == 2 else "sound shapes"
@@ -167,7 +167,7 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
 def _sampler(engine: OnnxRuntimeEngine) -> Sampler:
     try:
         return sampler_for(engine)
-    except EngineFailed:
+    except (EngineFailed, InvalidTensor):
         # Told below, with the model's own words.
         return Sampler(engine.inputs)
 

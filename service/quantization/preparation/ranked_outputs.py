@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from service.engines.engine import Engine
-from service.errors import EngineFailed
+from service.errors import EngineFailed, InvalidTensor
 from service.quantization.data.rows import Feed
 from service.quantization.measures.decisions import rows_in_falling_order, scores_outputs
 
@@ -24,7 +24,7 @@ def ranked_outputs(reference: Engine, feed: Feed) -> tuple[str, ...]:
     names = _vectors(reference, feed)
     try:
         falling = _always_falling(reference, feed, names)
-    except EngineFailed:
+    except (EngineFailed, InvalidTensor):
         # Whatever runs these rows next says why the model cannot.
         return names
     return tuple(name for name in names if name not in falling)
@@ -50,7 +50,7 @@ def _vectors(reference: Engine, feed: Feed) -> tuple[str, ...]:
     found = scores_outputs(reference.infer(feed.take(0, count)), count)
     if not feed.fixed:
         # A model that takes one row alone is judged by that.
-        with suppress(EngineFailed):
+        with suppress(EngineFailed, InvalidTensor):
             others = scores_outputs(reference.infer(feed.filled(_OTHER_SIZE)), _OTHER_SIZE)
             found = tuple(name for name in found if name in others)
     return found

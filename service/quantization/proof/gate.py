@@ -200,6 +200,8 @@ def _certificate(task: PipelineTask, found: dict[str, Any], built: dict[str, Any
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         model_sha256=_sha256(task.model),
         plan_sha256=_sha256(task.folder / winner.runtime / PLAN),
+        # A stage file of an earlier release does not say.
+        independent=found.get("independent"),
     )
 
 

@@ -43,11 +43,13 @@ def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, A
     engines = task.read(BUILT)["engines"]
     feed = Feed.of(judging_rows(task), reference_inputs(task))
     rows = feed.rows
+    known = _known_from_calibration(task, rows)
     found: dict[str, Any] = {
         "rows": feed.covered(len(rows)),
         "validated_on": rows.name,
         "labels": rows.labels is not None,
-        "warnings": [*_left_out(feed), *_warnings(task, rows)],
+        "independent": not known,
+        "warnings": [*_left_out(feed), *known],
         "candidates": {},
         "refused": {},
     }
@@ -153,7 +155,8 @@ def _left_out(feed: Feed) -> list[str]:
     ]
 
 
-def _warnings(task: PipelineTask, rows: Rows) -> list[str]:
+def _known_from_calibration(task: PipelineTask, rows: Rows) -> list[str]:
+    """A warning where any of the rows is; none where they are independent evidence."""
     if task.validation is None:
         return ["no validation set was named: every figure is measured on the calibration rows, which proves less"]
     if task.calibration is None:

@@ -19,6 +19,7 @@ from service.rpc.typed_contents import contents_from_array
 from tests.contract.grpc.serving import GrpcServing
 from tests.contract.grpc.tensors import ANSWER, ONES, every_datatype, texts
 from tests.contract.oip.serving import LIMITS
+from tests.served_models import deployment, served
 
 PATH = "/inference.GRPCInferenceService/"
 
@@ -157,6 +158,15 @@ def test_an_error_has_its_status_its_reason_and_its_public_code(
     error = refused(lambda: stub.ModelInfer(request))
     assert (error.code().name, message in reason(error)) == (code, True), reason(error)
     assert public_code(error) in ("invalid_tensor", "not_found", "invalid_input")
+
+
+def test_a_shape_that_the_network_cannot_take_is_an_invalid_argument(serving: GrpcServing, stub: Any) -> None:
+    serving.call(serving.router.deploy(served(deployment(model="u-net"))))
+    request = service_pb2.ModelInferRequest(model_name="u-net", raw_input_contents=[bytes(4 * 3 * 7 * 8)])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 3, 7, 8])
+    error = refused(lambda: stub.ModelInfer(request))
+    assert (error.code().name, public_code(error)) == ("INVALID_ARGUMENT", "invalid_tensor")
+    assert "input 'x' of shape [1, 3, 7, 8]" in reason(error)
 
 
 def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(stub: Any) -> None:

@@ -38,6 +38,7 @@ from service.router.reconcile import Reconciler
 from service.router.router import Router
 from tests.fake_engine import FakeEngine
 from tests.served_models import PREPROCESSING, deployment, served, write_identity, write_linear
+from tests.unit.quantization.small_models import saved, u_net
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -61,7 +62,10 @@ KINDS = {
 
 
 class Serving:
-    """`linear` takes [rows, 1, 2, 2] and pictures, `types` passes every datatype through, `fake` obeys the test."""
+    """`linear` takes [rows, 1, 2, 2] and pictures, `types` passes every datatype through, `fake` obeys the test.
+
+    `u-net` is there to be deployed, and takes even heights and widths alone.
+    """
 
     def __init__(self, folder: Path, direct: bool) -> None:
         """`folder` holds a database with the newest schema and nothing in it."""
@@ -69,6 +73,7 @@ class Serving:
         self._files = {
             "linear": write_linear(folder / "linear.onnx"),
             "doubled": write_linear(folder / "doubled.onnx", factor=2.0),
+            "u-net": saved(u_net(), folder / "u-net.onnx"),
             "types": write_identity(folder / "types.onnx", {kind.lower(): number for kind, number in KINDS.items()}),
         }
         self.router = Router(LIMITS, self._load)

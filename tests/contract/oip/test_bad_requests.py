@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.contract.oip.serving import LIMITS, Serving, error_of, post, tensor
+from tests.served_models import deployment, served
 
 BINARY = tensor(parameters={"binary_data_size": 16})
 del BINARY["data"]
@@ -56,6 +57,17 @@ def _still_serving(serving: Serving) -> Any:
 )
 def test_wrong_tensors_in_json(serving: Serving, inputs: list[Any], message: str) -> None:
     assert message in error_of(post(serving, {"inputs": inputs}), 400)
+
+
+def test_a_shape_that_the_network_cannot_take_is_the_callers_fault_and_not_the_servers(serving: Serving) -> None:
+    serving.call(serving.router.deploy(served(deployment(model="u-net"))))
+    url = f"{serving.url}/v2/models/u-net/infer"
+    odd = {"name": "x", "datatype": "FP32", "shape": [1, 3, 7, 8], "data": [0] * 168}
+    message = error_of(serving.client.post(url, json={"inputs": [odd]}), 400)
+    assert "input 'x' of shape [1, 3, 7, 8]" in message
+    assert "send lengths" in message
+    even = odd | {"shape": [1, 3, 8, 8], "data": [0] * 192}
+    assert serving.client.post(url, json={"inputs": [even]}).json()["outputs"][0]["shape"] == [1, 7, 8, 8]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a job leaves whose engine could not run: an artifact without a role, and never in a proven one's place."""
+"""What a job leaves: an engine that could not run has no role, and no weaker proof takes a stronger one's place."""
 
 from __future__ import annotations
 
@@ -153,3 +153,54 @@ def test_a_verdict_on_another_models_bytes_is_not_published(
         publication.publish(job, seen, folder)
     seen["certificate"]["model_sha256"] = "a" * 64
     assert publication.publish(job, seen, folder)["state"] == "succeeded"
+
+
+def proven_on(independent: bool | None, sha256: str = "e" * 64, **fields: Any) -> dict[str, Any]:
+    """A gate that passed, on rows that calibration has seen or not."""
+    proof = replace(certificate("passed"), independent=independent, reason=f"independent: {independent}", **fields)
+    return gate("passed", sha256) | {"certificate": proof.to_json()}
+
+
+@pytest.mark.parametrize("earlier", [True, None])
+def test_a_certificate_by_independent_rows_is_not_replaced_by_one_on_rows_that_calibration_saw(
+    database: Database, publication: Publication, folder: Path, earlier: bool | None
+) -> None:
+    first = job_of(database, quantize_request())
+    publication.publish(first, proven_on(earlier), folder)
+    second = job_of(database, quantize_request(deploy="promote"))
+    outcome = publication.publish(second, proven_on(False), folder)
+    assert outcome == publication.publish(second, proven_on(False), folder)
+    result = outcome["result"]
+    assert (outcome["state"], result["certificate"]["independent"]) == ("succeeded", False)
+    assert f"keeps the certificate that job {first.id} gave the same bytes" in result["certificate_kept"]
+    assert result["report"] == f"/jobs/{second.id}/report"
+    stored = publication.engines.find("digits", 1, "int8-tensorrt")
+    assert stored.job == first.id
+    assert stored.certificate is not None
+    assert stored.certificate.independent is earlier
+    # The bytes are those that were asked for, so they serve.
+    assert publication.deployments.find("digits").stable == "int8-tensorrt"
+
+
+ELSEWHERE = replace(certificate().fingerprint, flags=("avx512f",), libraries={"tensorrt": "2"})
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (proven_on(True), proven_on(True)),
+        (proven_on(False), proven_on(False)),
+        (proven_on(False), proven_on(True)),
+        (proven_on(True), proven_on(False, "f" * 64)),
+        (proven_on(True, fingerprint=ELSEWHERE), proven_on(False)),
+    ],
+    ids=["as good", "as weak", "better", "other bytes", "another kind of host"],
+)
+def test_a_later_certificate_replaces_one_that_it_is_no_weaker_than_or_that_holds_for_other_bytes_or_hosts(
+    database: Database, publication: Publication, folder: Path, earlier: dict[str, Any], later: dict[str, Any]
+) -> None:
+    publication.publish(job_of(database, quantize_request()), earlier, folder)
+    second = job_of(database, quantize_request(deploy="promote"))
+    result = publication.publish(second, later, folder)["result"]
+    assert "certificate_kept" not in result
+    assert publication.engines.find("digits", 1, "int8-tensorrt").job == second.id

@@ -66,6 +66,7 @@ def test_an_int8_engine_within_the_budget_passes_with_a_certificate_for_this_hos
     assert certificate.fingerprint == engine_fingerprint("onnxruntime")
     assert certificate.loss is not None
     assert certificate.loss <= 0.05
+    assert certificate.independent is True
     assert (gate["variant"], gate["runtime"], gate["precision"]) == ("int8-onnxruntime", "onnxruntime", "int8")
     assert gate["batch_max"] == 4
     engine_path = task.folder / gate["engine_file"]
@@ -196,13 +197,15 @@ def test_a_later_stage_needs_no_files_but_those_that_earlier_ones_named(task: Pi
 def test_without_a_validation_set_the_calibration_rows_judge_and_the_report_says_so(task: PipelineTask) -> None:
     gate = run_all(replace(task, validation=None))["gate"]
     assert gate["certificate"]["reason"].endswith("on 64 calibration rows")
+    assert gate["certificate"]["independent"] is False
     report = report_of(task)
     assert report["validation"]["on"] == "calibration"
     assert any("measured on the calibration rows, which proves less" in warning for warning in report["warnings"])
 
 
 def test_validation_rows_that_calibration_saw_are_warned_of(task: PipelineTask) -> None:
-    run_all(replace(task, calibration=task.validation))
+    gate = run_all(replace(task, calibration=task.validation))["gate"]
+    assert gate["certificate"]["independent"] is False
     assert any("200 validation rows are calibration rows too" in warning for warning in report_of(task)["warnings"])
 
 
