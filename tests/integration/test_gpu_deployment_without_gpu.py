@@ -105,7 +105,8 @@ def test_the_log_says_it_and_nothing_is_built_or_fetched_where_it_cannot_be_prov
     assert here.client.get("/jobs").json()["jobs"] == []
 
 
-def test_asked_for_by_name_the_engine_is_refused_with_those_that_answer(here: Served) -> None:
+def test_asked_for_by_name_the_engine_is_not_ready_and_what_answers_is_named(here: Served) -> None:
     refused = here.client.post("/v2/models/digits/infer", json=sample() | {"parameters": {"variant": TENSORRT}})
-    assert refused.status_code == 404
+    assert refused.status_code == 503
+    assert "unproven on this host" in refused.json()["error"]
     assert FP16 in refused.json()["error"]
