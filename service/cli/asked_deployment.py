@@ -5,9 +5,7 @@ from __future__ import annotations
 import shlex
 
 from service.cli.client import Document
-
-# The share that a job gives its canary.
-_CANARY_PERCENT = 10
+from service.domain.recipe import CANARY_WEIGHT_PERCENT
 
 
 def why_not_as_asked(deployment: Document, job: Document, mode: str) -> str:
@@ -43,7 +41,7 @@ def _deployed(deployment: Document) -> str:
 def _command(model: str, version: int, variant: str, mode: str) -> str:
     options = {
         "promote": (variant,),
-        "canary": ("--canary", variant, "--weight", str(_CANARY_PERCENT)),
+        "canary": ("--canary", variant, "--weight", str(CANARY_WEIGHT_PERCENT)),
         "shadow": ("--shadow", variant),
     }
     return shlex.join(("octavo", "deploy", model, *options[mode], "--version", str(version)))

@@ -21,6 +21,8 @@ SPARSITIES = ("none", "2:4")
 METHODS = ("minmax", "entropy", "percentile", "mse")
 METRICS = ("top1", "top5", "agreement", "mae", "cosine")
 DEPLOY_MODES = ("none", "promote", "canary", "shadow")
+# The share of requests that a job gives its canary.
+CANARY_WEIGHT_PERCENT = 10
 
 
 # Fields that earlier releases did not have, with their defaults.

@@ -12,7 +12,7 @@ from typing import Any
 from service.domain.deployment import Deployment
 from service.domain.engine import Certificate, EngineArtifact, may_answer
 from service.domain.job import Job
-from service.domain.recipe import QuantizeRequest
+from service.domain.recipe import CANARY_WEIGHT_PERCENT, QuantizeRequest
 from service.errors import Conflict, NotFound, OctavoError, StageFailed, Unproven
 from service.quantization.kept_files import RUNTIME_CACHE
 from service.registry.blobs import Blobs, content_key
@@ -21,7 +21,6 @@ from service.registry.deployments import DeploymentRegistry, not_deployed
 from service.registry.engines import EngineRegistry
 from service.registry.runtime_caches import StoredRuntimeCaches
 
-CANARY_WEIGHT_PERCENT = 10
 _log = logging.getLogger(__name__)
 REPORT_FILES = ("report.json", "report.html")
 

@@ -8,11 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from service.domain.recipe import Budget, Recipe
+from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
 from service.quantization.pipeline import STAGES, PipelineTask, run_stage
-from tests.unit.quantization.small_models import saved_rows
+from tests.unit.quantization.int8 import run
+from tests.unit.quantization.small_models import classifier, images, saved, saved_rows
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits"
+BATCH = BatchProfile(1, 2, 4)
+
+
+def classifier_task(folder: Path) -> PipelineTask:
+    """INT8 of the small classifier, whose own float decisions are the labels, in `folder`/job."""
+    path = saved(classifier(), folder / "model.onnx")
+    rows = {name: images(count, seed) for name, count, seed in (("calibration", 64, 1), ("validation", 200, 2))}
+    files = {}
+    for name, values in rows.items():
+        labels = run(classifier(), {"x": values}, folder)["scores"].argmax(axis=1)
+        files[name] = saved_rows(folder / f"{name}.npz", x=values, labels=labels)
+    recipe = Recipe(runtime="onnxruntime", batch=BATCH, calibration=Calibration(rows=64))
+    return PipelineTask(
+        folder / "job", path, recipe, Budget(max_loss=0.05), files["calibration"], files["validation"], 1
+    )
 
 
 def digits_task(folder: Path, recipe: Recipe) -> PipelineTask:

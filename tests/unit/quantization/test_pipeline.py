@@ -17,15 +17,15 @@ from onnx import TensorProto, helper
 
 from service.domain.engine import Certificate
 from service.domain.limits import MIB, StageLimits
-from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe
+from service.domain.recipe import Budget, Recipe
 from service.engines.fingerprint import engine_fingerprint, host_fingerprint
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization.pipeline import STAGES, PipelineTask
 from service.quantization.planning.saturation import saturates
 from service.quantization.proof import latency
 from service.quantization.sandbox.parent import run_in_sandbox
-from tests.unit.quantization.int8 import quantize, run
-from tests.unit.quantization.pipeline_runs import report_of, run_all, run_one
+from tests.unit.quantization.int8 import quantize
+from tests.unit.quantization.pipeline_runs import classifier_task, report_of, run_all, run_one
 from tests.unit.quantization.small_models import (
     classifier,
     images,
@@ -34,8 +34,6 @@ from tests.unit.quantization.small_models import (
     saved_rows,
     value,
 )
-
-BATCH = BatchProfile(1, 2, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -46,16 +44,7 @@ def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def task(tmp_path: Path) -> PipelineTask:
     """INT8 of the small classifier, whose own float decisions are the labels."""
-    path = saved(classifier(), tmp_path / "model.onnx")
-    rows = {name: images(count, seed) for name, count, seed in (("calibration", 64, 1), ("validation", 200, 2))}
-    files = {}
-    for name, values in rows.items():
-        labels = run(classifier(), {"x": values}, tmp_path)["scores"].argmax(axis=1)
-        files[name] = saved_rows(tmp_path / f"{name}.npz", x=values, labels=labels)
-    recipe = Recipe(runtime="onnxruntime", batch=BATCH, calibration=Calibration(rows=64))
-    return PipelineTask(
-        tmp_path / "job", path, recipe, Budget(max_loss=0.05), files["calibration"], files["validation"], 1
-    )
+    return classifier_task(tmp_path)
 
 
 def test_an_int8_engine_within_the_budget_passes_with_a_certificate_for_this_host(task: PipelineTask) -> None:
@@ -192,21 +181,6 @@ def test_a_later_stage_needs_no_files_but_those_that_earlier_ones_named(task: Pi
         summary = run_one(fresh, stage)
         named |= {name: (fresh.folder / name).read_bytes() for name in summary["files"]}
     assert summary["verdict"] == "passed"
-
-
-def test_without_a_validation_set_the_calibration_rows_judge_and_the_report_says_so(task: PipelineTask) -> None:
-    gate = run_all(replace(task, validation=None))["gate"]
-    assert gate["certificate"]["reason"].endswith("on 64 calibration rows")
-    assert gate["certificate"]["independent"] is False
-    report = report_of(task)
-    assert report["validation"]["on"] == "calibration"
-    assert any("measured on the calibration rows, which proves less" in warning for warning in report["warnings"])
-
-
-def test_validation_rows_that_calibration_saw_are_warned_of(task: PipelineTask) -> None:
-    gate = run_all(replace(task, calibration=task.validation))["gate"]
-    assert gate["certificate"]["independent"] is False
-    assert any("200 validation rows are calibration rows too" in warning for warning in report_of(task)["warnings"])
 
 
 def test_rows_without_labels_are_judged_by_agreement(task: PipelineTask, tmp_path: Path) -> None:

@@ -35,15 +35,20 @@ def test_a_failed_load_leaves_what_answers_alone_and_is_told() -> None:
     run(scenario)
 
 
+async def fail_to_add_canary(router: Router, shelf: EngineShelf) -> None:
+    """The stable variant answers, and a canary beside it cannot be loaded."""
+    base = deployment()
+    await router.deploy(served(base))
+    shelf.broken.add("m-1-" + INT8)
+    with pytest.raises(EngineFailed):
+        await router.deploy(served(with_canary(base, INT8, 100)))
+
+
 def test_a_broken_canary_does_not_replace_what_answers() -> None:
     async def scenario(router: Router, shelf: EngineShelf) -> None:
-        base = deployment()
-        await router.deploy(served(base))
-        shelf.broken.add("m-1-" + INT8)
-        with pytest.raises(EngineFailed):
-            await router.deploy(served(with_canary(base, INT8, 100)))
+        await fail_to_add_canary(router, shelf)
         assert await value(router) == 1
-        assert router.current("m") == served(base)
+        assert router.current("m") == served(deployment())
 
     run(scenario)
 
@@ -71,11 +76,7 @@ def test_a_deployed_variant_that_is_not_loaded_is_told_from_one_that_is_not_depl
 
 def test_what_loads_is_not_told_to_have_failed_because_an_earlier_wish_has() -> None:
     async def scenario(router: Router, shelf: EngineShelf) -> None:
-        base = deployment()
-        await router.deploy(served(base))
-        shelf.broken.add("m-1-" + INT8)
-        with pytest.raises(EngineFailed):
-            await router.deploy(served(with_canary(base, INT8, 100)))
+        await fail_to_add_canary(router, shelf)
         shelf.broken.clear()
         shelf.slow.add("m-1-" + INT8)
         loading = asyncio.ensure_future(router.deploy(served(with_canary(deployment(revision=3), INT8, 100))))
