@@ -108,17 +108,17 @@ def await_deployment(current: Session, job: Document, mode: str) -> None:
         raise typer.Exit(ExitCode.FAILED)
     try:
         deployment = follow_deployment(current.client, job["model"])
+        other = why_not_as_asked(deployment, job, mode)
+        reason = "" if other else _why_another_answers(current, job["model"])
     except CommandFailed as failure:
         current.terminal.note(
             f"what the job deployed does not answer: {failure}. It stays on record, and the server tries it again; "
             f"`octavo deploy {job['model']} --rollback` goes back"
         )
         raise typer.Exit(failure.exit_code) from failure
-    other = why_not_as_asked(deployment, job, mode)
     if other:
         current.terminal.note(f"what the job built is not deployed as asked: {other}")
         raise typer.Exit(ExitCode.FAILED)
-    reason = _why_another_answers(current, job["model"])
     if reason:
         current.terminal.note(f"what the job deployed does not answer: {reason}")
         raise typer.Exit(ExitCode.FAILED)

@@ -132,6 +132,18 @@ def test_a_deployment_that_still_loads_is_asked_for_again(
     assert [request.path for request in server.received].count("/models/digits/deployment") == 2
 
 
+def test_with_json_stdout_is_the_job_alone_also_where_the_index_cannot_be_read(
+    octavo: Octavo, server: ScriptedServer, job: BuildJob
+) -> None:
+    end = job("succeeded", result=RESULT)
+    run_to(server, end)
+    server.answer("GET", "/models/digits/deployment", DEPLOYED)
+    server.answer("POST", "/v2/repository/index", {"error": "the server stops", "code": "stopping"}, 503)
+    outcome = octavo("quantize", "digits", "--deploy", "promote", "--json")
+    assert (outcome.code, outcome.document) == (1, end)
+    assert "the server stops" in outcome.err
+
+
 def test_an_engine_in_whose_place_another_answers_is_a_failure_that_says_why(
     octavo: Octavo, server: ScriptedServer, job: BuildJob
 ) -> None:
