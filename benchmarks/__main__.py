@@ -48,8 +48,8 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "peers": measure_peers,
     "gpu": measure_gpu,
 }
-# They install five other servers from a package index, need an emulator and many minutes, fifty exported networks and
-# half an hour, or a GPU.
+# They install five other servers from a package index, need an emulator and many minutes, exported networks and more
+# minutes, or a GPU.
 _ONLY_BY_NAME = {"peers", "saturation", "architectures", "gpu"}
 # Options whose values say something about one machine alone; "" leaves the option out of what is written down.
 _PATHS = {
