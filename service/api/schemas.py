@@ -151,6 +151,10 @@ class CertificateBody(Body):
     independent: bool | None = Field(
         default=None, description="Whether calibration has seen none of the rows that it rests on."
     )
+    speedup: float | None = Field(
+        default=None, description="Times the FP32 reference's speed, p50 of a call at the recipe's `batch.opt`."
+    )
+    min_speedup: float | None = None
 
 
 class EngineBody(Body):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from service.domain.deployment import Deployment
 from service.domain.model import checked_name
-from service.domain.recipe import BatchProfile, Budget, Calibration, Recipe, Tuning
+from service.domain.recipe import MAX_SPEEDUP, BatchProfile, Budget, Calibration, Recipe, Tuning
 from service.quantization.recipes import (
     LOWEST_PERCENTILE,
     MAX_BATCH_ROWS,
@@ -147,9 +147,18 @@ class BudgetBody(RequestBody):
 
     metric: Literal["top1", "top5", "agreement", "mae", "cosine"] | None = None
     max_loss: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.01
+    min_speedup: (
+        Annotated[
+            float,
+            Field(
+                gt=0, le=MAX_SPEEDUP, allow_inf_nan=False, description="Times the reference's speed, at `batch.opt`."
+            ),
+        ]
+        | None
+    ) = None
 
     def to_domain(self) -> Budget:
-        return Budget(self.metric, self.max_loss)
+        return Budget(self.metric, self.max_loss, self.min_speedup)
 
 
 class QuantizeBody(RequestBody):

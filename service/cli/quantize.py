@@ -19,6 +19,7 @@ from service.cli.watch import follow, follow_deployment, outcome
 
 QUANTIZE_EPILOG = epilog(
     "octavo quantize digits --calibration digits-calibration --validation digits-validation --max-loss 0.01",
+    "octavo quantize net --calibration c --validation v --min-speedup 1.2 --deploy promote",
     "octavo quantize digits --precision fp16 --validation digits-validation --deploy canary",
     "octavo quantize net --calibration c --validation v --keep-float '/head/*' --keep-float op:Softmax --no-wait",
 )
@@ -45,6 +46,7 @@ def quantize(
     validation: options.ValidationSet = None,
     metric: options.Metric = None,
     max_loss: options.MaxLoss = None,
+    min_speedup: options.MinSpeedup = None,
     deploy: options.DeployMode = None,
     wait: Annotated[bool, typer.Option(help="Wait for the result, or print the job and leave.")] = True,
     idempotency_key: Annotated[str | None, typer.Option(help="Key that makes repeated requests one job.")] = None,
@@ -61,7 +63,7 @@ def quantize(
         "keep_float": keep_float,
         "batch": _given({"min": batch_min, "opt": batch_opt, "max": batch_max}),
     }
-    budget = {"metric": metric, "max_loss": max_loss}
+    budget = {"metric": metric, "max_loss": max_loss, "min_speedup": min_speedup}
     named = {"model": model, "version": version, "calibration": calibration, "validation": validation}
     body = _given(named | {"recipe": _given(recipe), "budget": _given(budget), "deploy": deploy})
     with session(url, as_json) as current:

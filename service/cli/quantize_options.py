@@ -11,6 +11,7 @@ from service.domain.recipe import (
     AROUND,
     DEPLOY_MODES,
     GRANULARITIES,
+    MAX_SPEEDUP,
     METHODS,
     METRICS,
     PRECISIONS,
@@ -101,3 +102,10 @@ MaxLoss = Annotated[
     float | None,
     typer.Option(min=0, help=_told("How much may be lost.", Budget().max_loss), rich_help_panel=_ACCURACY),
 ]
+MinSpeedup = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=MAX_SPEEDUP, rich_help_panel=_ACCURACY,
+        help="How many times as fast as FP32 the engine must be on the server's host. Default: any.",
+    ),
+]  # fmt: skip

@@ -60,8 +60,9 @@ class Fingerprint:
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """A verdict bound to model, plan and host. `verdict` is passed, rejected or unproven; `reason` says why in a
-    sentence. `independent`: whether calibration has seen none of the rows that it rests on. Certificates of earlier
-    releases name neither model nor plan, and do not say whether they are independent.
+    sentence. `independent`: whether calibration has seen none of the rows that it rests on. `speedup`: times the
+    reference's speed at the optimal batch, None where the engine did not run. Certificates of earlier releases name
+    neither model nor plan, and say neither whether they are independent nor how fast the engine is.
     """
 
     verdict: str
@@ -74,6 +75,8 @@ class Certificate:
     model_sha256: str | None = None
     plan_sha256: str | None = None
     independent: bool | None = None
+    speedup: float | None = None
+    min_speedup: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"fingerprint": self.fingerprint.to_json()}

@@ -20,6 +20,8 @@ WEIGHTS = ("fixed", "refittable", "stripped")
 SPARSITIES = ("none", "2:4")
 METHODS = ("minmax", "entropy", "percentile", "mse")
 METRICS = ("top1", "top5", "agreement", "mae", "cosine")
+# No precision makes an engine faster than this; a larger number is a mistake of units.
+MAX_SPEEDUP = 1000.0
 DEPLOY_MODES = ("none", "promote", "canary", "shadow")
 # The share of requests that a job gives its canary.
 CANARY_WEIGHT_PERCENT = 10
@@ -114,11 +116,20 @@ class Recipe:
 class Budget:
     """The allowance: `metric` may lose at most `max_loss` (P_loss = 1 - P(engine)/P(reference); for mae, its value).
 
-    A metric of None picks top1 where the validation set has labels, and agreement where it has none.
+    A metric of None picks top1 where the validation set has labels, and agreement where it has none. The engine must be
+    at least `min_speedup` times as fast as the reference (p50 of a call at the optimal batch); None asks nothing.
     """
 
     metric: str | None = None
     max_loss: float = 0.01
+    min_speedup: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what nobody asked for: digests of requests of earlier releases stay as they were."""
+        value = asdict(self)
+        if self.min_speedup is None:
+            del value["min_speedup"]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ class QuantizeRequest:
     host: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        value = asdict(self) | {"recipe": self.recipe.to_json()}
+        value = asdict(self) | {"recipe": self.recipe.to_json(), "budget": self.budget.to_json()}
         if self.host is None:
             del value["host"]
         return value

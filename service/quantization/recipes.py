@@ -14,6 +14,7 @@ from service.domain.model import Dataset
 from service.domain.recipe import (
     AROUND,
     GRANULARITIES,
+    MAX_SPEEDUP,
     METHODS,
     METRICS,
     PRECISIONS,
@@ -153,6 +154,11 @@ def _check_words(recipe: Recipe, budget: Budget) -> None:
         raise InvalidRecipe(f"budget.max_loss is {budget.max_loss}; send a finite number from 0, such as 0.01")
     if budget.metric != "mae" and budget.max_loss > 2:
         raise InvalidRecipe(f"budget.max_loss is {budget.max_loss}; a loss of {budget.metric or 'top1'} is at most 2")
+    if budget.min_speedup is not None and not 0 < budget.min_speedup <= MAX_SPEEDUP:
+        raise InvalidRecipe(
+            f"budget.min_speedup is {budget.min_speedup}; send how many times as fast as the FP32 reference the engine "
+            f"must run, above 0 and up to {MAX_SPEEDUP:g}, such as 1.2, or leave it out"
+        )
 
 
 def _check_runtime(recipe: Recipe) -> None:

@@ -34,7 +34,7 @@ class PipelineTask:
             "folder": str(self.folder),
             "model": str(self.model),
             "recipe": self.recipe.to_json(),
-            "budget": {"metric": self.budget.metric, "max_loss": self.budget.max_loss},
+            "budget": self.budget.to_json(),
             "calibration": None if self.calibration is None else str(self.calibration),
             "validation": None if self.validation is None else str(self.validation),
             "threads": self.threads,

@@ -1,6 +1,7 @@
 """The gate stage: holds every candidate against the budget, picks the winner, and writes certificate and report.
 
 Among candidates inside the budget the fastest at the optimal batch wins; with none inside, the one that loses least.
+What is too slow for the budget is outside it too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from service.quantization.conversion.conversion import CONVERTED, PLAN
 from service.quantization.measures.decisions import OF_EVERY_OUTPUT, chosen_metric
 from service.quantization.proof.validation import VALIDATED
 from service.quantization.report.page import render_page
-from service.quantization.report.report import ReportParts, build_report
+from service.quantization.report.report import ReportParts, build_report, speed_of
 from service.quantization.task import PipelineTask, Progress
 
 REPORT = "report.json"
@@ -103,14 +104,26 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
     speed = min(timings, key=lambda taken: abs(taken["batch"] - task.recipe.batch.opt))["rows_per_second"]
     loss, objection = figures["loss"], _objection(found, candidate, metric)
     passed = not objection and loss is not None and loss <= task.budget.max_loss + _TOLERANCE
+    slow = _too_slow(task, candidate) if passed else ""
     if objection:
         reason = objection
     elif loss is None:
         reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
     else:
         side = "within" if passed else "outside"
-        reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}"
-    return Judgement(runtime, "passed" if passed else "rejected", loss, reason, 1 / speed)
+        reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}{slow}"
+    return Judgement(runtime, "passed" if passed and not slow else "rejected", loss, reason, 1 / speed)
+
+
+def _too_slow(task: PipelineTask, candidate: dict[str, Any]) -> str:
+    """What the engine lacks of the speed that the budget asks for, or nothing."""
+    asked, speed = task.budget.min_speedup, speed_of(candidate["latency"], task.recipe.batch.opt)
+    if asked is None or speed["speedup"] >= asked:
+        return ""
+    return (
+        f"; but at batch {speed['batch']} it has {speed['speedup']:.3f} times the reference's speed, below "
+        f"budget.min_speedup of {asked:g}"
+    )
 
 
 def _objection(found: dict[str, Any], candidate: dict[str, Any], metric: str) -> str:
@@ -202,6 +215,8 @@ def _certificate(task: PipelineTask, found: dict[str, Any], built: dict[str, Any
         plan_sha256=_sha256(task.folder / winner.runtime / PLAN),
         # A stage file of an earlier release does not say.
         independent=found.get("independent"),
+        speedup=speed_of(candidate["latency"], task.recipe.batch.opt)["speedup"],
+        min_speedup=task.budget.min_speedup,
     )
 
 

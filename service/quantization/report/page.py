@@ -87,11 +87,13 @@ def _numbers(report: dict[str, Any]) -> str:
     shown = report["headline"]
     loss = "unknown" if shown["loss"] is None else f"{shown['loss']:.4f}"
     metric = "mean absolute error" if shown["metric"] == "mae" else f"loss of {shown['metric']}"
-    slower = "" if report["speed"]["faster"] is not False else " rejected"
-    speedup = "unknown" if shown["speedup"] is None else f"{shown['speedup']:.2f}x"
+    speedup, asked = shown["speedup"], shown["min_speedup"]
+    slow = speedup is not None and (speedup <= 1 or speedup < (asked or 0))
+    wanted = "" if asked is None else f", at least {asked:g}x"
+    faster = "unknown" if speedup is None else f"{speedup:.2f}x"
     figures = (
         (loss, f"{metric}, budget {shown['max_loss']:.4g}", f" {report['verdict']}"),
-        (speedup, f"the speed of FP32 at batch {shown['batch']}", slower),
+        (faster, f"the speed of FP32 at batch {shown['batch']}{wanted}", " rejected" if slow else ""),
         (f"{shown['times_smaller']:.2f}x", "smaller on disk", ""),
     )
     return (

@@ -98,6 +98,7 @@ def _headline(certificate: Certificate, speed: dict[str, Any], sizes: dict[str, 
         "loss": certificate.loss,
         "max_loss": certificate.max_loss,
         "speedup": speed["speedup"],
+        "min_speedup": certificate.min_speedup,
         "batch": speed["batch"],
         "times_smaller": smaller,
     }

@@ -82,7 +82,7 @@ def test_every_field_of_the_contract_reaches_the_job(client: httpx.Client, servi
                 "mixed_precision": False,
             },
         },
-        "budget": {"metric": "top1", "max_loss": 0.02},
+        "budget": {"metric": "top1", "max_loss": 0.02, "min_speedup": 1.25},
         "deploy": "canary",
     }
     request = services.jobs.find(client.post("/quantize", json=asked).json()["id"]).request
@@ -151,6 +151,9 @@ def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx.Client, key: 
         ({"budget": {"metric": "vibes"}}, "budget.metric is 'vibes'"),
         ({"budget": {"max_loss": -1}}, "budget.max_loss is -1"),
         ({"budget": {"max_loss": True}}, "budget.max_loss is True"),
+        ({"budget": {"min_speedup": 0}}, "budget.min_speedup is 0"),
+        ({"budget": {"min_speedup": "fast"}}, "budget.min_speedup is 'fast'"),
+        ({"budget": {"min_speedup": 1e9}}, "budget.min_speedup is 1000000000.0"),
         ({"deploy": "now"}, "deploy is 'now'"),
         ({"version": 0}, "version is 0"),
         ({"version": 2**40}, str(2**40)),

@@ -37,7 +37,7 @@ def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: S
         "--weights fixed --sparsity none "
         "--method percentile --rows 64 --percentile 99.9 --keep-float /head/* --keep-float op:Softmax "
         "--batch-min 2 --batch-opt 4 --batch-max 16 --calibration c --validation v --metric top5 --max-loss 0 "
-        "--deploy canary --no-wait --idempotency-key k1"
+        "--min-speedup 1.5 --deploy canary --no-wait --idempotency-key k1"
     )
     assert octavo("quantize", "digits", *options.split()).code == 0
     request = server.only("POST", "/quantize")
@@ -59,7 +59,7 @@ def test_every_option_reaches_its_place_in_the_request(octavo: Octavo, server: S
         },
         "calibration": "c",
         "validation": "v",
-        "budget": {"metric": "top5", "max_loss": 0.0},
+        "budget": {"metric": "top5", "max_loss": 0.0, "min_speedup": 1.5},
         "deploy": "canary",
     }
 

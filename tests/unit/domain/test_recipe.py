@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from service.domain.recipe import Recipe, Tuning
+from service.domain.recipe import Budget, Recipe, Tuning
 
 
 def test_switched_off_steps_survive_the_way_through_json() -> None:
@@ -36,6 +36,12 @@ def test_weights_and_sparsity_survive_and_their_defaults_leave_digests_as_they_w
     recipe = Recipe(runtime="tensorrt", weights="stripped", sparsity="2:4")
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     assert not {"weights", "sparsity"} & set(Recipe().to_json())
+
+
+def test_a_budget_of_speed_survives_and_its_lack_leaves_digests_as_they_were() -> None:
+    budget = Budget("top1", 0.02, 1.25)
+    assert Budget(**json.loads(json.dumps(budget.to_json()))) == budget
+    assert Budget().to_json() == {"metric": None, "max_loss": 0.01}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ def test_a_recipe_that_cannot_be_built_is_refused(recipe: Recipe, words: str) ->
         (Budget("top1", float("inf")), "budget.max_loss is inf"),
         (Budget("top1", float("nan")), "budget.max_loss is nan"),
         (Budget("cosine", 3.0), "a loss of cosine is at most 2"),
+        (Budget(min_speedup=0.0), "budget.min_speedup is 0.0; send how many times as fast"),
+        (Budget(min_speedup=float("nan")), "budget.min_speedup is nan"),
+        (Budget(min_speedup=1001.0), "above 0 and up to 1000, such as 1.2"),
     ],
 )
 def test_a_budget_that_means_nothing_is_refused(budget: Budget, words: str) -> None:

@@ -12,13 +12,14 @@ from service.quantization.proof.gate import Judgement, judge, pick
 from service.quantization.task import PipelineTask
 
 
-def task(metric: str | None = "top1", max_loss: float = 0.01) -> PipelineTask:
-    return PipelineTask(Path("f"), Path("m"), Recipe(), Budget(metric, max_loss), None, None, 1)
+def task(metric: str | None = "top1", max_loss: float = 0.01, min_speedup: float | None = None) -> PipelineTask:
+    return PipelineTask(Path("f"), Path("m"), Recipe(), Budget(metric, max_loss, min_speedup), None, None, 1)
 
 
 def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
     engine = None if loss is None else 0.98 * (1 - loss)
-    timings = [{"batch": batch, "rows_per_second": batch * 10.0} for batch in (1, 8, 32)]
+    timings = [{"batch": batch, "rows_per_second": batch * 10.0, "p50_seconds": 0.1} for batch in (1, 8, 32)]
+    slower = [timing | {"p50_seconds": 0.12 if timing["batch"] == 8 else 0.01} for timing in timings]
     rows = {"rows": 512, "rows_left_out": 0}
     output = {"name": "scores", "engine_not_finite": engine_not_finite, "reference_not_finite": 0, "compared": 5120}
     candidate = {
@@ -28,7 +29,7 @@ def found(loss: float | None, engine_not_finite: int = 0) -> dict[str, Any]:
             "top1": {"reference": 0.98, "engine": engine, "loss": loss, **rows},
             "mae": {"engine": 0.5, "loss": 0.5, **rows},
         },
-        "latency": {"engine": timings},
+        "latency": {"engine": timings, "reference": slower},
         "outputs": [output | rows],
         "consistency": [{"name": "row_order", "held": True, "detail": ""}, {"name": "zero_rows", "held": None}],
     }
@@ -132,6 +133,18 @@ def test_a_reference_that_is_never_right_proves_nothing() -> None:
 
 def test_speed_is_judged_at_the_optimal_batch() -> None:
     assert judge(task(), found(0.0), "onnxruntime").seconds_per_row == 1 / 80
+
+
+@pytest.mark.parametrize(("asked", "passed"), [(None, True), (0.5, True), (1.2, True), (1.21, False)])
+def test_an_engine_slower_than_the_budget_asks_is_rejected(asked: float | None, passed: bool) -> None:
+    judgement = judge(task(min_speedup=asked), found(0.0), "onnxruntime")
+    assert judgement.passed is passed
+    told = "; but at batch 8 it has 1.200 times the reference's speed, below budget.min_speedup of 1.21"
+    assert judgement.reason.endswith(told) is not passed
+
+
+def test_an_engine_outside_the_accuracy_budget_is_told_so_first() -> None:
+    assert judge(task(min_speedup=9), found(0.05), "onnxruntime").reason.endswith("0.01, on 512 validation rows")
 
 
 def test_the_fastest_inside_the_budget_wins_else_the_one_that_loses_least() -> None:

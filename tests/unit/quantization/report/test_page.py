@@ -23,8 +23,8 @@ def figures() -> dict[str, Any]:
         "variant": "int8-onnxruntime", "verdict": "rejected", "warnings": [f"beware {EVIL}"],
         "unproven": "", "build": {},
         "host": {"device": EVIL, "libraries": {"onnxruntime": "1"}, "flags": [], "driver": "none"},
-        "headline": {"metric": "top1", "loss": 0.0101, "max_loss": 0.01, "speedup": 2.0, "batch": 1,
-                     "times_smaller": 1.875},
+        "headline": {"metric": "top1", "loss": 0.0101, "max_loss": 0.01, "speedup": 2.0, "min_speedup": None,
+                     "batch": 1, "times_smaller": 1.875},
         "speed": {"faster": True},
         "tails": {"row_error_p99": 0.5, "row_error_max": 0.75, "row_cosine_min": 0.625, "flip_rate": 0.125,
                   "rows_lost": 9, "rows_won": 4, "worst_class": {"label": 3, "rows": 7, "reference_top1": 1.0,
@@ -214,6 +214,14 @@ def test_an_engine_that_did_not_run_has_no_speed_and_says_so() -> None:
     for told in ("Built, and not proven, on", "FP32 beside this engine, simulated", "unknown"):
         assert told in page, told
     assert "agrees with itself" not in page
+
+
+@pytest.mark.parametrize(("asked", "marked"), [(None, False), (1.5, False), (2.5, True)])
+def test_a_speed_below_what_was_asked_is_marked(asked: float | None, marked: bool) -> None:
+    shown = figures()
+    page = render_page(shown | {"headline": shown["headline"] | {"min_speedup": asked}})
+    assert ('<b class="rejected">2.00x</b>' in page) is marked
+    assert ("at least 2.5x" in page) is marked
 
 
 def test_a_leg_that_is_nothing_but_noise_is_not_called_exact() -> None:
