@@ -15,7 +15,7 @@ from service.api.schemas import JobBody, already, errors
 from service.api.schemas_requests import QuantizeBody
 from service.domain.model import Dataset, ModelVersion
 from service.domain.recipe import QuantizeRequest
-from service.quantization.recipes import check_dataset_fits, check_recipe
+from service.quantization.recipes import candidate_runtimes, check_dataset_fits, check_recipe
 
 router = APIRouter(tags=["quantization"], route_class=BoundedJsonRoute)
 
@@ -60,6 +60,7 @@ def _request(services: Services, body: QuantizeBody) -> QuantizeRequest:
         validation_sha256=_rows_digest(validation) if validation else None,
         budget=budget,
         deploy=body.deploy,
+        tries=candidate_runtimes(recipe) if recipe.runtime == "auto" else (),
     )
 
 

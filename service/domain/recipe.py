@@ -27,6 +27,8 @@ DEPLOY_MODES = ("none", "promote", "canary", "shadow")
 CANARY_WEIGHT_PERCENT = 10
 
 
+# What `auto` tries where nothing else is installed.
+_LEAST_TRIED = ("onnxruntime",)
 # Fields that earlier releases did not have, with their defaults.
 _LATER = {"around": "auto", "weights": "fixed", "sparsity": "none"}
 
@@ -136,7 +138,8 @@ class Budget:
 class QuantizeRequest:
     """One asked-for build: model version, recipe, datasets by name and content, budget, what to do on success.
 
-    `host`, a fingerprint's digest, is what a build is asked for again on: one job a kind of host.
+    `host`, a fingerprint's digest, is what a build is asked for again on: one job a kind of host. `tries` are the
+    runtimes that `auto` stood for when the build was asked for: with another one installed it is another request.
     """
 
     model: str
@@ -150,16 +153,25 @@ class QuantizeRequest:
     budget: Budget
     deploy: str = "none"
     host: str | None = None
+    tries: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Without a host that nobody named, and without `tries` that say nothing beyond the default runtime."""
         value = asdict(self) | {"recipe": self.recipe.to_json(), "budget": self.budget.to_json()}
+        value["tries"] = list(self.tries)
         if self.host is None:
             del value["host"]
+        if self.tries in ((), _LEAST_TRIED):
+            del value["tries"]
         return value
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> QuantizeRequest:
-        parts = {"recipe": Recipe.from_json(value["recipe"]), "budget": Budget(**value["budget"])}
+        parts = {
+            "recipe": Recipe.from_json(value["recipe"]),
+            "budget": Budget(**value["budget"]),
+            "tries": tuple(value.get("tries", ())),
+        }
         return QuantizeRequest(**(value | parts))
 
     def digest(self) -> str:

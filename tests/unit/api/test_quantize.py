@@ -107,6 +107,20 @@ def test_the_same_words_over_other_bytes_are_another_job(client: httpx.Client, s
     assert second["request"]["calibration_sha256"] != first["request"]["calibration_sha256"]
 
 
+def test_auto_is_another_job_where_another_runtime_was_installed_meanwhile(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(runtime: str, *installed: str) -> str:
+        monkeypatch.setattr(recipes, "available_runtimes", lambda: installed)
+        return str(client.post("/quantize", json=ASKED | {"recipe": {"runtime": runtime}}).json()["id"])
+
+    alone = asked("auto", "onnxruntime")
+    assert asked("auto", "onnxruntime", "openvino") not in (alone, asked("openvino", "onnxruntime", "openvino"))
+    assert asked("auto", "onnxruntime") == alone
+    named = asked("onnxruntime", "onnxruntime")
+    assert asked("onnxruntime", "onnxruntime", "openvino") == named
+
+
 def test_an_idempotency_key_finds_its_job_and_refuses_another_request(client: httpx.Client) -> None:
     first = client.post("/quantize", json=ASKED, headers={"idempotency-key": "key-1"})
     again = client.post("/quantize", json=ASKED, headers={"idempotency-key": "key-1"})

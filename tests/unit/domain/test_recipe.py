@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from service.domain.recipe import Budget, Recipe, Tuning
+from service.domain.recipe import Budget, QuantizeRequest, Recipe, Tuning
+from tests.samples import quantize_request
 
 
 def test_switched_off_steps_survive_the_way_through_json() -> None:
@@ -42,6 +43,13 @@ def test_a_budget_of_speed_survives_and_its_lack_leaves_digests_as_they_were() -
     budget = Budget("top1", 0.02, 1.25)
     assert Budget(**json.loads(json.dumps(budget.to_json()))) == budget
     assert Budget().to_json() == {"metric": None, "max_loss": 0.01}
+
+
+def test_what_auto_stood_for_survives_and_the_default_runtime_alone_leaves_digests_as_they_were() -> None:
+    request = replace(quantize_request(), tries=("onnxruntime", "openvino"))
+    assert QuantizeRequest.from_json(json.loads(json.dumps(request.to_json()))) == request
+    alone = replace(request, tries=("onnxruntime",))
+    assert alone.digest() == quantize_request().digest() != request.digest()
 
 
 @pytest.mark.parametrize(
