@@ -21,14 +21,18 @@ _READS_ANY_TYPE = frozenset({"Shape", "Size"})
 
 
 def emit_half(
-    model: ModelProto, keep_float: Sequence[str], precision: str = "fp16", ranges: Ranges | None = None
+    model: ModelProto,
+    keep_float: Sequence[str],
+    precision: str = "fp16",
+    ranges: Ranges | None = None,
+    runtime: str | None = None,
 ) -> ModelProto:
     """A copy of `model` in `precision` (fp16 or bf16) but for the operators that `place_half` leaves in FP32.
 
     Raises StageFailed where it cannot.
     """
     try:
-        operators = place_half(Graph(model), keep_float, precision, ranges)
+        operators = place_half(Graph(model), keep_float, precision, ranges, runtime)
     except Exception as error:
         raise _failed(error, precision) from error
     return emit_half_as_placed(model, operators, precision)

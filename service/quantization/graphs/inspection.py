@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.checker
+import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
@@ -22,6 +23,8 @@ from service.domain.inference import Array
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
+from service.quantization.graphs.fused_transposes import fatal_in_half
+from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of
 
 OLDEST_OPSET = 7
@@ -49,6 +52,7 @@ def inspect_model(arguments: dict[str, Any], report_progress: Callable[[float], 
     check_graph(model)
     report_progress(0.4)
     _check_by_onnx(model)
+    _check_halves(model)
     report_progress(0.6)
     engine = _loaded(path)
     warnings = _run_samples(engine)
@@ -107,8 +111,6 @@ def known_versions() -> tuple[int, int]:
 
 
 def _loads(opset: int, ir: int) -> bool:
-    import onnxruntime
-
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale"], ["q"]),
@@ -132,6 +134,15 @@ def _check_by_onnx(model: ModelProto) -> None:
     except Exception as error:
         words = " ".join(str(error).split())[:400]
         raise InvalidModel(f"the ONNX checker refuses the model: {words}; export it again") from error
+
+
+def _check_halves(model: ModelProto) -> None:
+    fatal = fatal_in_half(Graph(model))
+    if fatal is not None:
+        raise InvalidModel(
+            f"MatMul {fatal.name or fatal.output[0]!r} computes in FP16 behind a Transpose, where ONNX Runtime "
+            f"{onnxruntime.__version__} ends the process; send the model in FP32 and ask for precision fp16"
+        )
 
 
 def _loaded(path: Path) -> OnnxRuntimeEngine:
