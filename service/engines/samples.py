@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array, Engine
-from service.errors import DeviceFailed, EngineFailed, InvalidTensor, OctavoError
+from service.errors import DeviceFailed, EngineFailed, InvalidTensor
 
-# What an open axis behind the batch is taken to be: 1 where that runs, then what networks are commonly made for. Small
+# What open axes are taken to be: all 1 where that runs, then what networks are commonly made for. Small
 # maps vanish in convolutions without padding, odd ones do not come back to their size where a network goes down and up
 # again, and some networks take one size alone, whatever their file says.
-EXTENTS = (1, 32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 416, 448, 512, 640, 1024)
+EXTENTS = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 416, 448, 512, 640, 1024)
+# An axis that grows by what others hold, such as a mask over what a cache has and one more, is next to them.
+_LONE_EXTENTS = (2, *EXTENTS)
 _MAX_ROW_ELEMENTS = 2**21
 _SEARCH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Makes batches for inputs like `specs`, each open axis behind the batch `extent` long."""
+    """Makes batches for inputs like `specs`. Open axes but the batch are `extent` long, or only the one that `lone`
+    names by its input and place, and the others 1.
+    """
 
     specs: Sequence[TensorSpec]
     extent: int = 1
+    lone: tuple[str, int] | None = None
 
     def zeros(self, rows: int) -> dict[str, Array]:
         """`rows` rows of zeros (empty bytes for BYTES)."""
@@ -51,36 +56,49 @@ class Sampler:
         return np.full(self._shape(spec, rows), b"" if spec.datatype == "BYTES" else 0, dtype=spec.dtype)
 
     def _shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
-        shape = tuple(self.extent if extent == -1 else extent for extent in spec.shape)
+        shape = tuple(self._extent(spec, axis) if extent == -1 else extent for axis, extent in enumerate(spec.shape))
         return (rows, *shape[1:]) if spec.batched else shape
 
+    def _extent(self, spec: TensorSpec, axis: int) -> int:
+        return self.extent if self.lone in (None, (spec.name, axis)) else 1
 
-def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Sampler:
-    """With the first of EXTENTS at which one row runs. An engine without open axes behind the batch is not run.
 
-    Raises what the run at 1 raised, EngineFailed or InvalidTensor, where it runs at none: axes that belong together,
-    such as a cache's and a mask's, are not guessed. DeviceFailed at once.
+def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Sampler | None:
+    """One whose single row the engine takes; an engine without open axes but the batch is not run to find it.
+
+    None where it takes none of those that were tried, in bounds of time and size: it may still take a caller's.
+    Raises DeviceFailed.
     """
-    first = Sampler(engine.inputs)
-    if not any(-1 in spec.row_shape for spec in engine.inputs):
-        return first
-    began, refusal = clock(), _refusal(engine, first)
-    if refusal is None:
-        return first
-    for extent in EXTENTS[1:]:
-        sampler = Sampler(engine.inputs, extent)
-        if sampler.row_elements() > _MAX_ROW_ELEMENTS or clock() - began > _SEARCH_SECONDS:
+    axes = [
+        (spec.name, axis)
+        for spec in engine.inputs
+        for axis, extent in enumerate(spec.shape)
+        if extent == -1 and not (axis == 0 and spec.batched)
+    ]
+    began = clock()
+    shortest = Sampler(engine.inputs)
+    if not axes or _takes(engine, shortest):
+        return shortest
+    for sampler in _longer_samplers(engine.inputs, axes):
+        if clock() - began > _SEARCH_SECONDS:
             break
-        if _refusal(engine, sampler) is None:
+        if sampler.row_elements() <= _MAX_ROW_ELEMENTS and _takes(engine, sampler):
             return sampler
-    raise refusal
+    return None
 
 
-def _refusal(engine: Engine, sampler: Sampler) -> OctavoError | None:
+def _longer_samplers(specs: Sequence[TensorSpec], axes: Sequence[tuple[str, int]]) -> Iterator[Sampler]:
+    """All open axes of one length, then each alone of another than the rest."""
+    yield from (Sampler(specs, extent) for extent in EXTENTS)
+    if len(axes) > 1:
+        yield from (Sampler(specs, extent, axis) for extent in _LONE_EXTENTS for axis in axes)
+
+
+def _takes(engine: Engine, sampler: Sampler) -> bool:
     try:
         engine.infer(sampler.zeros(1))
     except DeviceFailed:
         raise
-    except (EngineFailed, InvalidTensor) as error:
-        return error
-    return None
+    except (EngineFailed, InvalidTensor):
+        return False
+    return True

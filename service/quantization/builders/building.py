@@ -105,6 +105,6 @@ def _prove_runs(engine: Engine, task: PipelineTask, sizes: Sequence[int]) -> Non
         return
     # A server warms up with these, where a crash would cost it all its models. One that is refused costs nothing.
     with suppress(OctavoError):
-        sampler = sampler_for(engine)
-        for size in sizes:
-            engine.infer(sampler.zeros(size))
+        if (sampler := sampler_for(engine)) is not None:
+            for size in sizes:
+                engine.infer(sampler.zeros(size))

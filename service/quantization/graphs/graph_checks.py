@@ -180,7 +180,8 @@ def check_value(value: ValueInfoProto, kind: str) -> None:
     if not tensor.HasField("shape"):
         raise InvalidModel(f"{kind} {value.name!r:.120} has no known rank; state its shape, with names for open axes")
     for dim in tensor.shape.dim:
-        if dim.HasField("dim_value") and not 1 <= dim.dim_value <= MAX_EXTENT:
+        # Some exporters state an open axis as -1, and every runtime takes it for one.
+        if dim.HasField("dim_value") and dim.dim_value != -1 and not 1 <= dim.dim_value <= MAX_EXTENT:
             raise InvalidModel(
                 f"{kind} {value.name!r:.120} has an axis of {dim.dim_value}; state 1 to {MAX_EXTENT}, or name the axis"
             )

@@ -161,7 +161,8 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
         warnings.append(f"inputs {shown} have open axes behind the batch; only rows that agree on them share a batch")
     batched = any(spec.batched for spec in engine.inputs)
     _check_row_size(engine)
-    sampler = _sampler(engine)
+    # Where none is found the first is run once more, for the model's own words.
+    sampler = sampler_for(engine) or Sampler(engine.inputs)
     for rows in (1, 2) if batched else (1,):
         try:
             _run_sample(engine, sampler.zeros(rows))
@@ -170,17 +171,9 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
             if not open_axes:
                 advice = "a working dynamic batch, or with a fixed first axis" if rows == 2 else "sound shapes"
                 raise InvalidModel(f"{words}; export it with {advice}") from error
-            warnings.append(words)
+            warnings.append(f"{words}; it is served, and requests of such rows do not share a batch")
             break
     return warnings
-
-
-def _sampler(engine: OnnxRuntimeEngine) -> Sampler:
-    try:
-        return sampler_for(engine)
-    except (EngineFailed, InvalidTensor):
-        # Told below, with the model's own words.
-        return Sampler(engine.inputs)
 
 
 def _check_row_size(engine: OnnxRuntimeEngine) -> None:

@@ -12,7 +12,7 @@ from onnx import helper
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
-from service.errors import EngineFailed, InvalidTensor
+from service.errors import InvalidTensor
 from service.router.router import Router
 from tests.served_models import STABLE, deployment, served
 from tests.unit.quantization.small_models import fp32, model_of, saved, u_net, value
@@ -49,7 +49,7 @@ def test_a_bad_shape_fails_alone_as_its_callers_fault(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_an_engine_that_takes_no_made_up_row_fails_to_load_and_blames_no_caller(tmp_path: Path) -> None:
+def test_an_engine_that_takes_no_made_up_row_answers_its_callers_rows_and_refuses_others(tmp_path: Path) -> None:
     product = helper.make_node("MatMul", ["x", "w"], ["y"], "m")
     weights = {"w": fp32(np.ones((7, 2)))}
     model = model_of([product], [value("x", ("batch", "length"))], [value("y", ("batch", 2))], weights)
@@ -58,10 +58,13 @@ def test_an_engine_that_takes_no_made_up_row_fails_to_load_and_blames_no_caller(
     async def scenario() -> None:
         router = Router(InferLimits(max_batch_rows=8), lambda _: OnnxRuntimeEngine.load(path, threads=1))
         try:
-            with pytest.raises(
-                EngineFailed, match=r"takes no row that it was warmed up with: .* cannot take input 'x'"
-            ):
-                await router.deploy(served(deployment()))
+            await router.deploy(served(deployment()))
+            for rows in (1, 3):
+                answer = await router.infer("m", None, InferRequest({"x": fp32(np.ones((rows, 7)))}))
+                assert (answer.outputs["y"] == 7).all()
+                assert answer.outputs["y"].shape == (rows, 2)
+            with pytest.raises(InvalidTensor, match="cannot take input 'x'"):
+                await router.infer("m", None, InferRequest({"x": fp32(np.ones((1, 6)))}))
         finally:
             await router.close(5)
 

@@ -87,15 +87,41 @@ def test_an_engine_that_takes_no_short_rows_is_warmed_with_longer_ones() -> None
     assert {len(batch) for batch in engine.batches} == {1, 2, 4}
 
 
-def test_an_engine_that_runs_at_no_length_is_not_served_and_says_why_at_the_first() -> None:
-    with pytest.raises(EngineFailed, match="no map is left of 1 positions"):
-        warm_up(Picky(77), 4, lambda: 0.0)
+def test_an_engine_that_takes_none_of_the_lengths_tried_is_served_cold(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Picky(77)
+    warm = warm_up(engine, 4, lambda: 0.0)
+    assert (warm.max_rows, warm.inline_rows, warm.seconds) == (0, 0, {})
+    assert "served cold" in caplog.text
+    assert not engine.closed
 
 
 def test_lengths_are_not_looked_for_for_ever() -> None:
     engine, seconds = Picky(224), iter(range(0, 1000, 6))
-    with pytest.raises(EngineFailed):
-        warm_up(engine, 4, lambda: next(seconds))
+    assert warm_up(engine, 4, lambda: next(seconds)).seconds == {}
+
+
+@pytest.mark.parametrize(
+    ("specs", "takes"),
+    [
+        (
+            {"ids": (-1, -1), "mask": (-1, -1), "cache": (-1, 2, -1, 4)},
+            {"ids": (1, 1), "mask": (1, 2), "cache": (1, 2, 1, 4)},
+        ),
+        ({"sound": (-1, -1), "state": (2, -1, 8)}, {"sound": (1, 512), "state": (2, 1, 8)}),
+    ],
+    ids=["a mask over a cache and one more", "a batch that is no first axis"],
+)
+def test_axes_that_depend_on_each_other_are_found_one_at_a_time(
+    specs: dict[str, tuple[int, ...]], takes: dict[str, tuple[int, ...]]
+) -> None:
+    class Dependent(FakeEngine):
+        def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+            if {name: array.shape for name, array in inputs.items()} != takes:
+                raise EngineFailed("the axes do not agree")
+            return {"y": np.ones((1, 1), np.float32)}
+
+    engine = Dependent(inputs=tuple(TensorSpec(name, "FP32", shape) for name, shape in specs.items()))
+    assert set(warm_up(engine, 4, lambda: 0.0).seconds) == {1}
 
 
 def test_a_wide_input_beside_an_open_axis_is_batched_like_any_other() -> None:

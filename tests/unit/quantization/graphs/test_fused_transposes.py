@@ -22,8 +22,8 @@ ROWS = {"x": fp32(np.linspace(-1, 1, 216).reshape(6, 6, 6))}
 
 def turned(*order: int, between: str | None = None, left: bool = True) -> ModelProto:
     """x [n, n, n] turned, and multiplied by weights from the right, or from the left."""
-    perm = {"perm": order} if order else {}
-    nodes: list[NodeProto] = [helper.make_node("Transpose", ["x"], ["t"], "turn", **perm)]
+    nodes: list[NodeProto] = [helper.make_node("Transpose", ["x"], ["t"], "turn")]
+    nodes[0].attribute.extend([helper.make_attribute("perm", order)] if order else [])
     if between:
         nodes.append(helper.make_node(between, ["t"], ["u"], "between"))
     operands = ["u" if between else "t", "w"]

@@ -202,12 +202,22 @@ def test_a_model_that_needs_longer_open_axes_than_one_is_tried_with_longer_ones(
 
 
 def test_a_model_whose_open_axes_belong_together_is_taken_with_a_warning(tmp_path: Path) -> None:
-    pad = helper.make_node("Pad", ["x", "one_more"], ["longer"])
+    pad = helper.make_node("Pad", ["x", "more"], ["longer"])
     product = helper.make_node("MatMul", ["longer", "m"], ["y"])
     inputs = [value("x", ("batch", 1, "length")), value("m", ("batch", "total", 1))]
-    constants = {"one_more": np.array([0, 0, 0, 0, 0, 1], np.int64)}
+    constants = {"more": np.array([0, 0, 0, 0, 0, 6], np.int64)}
     model = model_of([pad, product], inputs, [value("y", ("batch", 1, 1))], constants)
-    assert "cannot run on 1 rows of zeros" in inspect(tmp_path, model)["warnings"][1]
+    warning = inspect(tmp_path, model)["warnings"][1]
+    assert "cannot run on 1 rows of zeros" in warning
+    assert "it is served, and requests of such rows do not share a batch" in warning
+
+
+def test_an_axis_of_minus_one_is_an_open_axis(tmp_path: Path) -> None:
+    model = relu_model(("batch", 3, "height"))
+    for axis in (0, 2):
+        for side in (model.graph.input[0], model.graph.output[0]):
+            side.type.tensor_type.shape.dim[axis].dim_value = -1
+    assert inspect(tmp_path, model)["inputs"][0]["shape"] == [-1, 3, -1]
 
 
 def test_names_beyond_the_limit_or_unprintable_are_refused(tmp_path: Path) -> None:
