@@ -28,7 +28,7 @@ from service.quantization.graphs.graph_checks import graphs_of, nodes_of
 from service.quantization.graphs.sparsity import prune
 from service.quantization.measures.decisions import check_labels, chosen_metric
 from service.quantization.placements.onnxruntime import place
-from service.quantization.placements.placement import matching_pattern
+from service.quantization.placements.placement import WEIGHTED, matching_pattern
 from service.quantization.preparation.quantized_upload import is_quantized, read_quantized
 from service.quantization.preparation.ranked_outputs import ranked_outputs
 from service.quantization.task import PipelineTask, Progress
@@ -228,12 +228,19 @@ def _unmatched_patterns(graph: Graph, patterns: tuple[str, ...]) -> list[str]:
 def _check_quantizable(graph: Graph, keep_float: tuple[str, ...]) -> int:
     placement = place(graph, keep_float)
     if not placement.weighted:
-        raise InvalidRecipe(f"nothing in the model can run in INT8{_why_nothing(placement.operators)}; ask for fp16")
+        why = _why_nothing(graph, placement.operators)
+        raise InvalidRecipe(f"nothing in the model can run in INT8{why}")
     return len(placement.weighted)
 
 
-def _why_nothing(operators: tuple[OperatorPrecision, ...]) -> str:
-    weighted = [entry for entry in operators if entry.operator in ("Conv", "Gemm", "MatMul")]
+def _why_nothing(graph: Graph, operators: tuple[OperatorPrecision, ...]) -> str:
+    weighted = [entry for entry in operators if entry.operator in WEIGHTED]
+    inside = sum(node.op_type in WEIGHTED for node in nodes_of(graph.model)) - len(weighted)
+    if not weighted and inside:
+        return (
+            f": its {inside} Conv, Gemm and MatMul stand inside an If, Loop or Scan, which stays as it is; "
+            "export the branch that you need as a model of its own, or ask for fp16"
+        )
     if not weighted:
-        return ": it has no Conv, Gemm or MatMul with constant weights"
-    return f", for example {weighted[0].operator} {weighted[0].name!r:.120}: {weighted[0].reason}"
+        return ": it has no Conv, Gemm or MatMul with constant weights; ask for fp16"
+    return f", for example {weighted[0].operator} {weighted[0].name!r:.120}: {weighted[0].reason}; ask for fp16"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import GraphProto, TensorProto, helper
 
 from service.domain.limits import MIB, StageLimits
 from service.domain.recipe import Budget, Recipe
@@ -63,6 +63,24 @@ def test_a_model_with_nothing_to_quantize(task: PipelineTask, tmp_path: Path) ->
     assert (stage, type(error)) == ("inspect", InvalidRecipe)
     assert "nothing in the model can run in INT8" in str(error)
     assert "ask for fp16" in str(error)
+
+
+def test_a_model_whose_weights_are_all_in_branches(task: PipelineTask, tmp_path: Path) -> None:
+    def branch(name: str) -> GraphProto:
+        conv = helper.make_node("Conv", ["x", "k"], [name], name)
+        return helper.make_graph([conv], name, [], [value(name, ("n", 2, 8, 8))])
+
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["bright"], to=TensorProto.BOOL),
+        helper.make_node("If", ["bright"], ["y"], then_branch=branch("then"), else_branch=branch("otherwise")),
+    ]
+    constants = {"k": np.ones((2, 3, 1, 1), np.float32)}
+    model = model_of(nodes, [value("x", ("n", 3, 8, 8))], [value("y", ("n", 2, 8, 8))], constants)
+    stage, error = refusal(replace(task, model=saved(model, tmp_path / "if.onnx")))
+    assert (stage, type(error)) == ("inspect", InvalidRecipe)
+    assert "its 2 Conv, Gemm and MatMul stand inside an If, Loop or Scan" in str(error)
+    assert "export the branch that you need as a model of its own, or ask for fp16" in str(error)
 
 
 def test_rows_that_are_not_finite(task: PipelineTask, tmp_path: Path) -> None:
