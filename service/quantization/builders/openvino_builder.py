@@ -1,5 +1,5 @@
 """OpenVINO compiles at load, from ONNX as fast as from its own format, so its engine is the converted graph, but for
-reductions that it would compute wrongly.
+reductions that it would compute wrongly and activations that it would compute slowly.
 
 What the compiled model runs is read from its runtime model, which names the operators that each kernel was made of.
 """
@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from service.engines.openvino_engine import OpenVinoEngine, compile_model
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
+from service.quantization.builders.openvino_activations import write_activations
 from service.quantization.builders.openvino_reductions import separate_reductions
 
 _INT8 = {"i8", "u8"}
@@ -38,7 +39,7 @@ class OpenVinoBuilder:
         # What is no model, OpenVINO says in its own words.
         with suppress(DecodeError):
             model = onnx.load_model(converted)
-            if separate_reductions(model):
+            if separate_reductions(model) | write_activations(model):
                 onnx.save_model(model, engine)
         try:
             OpenVinoEngine.load(engine, options.threads).close()

@@ -191,4 +191,5 @@ def _run_sample(engine: OnnxRuntimeEngine, batch: dict[str, Array]) -> None:
         value = results[spec.name]
         if not isinstance(value, np.ndarray) or value.ndim != len(spec.shape):
             shown = list(value.shape) if isinstance(value, np.ndarray) else type(value).__name__
-            raise InvalidModel(f"output {spec.name!r} has no known rank (it gave {shown}); state it in the model")
+            stated = f"with {len(spec.shape)} axes" if spec.shape else "without axes"
+            raise InvalidModel(f"output {spec.name!r} is stated {stated} and gave {shown}; state its shape as it is")
