@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.architectures import measure_architectures
+from benchmarks.architectures import measure_architectures, measure_published
 from benchmarks.errors import CannotMeasure
 from benchmarks.footprint import measure_footprint
 from benchmarks.gpu import measure_gpu, require_gpu
@@ -45,16 +45,17 @@ BENCHMARKS: dict[str, Callable[[Options, Callable[[str], None]], Report]] = {
     "stages": measure_job_stages,
     "saturation": measure_saturation,
     "architectures": measure_architectures,
+    "published": measure_published,
     "peers": measure_peers,
     "gpu": measure_gpu,
 }
 # They install five other servers from a package index, need an emulator and many minutes, exported networks and more
 # minutes, or a GPU.
-_ONLY_BY_NAME = {"peers", "saturation", "architectures", "gpu"}
+_ONLY_BY_NAME = {"peers", "saturation", "architectures", "published", "gpu"}
 # Options whose values say something about one machine alone; "" leaves the option out of what is written down.
 _PATHS = {
-    "--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--architectures": "FOLDER", "--venvs": "",
-    "--output": "",
+    "--model": "MODEL.onnx", "--data": "FOLDER", "--minilm": "FOLDER", "--architectures": "FOLDER",
+    "--published": "FOLDER", "--venvs": "", "--output": "",
 }  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         quiet=Quiet(arguments.patience),
         minilm=arguments.minilm,
         architectures=arguments.architectures,
+        published=arguments.published,
         tuned=not arguments.quick,
         calibration_rows=arguments.calibration_rows or (32 if arguments.quick else 256),
         validation_rows=arguments.validation_rows or (32 if arguments.quick else 512),
@@ -131,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder of its calibration.npz and validation.npz, likewise")
     parser.add_argument("--minilm", type=Path, help="folder of minilm.onnx and its data, if not its build folder")
     parser.add_argument("--architectures", type=Path, help="folder of known architectures, if not their build folder")
+    parser.add_argument("--published", type=Path, help="folder of published models, likewise")
     rows = "rows the quantizers %s, 32 or more (default %d)"
     parser.add_argument("--calibration-rows", type=_row_count, help=rows % ("calibrate on", 256))
     parser.add_argument("--validation-rows", type=_row_count, help=rows % ("are judged on", 512))

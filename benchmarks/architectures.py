@@ -1,4 +1,6 @@
-"""Known architectures through the whole product: upload, INT8 on each runtime, deployment, answers over HTTP."""
+"""Known architectures, and published models, through the whole product: upload, INT8 on each runtime, deployment,
+answers over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,39 @@ _RUNTIMES = ("onnxruntime", "openvino")
 _THREADS = 2
 _JOB_SECONDS = 1200.0
 _MAX_LOSS, _WITHIN, _ROWS = 0.05, 0.95, 4
-_DATATYPES = {"float32": "FP32", "int64": "INT64"}
+_DATATYPES = {"float32": "FP32", "float64": "FP64", "int32": "INT32", "int64": "INT64"}
 _COLUMNS = [
-    "architecture", "runtime", "result", "cosine lost", "plan, dB", "engine beside plan, dB", "MACs in INT8",
+    "model", "runtime", "result", "cosine lost", "plan, dB", "engine beside plan, dB", "MACs in INT8",
     "over FP32, batch 8", "answers, cosine", "job, s",
 ]  # fmt: skip
 Rows = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What the models of a run are: the report's name and title, and what stands before and behind its first words."""
+
+    name: str
+    title: str
+    weights: str
+    told: str
+
+
+ARCHITECTURES = Subject(
+    "architectures", "Known architectures", "random weights",
+    "It tells what their graphs ask of the product, and not how accurate trained ones stay.",
+)  # fmt: skip
+PUBLISHED = Subject(
+    "published", "Published models", "the weights that its authors published",
+    "Rows are drawn, and carry no labels: engines are held against their models, and these against nothing.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One job and what was served of it; None where the job got no further. `words` tell why it did not."""
 
-    architecture: str
+    model: str
     runtime: str
     state: str
     seconds: float
@@ -65,12 +87,20 @@ class Outcome:
             (self.speedup, "{:.2f}"), (self.served_cosine, "{:.4f}"),
         ]  # fmt: skip
         shown = ["" if value is None else form.format(value) for value, form in figures]
-        return [self.architecture, self.runtime, self.state, *shown, f"{self.seconds:.0f}"]
+        return [self.model, self.runtime, self.state, *shown, f"{self.seconds:.0f}"]
 
 
 def measure_architectures(options: Options, say: Callable[[str], None]) -> Report:
     """Each folder of `options.find_architectures()`. One that fails is told, and keeps none from being tried."""
-    folders = options.find_architectures()
+    return _measure(ARCHITECTURES, options.find_architectures(), options, say)
+
+
+def measure_published(options: Options, say: Callable[[str], None]) -> Report:
+    """Each folder of `options.find_published()`, likewise."""
+    return _measure(PUBLISHED, options.find_published(), options, say)
+
+
+def _measure(subject: Subject, folders: Sequence[Path], options: Options, say: Callable[[str], None]) -> Report:
     steps = {} if options.tuned else {"tuning": asdict(Tuning.none())}
     recipes = [{"runtime": name} | steps for name in _RUNTIMES if name in available_runtimes()]
     outcomes: list[Outcome] = []
@@ -80,7 +110,7 @@ def measure_architectures(options: Options, say: Callable[[str], None]) -> Repor
             for path in folders:
                 say(path.name)
                 outcomes += _try(server, path, recipes)
-    return make_report(outcomes)
+    return make_report(outcomes, subject)
 
 
 def _try(server: Server, folder: Path, recipes: Sequence[dict[str, Any]]) -> list[Outcome]:
@@ -91,22 +121,24 @@ def _try(server: Server, folder: Path, recipes: Sequence[dict[str, Any]]) -> lis
             server.upload_dataset(f"{name}-{split}", folder / f"{split}.npz")
     except CannotMeasure as error:
         return [Outcome(name, recipe["runtime"], "not uploaded", 0.0, words=str(error)) for recipe in recipes]
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
     with np.load(folder / "validation.npz") as arrays:
-        rows = {key: arrays[key][:_ROWS] for key in arrays.files}
-    expected = onnxruntime.InferenceSession(folder / "model.onnx").run(None, rows)
+        rows = one_request(session, {key: arrays[key] for key in arrays.files})
+    names = [entry.name for entry in session.get_outputs()]
+    expected = dict(zip(names, session.run(names, rows), strict=True))
     outcomes = [_outcome(server, name, recipe, (rows, expected)) for recipe in recipes]
     accept(server.client.delete(f"/models/{name}/deployment"))
     return outcomes
 
 
-def _outcome(server: Server, name: str, recipe: dict[str, Any], wanted: tuple[Rows, list[Any]]) -> Outcome:
+def _outcome(server: Server, name: str, recipe: dict[str, Any], wanted: tuple[Rows, Rows]) -> Outcome:
     try:
         return _run(server, name, recipe, wanted)
     except CannotMeasure as error:
         return Outcome(name, recipe["runtime"], "given up", _JOB_SECONDS, words=str(error))
 
 
-def _run(server: Server, name: str, recipe: dict[str, Any], wanted: tuple[Rows, list[Any]]) -> Outcome:
+def _run(server: Server, name: str, recipe: dict[str, Any], wanted: tuple[Rows, Rows]) -> Outcome:
     runtime = recipe["runtime"]
     job_id = post_job(server, name, recipe, "cosine", _MAX_LOSS)
     try:
@@ -135,15 +167,34 @@ def _run(server: Server, name: str, recipe: dict[str, Any], wanted: tuple[Rows, 
     )  # fmt: skip
 
 
-def _served_cosine(server: Server, name: str, variant: str, wanted: tuple[Rows, list[Any]]) -> float:
+def _served_cosine(server: Server, name: str, variant: str, wanted: tuple[Rows, Rows]) -> float:
     """Of the served engine's answers to the model's: the output and row where it is smallest."""
     rows, expected = wanted
     accept(server.client.put(f"/models/{name}/deployment", json={"version": 1, "stable": {"variant": variant}}))
     tensors = [_tensor(key, array) for key, array in rows.items()]
     answer = accept(server.client.post(f"/v2/models/{name}/infer", json={"inputs": tensors})).json()
-    found = [np.array(output["data"], np.float64).reshape(_ROWS, -1) for output in answer["outputs"]]
-    flat = [array.reshape(_ROWS, -1).astype(np.float64) for array in expected]
-    return smallest_cosine(flat, found)
+    # In whatever order the server answers, and with a row of its own for each row of a batch.
+    outputs = {output["name"]: np.array(output["data"], np.float64) for output in answer["outputs"]}
+    return smallest_cosine(
+        [_by_row(array, rows) for array in expected.values()],
+        [_by_row(outputs[name].reshape(array.shape), rows) for name, array in expected.items()],
+    )
+
+
+def one_request(session: onnxruntime.InferenceSession, rows: Rows) -> Rows:
+    """As many of the dataset's rows as the model takes at once, and as it takes them."""
+    axes = {entry.name: entry.shape for entry in session.get_inputs()}
+    if any(array.ndim > len(axes[name]) for name, array in rows.items()):
+        # A row that is an input as it stands has no axis of rows in it, beside others that have one.
+        return {name: array[0] if array.ndim > len(axes[name]) else array[:1] for name, array in rows.items()}
+    together = all(shape and not isinstance(shape[0], int) for shape in axes.values())
+    return {name: array[: _ROWS if together else 1] for name, array in rows.items()}
+
+
+def _by_row(array: np.ndarray[Any, Any], rows: Rows) -> np.ndarray[Any, Any]:
+    counts = {len(given) if given.ndim else 0 for given in rows.values()}
+    flat = array.astype(np.float64)
+    return flat.reshape(_ROWS, -1) if counts == {_ROWS} else flat.reshape(1, -1)
 
 
 def _tensor(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -160,14 +211,14 @@ def smallest_cosine(expected: Sequence[np.ndarray[Any, Any]], found: Sequence[np
     return float(min(cosines))
 
 
-def make_report(outcomes: Sequence[Outcome]) -> Report:
+def make_report(outcomes: Sequence[Outcome], subject: Subject = ARCHITECTURES) -> Report:
     """Of one or more jobs."""
     report = Report(
-        "architectures",
-        "Known architectures",
-        "Each with random weights through upload, INT8 by the default recipe on each runtime within 5 % of the cosine, "
-        "deployment, and 4 rows over HTTP beside ONNX Runtime's FP32 answers. It tells what their graphs ask of the "
-        "product, and not how accurate trained ones stay.",
+        subject.name,
+        subject.title,
+        f"Each with {subject.weights} through upload, INT8 by the default recipe on each runtime within 5 % of the "
+        "cosine, deployment, and 4 rows over HTTP, or the one that it takes, beside ONNX Runtime's FP32 answers. "
+        f"{subject.told}",
     )
     count = len(outcomes)
     report.goals += [
@@ -177,7 +228,7 @@ def make_report(outcomes: Sequence[Outcome]) -> Report:
         Goal("smallest cosine of an answer over HTTP", _smallest(outcomes), 1 - 2 * _MAX_LOSS),
     ]
     report.tables.append(Table(f"{count} jobs", _COLUMNS, [one.row() for one in outcomes]))
-    report.notes += [f"{one.architecture} on {one.runtime}: {one.words}" for one in outcomes if one.words]
+    report.notes += [f"{one.model} on {one.runtime}: {one.words}" for one in outcomes if one.words]
     report.rounds["jobs"] = [asdict(one) for one in outcomes]
     return report
 

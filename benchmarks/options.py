@@ -14,6 +14,7 @@ SWISH = _MODELS / "digits_swish" / "digits_swish.onnx"
 EFFICIENTNET = _MODELS / "efficientnet_lite0"
 MINILM = _MODELS / "minilm"
 ARCHITECTURES = _MODELS / "architectures"
+PUBLISHED = _MODELS / "published"
 _SCRIPTS = (
     "python -m venv .venv-models && .venv-models/bin/pip install -r models/requirements.txt"
     " && .venv-models/bin/python {script}"
@@ -40,6 +41,7 @@ class Options:
     validation_rows: int = 512
     emulated_rows: int = 64
     architectures: Path | None = None
+    published: Path | None = None
     tuned: bool = True
 
     @property
@@ -76,8 +78,15 @@ class Options:
 
     def find_architectures(self) -> list[Path]:
         """Folders of model.onnx, calibration.npz and validation.npz. Raises CannotMeasure like find_efficientnet."""
-        root = self.architectures or ARCHITECTURES / "build"
-        folders = sorted(path.parent for path in root.glob("*/model.onnx"))
-        if not folders:
-            raise CannotMeasure(f"{root} holds no architectures; see models/architectures/README.md")
-        return folders
+        return _model_folders(self.architectures or ARCHITECTURES / "build", "models/architectures/README.md")
+
+    def find_published(self) -> list[Path]:
+        """Likewise, of published models."""
+        return _model_folders(self.published or PUBLISHED / "build", "models/published/README.md")
+
+
+def _model_folders(root: Path, how: str) -> list[Path]:
+    folders = sorted(path.parent for path in root.glob("*/model.onnx"))
+    if not folders:
+        raise CannotMeasure(f"{root} holds no models; see {how}")
+    return folders
