@@ -186,7 +186,8 @@ def one_request(session: onnxruntime.InferenceSession, rows: Rows) -> Rows:
     axes = {entry.name: entry.shape for entry in session.get_inputs()}
     if any(array.ndim > len(axes[name]) for name, array in rows.items()):
         # A row that is an input as it stands has no axis of rows in it, beside others that have one.
-        return {name: array[0] if array.ndim > len(axes[name]) else array[:1] for name, array in rows.items()}
+        wholes = {name: array[0] if array.ndim > len(axes[name]) else array[:1] for name, array in rows.items()}
+        return {name: np.asarray(array) for name, array in wholes.items()}
     together = all(shape and not isinstance(shape[0], int) for shape in axes.values())
     return {name: array[: _ROWS if together else 1] for name, array in rows.items()}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
-from benchmarks.architectures import Outcome, make_report, smallest_cosine
+from benchmarks.architectures import Outcome, make_report, one_request, smallest_cosine
+from tests.unit.quantization.small_models import relu_model
 
 PROVEN = Outcome("net", "openvino", "succeeded", 12.4, 0.001, 30.0, 45.0, 0.95, 1.5, 0.999)
 
@@ -34,3 +36,22 @@ def test_the_worst_row_of_the_worst_output_counts() -> None:
     turned = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     assert smallest_cosine([first, second], [first, second]) == pytest.approx(1.0)
     assert smallest_cosine([first, second], [first, turned]) == pytest.approx(np.sqrt(0.5))
+
+
+@pytest.mark.parametrize(
+    ("axes", "rows", "shape"),
+    [
+        (("n", 3), (9, 3), (4, 3)),
+        ((1, 3), (9, 3), (1, 3)),
+        ((2, 3), (9, 2, 3), (2, 3)),
+        ((), (9,), ()),
+    ],
+    ids=["a batch", "one row", "a row that is the input", "a number"],
+)
+def test_a_request_has_as_many_rows_as_the_model_takes(
+    axes: tuple[str | int, ...], rows: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    session = InferenceSession(relu_model(axes).SerializeToString(), providers=["CPUExecutionProvider"])
+    found = one_request(session, {"x": np.ones(rows, np.float32)})
+    assert np.shape(found["x"]) == shape
+    session.run(None, found)
