@@ -21,7 +21,7 @@ from service.cli.deploy import Routes, set_routes
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.infer import prediction_view
 from service.cli.quantize import request_build
-from service.cli.report_view import comparison_view, named_after
+from service.cli.report_view import comparison_view
 from service.cli.session import Session, Terminal
 from service.cli.upload import send_file
 from service.cli.watch import error_text, follow
@@ -148,7 +148,7 @@ class DemoSteps:
         stages = ", ".join(f"{s['name']} {s['seconds']:.1f} s" for s in job["stages"] if s.get("seconds") is not None)
         _say(self.current.terminal, f"built {job['result']['variant']}: {stages}")
         report: Document = self.current.client.fetch("GET", url_path("jobs", job["id"], "report"))
-        return job["result"]["variant"], named_after(report, job)
+        return job["result"]["variant"], report
 
     def _deploy(self, variant: str) -> None:
         set_routes(self.current.client, MODEL, Routes(variant))

@@ -13,7 +13,7 @@ from service.cli.asked_deployment import why_not_as_asked
 from service.cli.client import Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.jobs import show_job
-from service.cli.report_view import named_after, report_view
+from service.cli.report_view import report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
 from service.cli.watch import follow, follow_deployment, outcome
 
@@ -93,7 +93,7 @@ def show_outcome(current: Session, job: Document) -> None:
     code = outcome(job)
     if not current.terminal.as_json and code in (ExitCode.OK, ExitCode.REJECTED):
         report: Document = current.client.fetch("GET", url_path("jobs", job["id"], "report"))
-        current.terminal.out.print(report_view(named_after(report, job)))
+        current.terminal.out.print(report_view(report))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
 

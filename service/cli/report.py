@@ -9,9 +9,8 @@ import typer
 
 from service.cli.client import Client, Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
-from service.cli.report_view import named_after, report_view
+from service.cli.report_view import report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
-from service.cli.watch import fetch_job
 
 REPORT_EPILOG = epilog(
     "octavo report $JOB",
@@ -32,7 +31,7 @@ def report(
         if html is not None:
             _download(current.client, url_path("jobs", job_id, "report.html"), html)
             current.terminal.note(f"the page is in {html}")
-        current.terminal.show(figures, lambda: report_view(named_after(figures, fetch_job(current.client, job_id))))
+        current.terminal.show(figures, lambda: report_view(figures))
 
 
 def _download(client: Client, path: str, file: Path) -> None:

@@ -28,14 +28,6 @@ _ERRORS = (
 _SIZES = (("size on disk", "disk_bytes"), ("size resident", "resident_bytes"))
 
 
-def named_after(report: Document, job: Document) -> Document:
-    """The report under the variant that its job published: a report is written before the engine gets its name, which
-    may be longer where another recipe has the plain one.
-    """
-    variant = _at(job, "result", "variant")
-    return report if variant is None else report | {"variant": variant}
-
-
 def report_view(report: Document) -> RenderableType:
     """The table of one report."""
     return comparison_view([report])

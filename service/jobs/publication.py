@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,9 @@ from service.domain.engine import Certificate, EngineArtifact, may_answer
 from service.domain.job import Job
 from service.domain.recipe import CANARY_WEIGHT_PERCENT, QuantizeRequest
 from service.errors import Conflict, NotFound, OctavoError, StageFailed, Unproven
+from service.quantization.atomic_files import read_json, write_json, write_text
 from service.quantization.kept_files import RUNTIME_CACHE
+from service.quantization.report.page import render_page
 from service.registry.blobs import Blobs, content_key
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry, not_deployed
@@ -57,8 +60,7 @@ class Publication:
                 f"{gate['certificate']['reason']}; run octavo work on hosts like those of octavo serve"
             )
         emitted = gate.get("emitted_file")
-        for name in (*REPORT_FILES, *((emitted,) if emitted else ())):
-            self.blobs.put_file(f"jobs/{job.id}/{name}", folder / name)
+        self._put(job, folder, (*REPORT_FILES, *((emitted,) if emitted else ())))
         result = {
             "variant": gate["variant"],
             "certificate": gate["certificate"],
@@ -67,6 +69,9 @@ class Publication:
         if gate["verdict"] == "rejected":
             return {"state": "rejected", "result": result}
         artifact = self._store(job, gate, folder)
+        if artifact.variant != gate["variant"]:
+            _rename(folder, artifact.variant)
+            self._put(job, folder, REPORT_FILES)
         if gate["verdict"] == "unproven" and may_answer(artifact):
             # Deploying it is for the caller: what was asked for is the engine of this job.
             return {"state": "succeeded", "result": result | {"variant": artifact.variant} | _kept(job, artifact)}
@@ -74,6 +79,10 @@ class Publication:
         if artifact.job != job.id:
             told["certificate_kept"] = _kept_certificate(artifact)
         return {"state": "succeeded", "result": result | told}
+
+    def _put(self, job: Job, folder: Path, names: Sequence[str]) -> None:
+        for name in names:
+            self.blobs.put_file(f"jobs/{job.id}/{name}", folder / name)
 
     def _store(self, job: Job, gate: dict[str, Any], folder: Path) -> EngineArtifact:
         key = content_key(gate["sha256"])
@@ -122,6 +131,15 @@ class Publication:
         except (Conflict, NotFound) as error:
             # The engine is proven and stored all the same: say why it does not serve, and let the caller decide.
             return {"deployment": None, "deployment_error": {"error": str(error), "code": error.code}}
+
+
+def _rename(folder: Path, variant: str) -> None:
+    """The report was written before the engine got its name, which is longer where another recipe has the plain one."""
+    named, page = (folder / name for name in REPORT_FILES)
+    report = read_json(named)
+    report |= {"variant": variant, "engine": report["engine"] | {"variant": variant}}
+    write_json(named, report)
+    write_text(page, render_page(report))
 
 
 def _wanted(job: Job, variant: str, mode: str, now: Deployment | None) -> Deployment:

@@ -227,23 +227,6 @@ def test_a_result_shows_variant_and_verdict(octavo: Octavo, server: ScriptedServ
     assert "top1 lost 0.0 of 0.01" in shown
 
 
-def test_the_report_goes_by_the_name_that_the_job_gave_its_engine(
-    octavo: Octavo, server: ScriptedServer, job: BuildJob
-) -> None:
-    end = job("succeeded", result=RESULT | {"variant": "int8-onnxruntime-c70468d5"})
-    run_to(server, end)
-    server.script["GET", "/jobs/j1/report"].clear()
-    server.answer("GET", "/jobs/j1/report", {"variant": "int8-onnxruntime", "verdict": "passed", "warnings": ["slow"]})
-    told = [octavo("quantize", "digits").out]
-    server.script["GET", "/jobs/j1"].clear()
-    server.answer("GET", "/jobs/j1", end)
-    told.append(octavo("report", "j1").out)
-    for out in told:
-        assert "int8-onnxruntime-c70468d5: passed" in out
-        assert "int8-onnxruntime-c70468d5: warning: slow" in out
-        assert "int8-onnxruntime:" not in out
-
-
 def test_without_waiting_the_job_is_printed_and_not_followed(
     octavo: Octavo, server: ScriptedServer, job: BuildJob
 ) -> None:

@@ -83,7 +83,6 @@ def test_a_loss_that_cannot_be_told_is_a_dash() -> None:
 
 
 def test_the_report_command_prints_the_table(octavo: Octavo, server: ScriptedServer) -> None:
-    server.answer("GET", "/jobs/j1", {"id": "j1", "result": {"variant": "int8-onnxruntime"}})
     server.answer("GET", "/jobs/j1/report", report_on("int8-onnxruntime", 0.002, 1024))
     outcome = octavo("report", "j1")
     assert outcome.code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from service.domain.recipe import QuantizeRequest
 from service.errors import NotFound, StageFailed
 from service.jobs.publication import Publication
 from service.jobs.queue import JobQueue
+from service.quantization.atomic_files import write_json
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
@@ -20,6 +22,7 @@ from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.models import ModelRegistry
 from service.registry.runtime_caches import StoredRuntimeCaches
+from tests.report_figures import figures
 from tests.samples import certificate, new_model, quantize_request
 
 UNPROVEN = replace(certificate("unproven"), loss=None, reason="no NVIDIA device on this host; install a driver")
@@ -36,8 +39,9 @@ def publication(database: Database, tmp_path: Path) -> Publication:
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "job"
     made.mkdir()
-    for name in ("engine.plan", "report.json", "report.html", "converted.onnx"):
+    for name in ("engine.plan", "report.html", "converted.onnx"):
         (made / name).write_text(name)
+    write_json(made / "report.json", figures())
     return made
 
 
@@ -118,6 +122,20 @@ def test_compiled_kernels_that_cannot_be_stored_cost_no_job(
     outcome = publication.publish(job_of(database, quantize_request()), gate("passed"), folder)
     assert outcome["state"] == "succeeded"
     assert "compiled kernels are not stored" in caplog.text
+
+
+def test_a_report_names_the_engine_as_it_was_published(
+    database: Database, publication: Publication, folder: Path
+) -> None:
+    publication.publish(job_of(database, quantize_request()), gate("passed"), folder)
+    request = quantize_request()
+    other = job_of(database, replace(request, recipe=replace(request.recipe, scheme="symmetric")))
+    for _ in range(2):
+        variant = publication.publish(other, gate("passed"), folder)["result"]["variant"]
+        assert variant.startswith("int8-tensorrt-")
+        report = json.loads(publication.blobs.read_bytes(f"jobs/{other.id}/report.json"))
+        assert (report["variant"], report["engine"]["variant"]) == (variant, variant)
+        assert f"</span> {variant}</h1>" in publication.blobs.read_bytes(f"jobs/{other.id}/report.html").decode()
 
 
 def test_a_proven_engine_of_the_recipe_stays_and_the_job_says_so(
