@@ -42,6 +42,18 @@ _DATATYPES = {
 LEFT_OUT_OPTIMIZERS = ("WeightBiasQuantization",)
 
 
+# The metadata key of graphs that compute in FP16 and turn a first axis, such as time before batch. ONNX Runtime 1.32
+# fuses such a Transpose into a MatMul, which then has no FP16 kernel on the CPU, and a later pass ends the process.
+TURNED_HALF = "octavo.turned_half"
+_FUSES_TRANSPOSES = "MatmulTransposeFusion"
+
+
+def left_out_optimizers(file: bytes | mmap) -> tuple[str, ...]:
+    """For the `disabled_optimizers` of a session over the bytes of an ONNX file, whose metadata stand at its end."""
+    turned = file.rfind(TURNED_HALF.encode()) >= 0
+    return (*LEFT_OUT_OPTIMIZERS, *((_FUSES_TRANSPOSES,) if turned else ()))
+
+
 class OnnxRuntimeEngine:
     """One inference session. Loads any ONNX file that ONNX Runtime's CPU provider can run."""
 
@@ -61,12 +73,14 @@ class OnnxRuntimeEngine:
     def load(cls, path: Path, threads: int) -> OnnxRuntimeEngine:
         """Opens `path` with `threads` intra-op threads. Raises EngineFailed with ONNX Runtime's own words."""
         try:
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                left_out = left_out_optimizers(content)
+                takes_empty = all(content.find(kind) < 0 for kind in _NODE_TYPES)
             options, providers = session_options(threads), ["CPUExecutionProvider"]
-            session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS)
+            session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=left_out)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
-        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return cls(session, takes_empty=all(content.find(kind) < 0 for kind in _NODE_TYPES))
+        return cls(session, takes_empty)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         names = self._output_names if outputs is None else list(outputs)

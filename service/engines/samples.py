@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,9 @@ import numpy as np
 
 from service.domain.tensor import TensorSpec
 from service.engines.engine import Array, Engine
-from service.errors import DeviceFailed, EngineFailed, InvalidTensor
+from service.errors import DeviceFailed, EngineFailed, InvalidTensor, OctavoError
 
+_log = logging.getLogger(__name__)
 # What open axes are taken to be: all 1 where that runs, then what networks are commonly made for. Small
 # maps vanish in convolutions without padding, odd ones do not come back to their size where a network goes down and up
 # again, and some networks take one size alone, whatever their file says.
@@ -66,8 +68,8 @@ class Sampler:
 def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Sampler | None:
     """One whose single row the engine takes; an engine without open axes but the batch is not run to find it.
 
-    None where it takes none of those that were tried, in bounds of time and size: it may still take a caller's.
-    Raises DeviceFailed.
+    None where it refuses the shapes of all that were tried, in bounds of time and size: it may still take a caller's.
+    Raises DeviceFailed, and EngineFailed where the first failed of anything else than its shapes and no other ran.
     """
     axes = [
         (spec.name, axis)
@@ -77,13 +79,17 @@ def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> 
     ]
     began = clock()
     shortest = Sampler(engine.inputs)
-    if not axes or _takes(engine, shortest):
+    refusal = _refusal(engine, shortest) if axes else None
+    if refusal is None:
         return shortest
     for sampler in _longer_samplers(engine.inputs, axes):
         if clock() - began > _SEARCH_SECONDS:
             break
-        if sampler.row_elements() <= _MAX_ROW_ELEMENTS and _takes(engine, sampler):
+        if sampler.row_elements() <= _MAX_ROW_ELEMENTS and _refusal(engine, sampler) is None:
             return sampler
+    if isinstance(refusal, EngineFailed):
+        raise refusal
+    _log.warning("no row could be made up that this engine takes", extra={"reason": str(refusal)})
     return None
 
 
@@ -94,11 +100,11 @@ def _longer_samplers(specs: Sequence[TensorSpec], axes: Sequence[tuple[str, int]
         yield from (Sampler(specs, extent, axis) for extent in _LONE_EXTENTS for axis in axes)
 
 
-def _takes(engine: Engine, sampler: Sampler) -> bool:
+def _refusal(engine: Engine, sampler: Sampler) -> OctavoError | None:
     try:
         engine.infer(sampler.zeros(1))
     except DeviceFailed:
         raise
-    except (EngineFailed, InvalidTensor):
-        return False
-    return True
+    except (EngineFailed, InvalidTensor) as error:
+        return error
+    return None

@@ -44,12 +44,13 @@ class JobQueue:
         return DBOSClient(system_database_engine=self._database.engine, application_name=APPLICATION, lazy=True)
 
     def submit(self, request: QuantizeRequest, idempotency_key: str | None = None) -> tuple[Job, bool]:
-        """The job of this request, and whether this call made it. An equal request finds the earlier job, unless
-        that failed or was cancelled. Raises Conflict for a key used with another request, QueueFull when full.
+        """The job of this request, and whether this call made it. An equal request finds the earlier job, unless that
+        failed, was cancelled, or was rejected under a `min_speedup`, for speed is measured anew. Raises Conflict for a
+        key used with another request, QueueFull when full.
         """
-        digest = request.digest()
+        digest, asked = request.digest(), request.asked_digest()
         with self._database.write("jobs") as connection:
-            existing = _keyed_job(connection, idempotency_key, digest) or _active_job(connection, digest)
+            existing = _keyed_job(connection, idempotency_key, asked) or _active_job(connection, digest)
             job_id = existing or uuid.uuid4().hex
             if existing is None:
                 self._refuse_when_full(connection)
@@ -58,7 +59,7 @@ class JobQueue:
                 options = {"workflow_name": WORKFLOW, "queue_name": QUEUE, "workflow_id": job_id}
                 self._client.enqueue_in_transaction(connection, options, job_id)  # type: ignore[arg-type]
             if idempotency_key is not None:
-                _remember_key(connection, idempotency_key, digest, job_id)
+                _remember_key(connection, idempotency_key, asked, job_id)
             row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one()
             return job_of_row(row), existing is None
 

@@ -88,7 +88,8 @@ class JobRegistry:
         values: dict[str, Any] = {"state": state, "error": error, "result": result, "finished_at": datetime.now(UTC)}
         if state in ("succeeded", "rejected"):
             values["progress"] = 1.0
-        if state in _REPEATABLE:
+        timed = ((result or {}).get("certificate") or {}).get("min_speedup") is not None
+        if state in _REPEATABLE or (state == "rejected" and timed):
             values["active_digest"] = None
         self._update(job_id, values, attempt)
 

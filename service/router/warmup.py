@@ -56,12 +56,12 @@ class WarmEngine:
 def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
     """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run.
 
-    An engine of open axes that takes none of the rows made up for it, as where its lengths depend on each other, is not
-    run: its callers know what it takes.
+    An engine that refuses the shapes of all rows made up for it, as where its lengths depend on each other, is not run:
+    its callers know what it takes.
     """
     sampler = sampler_for(engine, clock)
     if sampler is None:
-        _log.warning("no row could be made up that this engine takes; it is served cold, and nothing is batched")
+        _log.warning("the engine is served cold, and none of its requests share a batch")
         return WarmEngine(engine, 0, 0)
     joined = max_rows >= 1 and _joins_rows(engine, sampler)
     bounded = not any(_may_outgrow(spec, joined) for spec in engine.inputs)

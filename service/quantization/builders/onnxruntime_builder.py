@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto
 
-from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, OnnxRuntimeEngine
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine, left_out_optimizers
 from service.errors import EngineFailed
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
 
@@ -66,7 +66,8 @@ def _optimized(engine: Path, threads: int, providers: Sequence[Any]) -> ModelPro
         options.log_severity_level = 4
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
-            ort.InferenceSession(str(engine), options, list(providers), disabled_optimizers=LEFT_OUT_OPTIMIZERS)
+            left_out = left_out_optimizers(engine.read_bytes())
+            ort.InferenceSession(str(engine), options, list(providers), disabled_optimizers=left_out)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {engine.name}: {error}; check the recipe") from error
         return onnx.load_model(options.optimized_model_filepath, load_external_data=False)

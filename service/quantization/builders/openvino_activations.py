@@ -12,8 +12,10 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from service.quantization.graphs.graph import Graph, attribute
+from service.quantization.graphs.graph_checks import nodes_of
 
 _CLIP_BY_INPUTS = 11
+_SMALLEST_ALPHA = 1e-3
 _SELU_ALPHA, _SELU_GAMMA = 1.6732632, 1.0507010
 _HARD_SIGMOID_ALPHA, _HARD_SIGMOID_BETA = 0.2, 0.5
 
@@ -22,11 +24,13 @@ def write_activations(model: ModelProto) -> bool:
     """Replaces those of the main graph, and tells whether there was one. What one made keeps its name, and the node
     that makes it now keeps its node's.
     """
-    graph = Graph(model)
-    if not any(node.op_type in ("HardSigmoid", "Selu") for node in graph.nodes):
+    if not any(node.op_type in ("HardSigmoid", "Selu") for node in model.graph.node):
         return False
+    graph = Graph(model)
     writer = _Writer(graph)
     nodes = [written for node in graph.nodes for written in writer.written(node)]
+    if len(nodes) == len(graph.nodes):
+        return False
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
@@ -37,11 +41,16 @@ class _Writer:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._opset = next(entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx"))
-        self._taken = {*graph.producer, *graph.constants, *graph.inputs}
+        self._taken = {name for node in nodes_of(graph.model) for name in (*node.input, *node.output)}
+        self._taken |= {*graph.constants, *graph.inputs}
 
     def written(self, node: NodeProto) -> list[NodeProto]:
-        """The node itself where it is another, or its type is not known."""
-        if self._graph.type_name(node.output[0]) == "unknown":
+        """The node itself where it is another, where its type is not known, and right behind a dequantization: the
+        bounds of what it becomes would be rounded to the grid before it.
+        """
+        maker = self._graph.producer.get(node.input[0]) if node.input else None
+        behind = maker is not None and maker.op_type == "DequantizeLinear"
+        if behind or self._graph.type_name(node.output[0]) == "unknown":
             return [node]
         if node.op_type == "Selu":
             return self._selu(node)
@@ -58,11 +67,11 @@ class _Writer:
     def _hard_sigmoid(self, node: NodeProto) -> list[NodeProto]:
         """alpha Clip(x + beta / alpha, 0, 1 / alpha): of alpha 1/6 and beta 1/2 the form that is taken for a kernel.
 
-        Clip(alpha x + beta, 0, 1) where alpha is not positive.
+        Clip(alpha x + beta, 0, 1) where alpha is not positive, or so small that FP16 has no inverse of it.
         """
         alpha, beta = attribute(node, "alpha", _HARD_SIGMOID_ALPHA), attribute(node, "beta", _HARD_SIGMOID_BETA)
         first, second, slope = self._new(node, "first"), self._new(node, "second"), self._number(node, "slope", alpha)
-        if alpha > 0:
+        if alpha > _SMALLEST_ALPHA:
             return [
                 helper.make_node("Add", [node.input[0], self._number(node, "shift", beta / alpha)], [first], first),
                 self._clip(node, (first, second, second), 1 / alpha),

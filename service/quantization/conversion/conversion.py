@@ -57,9 +57,8 @@ def _convert(task: PipelineTask, runtime: str, destination: Path, report_progres
     graph = Graph.load(task.folder / PREPARED)
     if task.recipe.precision in ("fp16", "bf16"):
         measured = Calibrated.load(task.folder / CALIBRATION).measured()
-        asked = (keep_float, task.recipe.precision, measured, runtime)
-        onnx.save_model(emit_half(graph.model, *asked), destination)
-        return half_plan(graph, *asked)
+        onnx.save_model(emit_half(graph.model, keep_float, task.recipe.precision, measured), destination)
+        return half_plan(graph, keep_float, task.recipe.precision, measured)
     emitted, plan = convert_int8(task, runtime, report_progress)
     onnx.save_model(emitted, destination)
     return plan

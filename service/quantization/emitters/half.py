@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from service.domain.plan import OperatorPrecision
+from service.engines.onnxruntime_engine import TURNED_HALF
 from service.errors import StageFailed
 from service.quantization.emitters.opset import raised
 from service.quantization.graphs.graph import Graph, attribute
@@ -21,18 +22,14 @@ _READS_ANY_TYPE = frozenset({"Shape", "Size"})
 
 
 def emit_half(
-    model: ModelProto,
-    keep_float: Sequence[str],
-    precision: str = "fp16",
-    ranges: Ranges | None = None,
-    runtime: str | None = None,
+    model: ModelProto, keep_float: Sequence[str], precision: str = "fp16", ranges: Ranges | None = None
 ) -> ModelProto:
     """A copy of `model` in `precision` (fp16 or bf16) but for the operators that `place_half` leaves in FP32.
 
     Raises StageFailed where it cannot.
     """
     try:
-        operators = place_half(Graph(model), keep_float, precision, ranges, runtime)
+        operators = place_half(Graph(model), keep_float, precision, ranges)
     except Exception as error:
         raise _failed(error, precision) from error
     return emit_half_as_placed(model, operators, precision)
@@ -54,6 +51,13 @@ def _failed(error: Exception, precision: str) -> StageFailed:
     return StageFailed(
         f"the graph cannot be turned into {precision.upper()}: {words}; name its operators in keep_float"
     )
+
+
+def _may_turn_first_axis(nodes: Sequence[NodeProto]) -> bool:
+    """Whether a Transpose puts another axis first, as without `perm`, or could once it is moved behind a Squeeze."""
+    orders = [attribute(node, "perm", None) for node in nodes if node.op_type == "Transpose"]
+    turned = any(order is None or order[0] != 0 for order in orders)
+    return turned or (bool(orders) and any(node.op_type == "Squeeze" for node in nodes))
 
 
 class _HalfEmitter:
@@ -172,5 +176,7 @@ class _HalfEmitter:
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
+        if self._element == TensorProto.FLOAT16 and _may_turn_first_axis(nodes):
+            self._model.metadata_props.add(key=TURNED_HALF, value="1")
         # What shape inference said of inner tensors' types holds no longer.
         del graph.value_info[:]

@@ -51,6 +51,17 @@ def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
         yield from function.node
 
 
+def open_unstated_axes(model: ModelProto) -> None:
+    """In place: an axis of -1, as some exporters state an open one, is stated no more. Runtimes read it so, and ONNX's
+    own shape inference would count with it.
+    """
+    for graph in graphs_of(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim if value.type.tensor_type.HasField("shape") else ():
+                if dim.dim_value == -1:
+                    dim.ClearField("dim_value")
+
+
 def check_graph(model: ModelProto) -> None:
     """All checks below, cheapest first. Raises InvalidModel with the value and the next step."""
     if not model.graph.node:
@@ -180,8 +191,7 @@ def check_value(value: ValueInfoProto, kind: str) -> None:
     if not tensor.HasField("shape"):
         raise InvalidModel(f"{kind} {value.name!r:.120} has no known rank; state its shape, with names for open axes")
     for dim in tensor.shape.dim:
-        # Some exporters state an open axis as -1, and every runtime takes it for one.
-        if dim.HasField("dim_value") and dim.dim_value != -1 and not 1 <= dim.dim_value <= MAX_EXTENT:
+        if dim.HasField("dim_value") and not 1 <= dim.dim_value <= MAX_EXTENT:
             raise InvalidModel(
                 f"{kind} {value.name!r:.120} has an axis of {dim.dim_value}; state 1 to {MAX_EXTENT}, or name the axis"
             )

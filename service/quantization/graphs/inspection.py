@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.checker
-import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
@@ -23,9 +22,7 @@ from service.domain.inference import Array
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
-from service.quantization.graphs.fused_transposes import fatal_in_half
-from service.quantization.graphs.graph import Graph
-from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of
+from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of, open_unstated_axes
 
 OLDEST_OPSET = 7
 OLDEST_IR = 3
@@ -48,11 +45,11 @@ def inspect_model(arguments: dict[str, Any], report_progress: Callable[[float], 
     path = Path(arguments["path"])
     model = read_model(path)
     report_progress(0.2)
+    open_unstated_axes(model)
     opset = check_versions(model)
     check_graph(model)
     report_progress(0.4)
     _check_by_onnx(model)
-    _check_halves(model)
     report_progress(0.6)
     engine = _loaded(path)
     warnings = _run_samples(engine)
@@ -111,6 +108,8 @@ def known_versions() -> tuple[int, int]:
 
 
 def _loads(opset: int, ir: int) -> bool:
+    import onnxruntime
+
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale"], ["q"]),
@@ -136,15 +135,6 @@ def _check_by_onnx(model: ModelProto) -> None:
         raise InvalidModel(f"the ONNX checker refuses the model: {words}; export it again") from error
 
 
-def _check_halves(model: ModelProto) -> None:
-    fatal = fatal_in_half(Graph(model))
-    if fatal is not None:
-        raise InvalidModel(
-            f"MatMul {fatal.name or fatal.output[0]!r} computes in FP16 behind a Transpose, where ONNX Runtime "
-            f"{onnxruntime.__version__} ends the process; send the model in FP32 and ask for precision fp16"
-        )
-
-
 def _loaded(path: Path) -> OnnxRuntimeEngine:
     try:
         return OnnxRuntimeEngine.load(path, threads=1)
@@ -161,8 +151,7 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
         warnings.append(f"inputs {shown} have open axes behind the batch; only rows that agree on them share a batch")
     batched = any(spec.batched for spec in engine.inputs)
     _check_row_size(engine)
-    # Where none is found the first is run once more, for the model's own words.
-    sampler = sampler_for(engine) or Sampler(engine.inputs)
+    sampler = _sampler(engine)
     for rows in (1, 2) if batched else (1,):
         try:
             _run_sample(engine, sampler.zeros(rows))
@@ -174,6 +163,14 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
             warnings.append(f"{words}; it is served, and requests of such rows do not share a batch")
             break
     return warnings
+
+
+def _sampler(engine: OnnxRuntimeEngine) -> Sampler:
+    """Where none is found the first, which is then run once more for the model's own words."""
+    try:
+        return sampler_for(engine) or Sampler(engine.inputs)
+    except EngineFailed:
+        return Sampler(engine.inputs)
 
 
 def _check_row_size(engine: OnnxRuntimeEngine) -> None:

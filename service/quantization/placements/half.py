@@ -14,7 +14,6 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from service.domain.plan import OperatorPrecision, QuantizationPlan
-from service.quantization.graphs.fused_transposes import fused_transposes
 from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.placements.half_operators import defined_in
 from service.quantization.placements.placement import matching_pattern
@@ -45,39 +44,27 @@ Ranges = Mapping[str, tuple[float, float]]
 
 
 def place_half(
-    graph: Graph, keep_float: Sequence[str], precision: str, ranges: Ranges | None = None, runtime: str | None = None
+    graph: Graph, keep_float: Sequence[str], precision: str, ranges: Ranges | None = None
 ) -> tuple[OperatorPrecision, ...]:
-    """The type that every operator computes in; `precision` is fp16 or bf16, `ranges` holds measured (low, high).
-
-    What `runtime` would fail on stays in FP32; None plans for any.
-    """
-    return _HalfPlacer(graph, keep_float, precision, ranges or {}, runtime).place()
+    """The type that every operator computes in; `precision` is fp16 or bf16, `ranges` holds measured (low, high)."""
+    return _HalfPlacer(graph, keep_float, precision, ranges or {}).place()
 
 
 def half_plan(
-    graph: Graph, keep_float: Sequence[str], precision: str, ranges: Ranges | None = None, runtime: str | None = None
+    graph: Graph, keep_float: Sequence[str], precision: str, ranges: Ranges | None = None
 ) -> QuantizationPlan:
     """The plan of a graph without INT8: no grids, and every operator's type with the reason."""
-    return QuantizationPlan((), (), place_half(graph, keep_float, precision, ranges, runtime))
-
-
-def _fused(graph: Graph) -> frozenset[str]:
-    """The names of MatMuls that take in a Transpose, and of these."""
-    pairs = ((node, made) for node in graph.nodes for made in fused_transposes(node, graph))
-    return frozenset(node.name for pair in pairs for node in pair)
+    return QuantizationPlan((), (), place_half(graph, keep_float, precision, ranges))
 
 
 class _HalfPlacer:
-    def __init__(
-        self, graph: Graph, keep_float: Sequence[str], precision: str, ranges: Ranges, runtime: str | None
-    ) -> None:
+    def __init__(self, graph: Graph, keep_float: Sequence[str], precision: str, ranges: Ranges) -> None:
         self._graph = graph
         self._keep_float = keep_float
         self._precision = precision
         self._reach = {name: max(abs(low), abs(high)) for name, (low, high) in ranges.items()}
         self._shapes = tensor_shapes(graph.model)
         self._suspects: dict[str, str] = {}
-        self._fatal = _fused(graph) if runtime == "onnxruntime" else frozenset()
 
     def place(self) -> tuple[OperatorPrecision, ...]:
         return tuple(self._place_node(node) for node in self._graph.nodes)
@@ -109,8 +96,6 @@ class _HalfPlacer:
             return "an inner graph reads its result"
         if any(self._graph.type_name(name) == "unknown" for name in (*node.input, *node.output) if name):
             return "the types around it are not known before it runs"
-        if node.name in self._fatal:
-            return "ONNX Runtime fuses this Transpose and MatMul and has no FP16 kernel for what becomes of them"
         return None if defined_in(node, self._graph, wanted) else f"ONNX does not define {node.op_type} in {wanted}"
 
     def _constant_reason(self, node: NodeProto) -> str | None:

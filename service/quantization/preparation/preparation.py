@@ -24,7 +24,7 @@ from service.errors import InvalidRecipe, StageFailed
 from service.quantization.atomic_files import replacing, require_space
 from service.quantization.data.rows import Feed, Rows
 from service.quantization.graphs.graph import Graph
-from service.quantization.graphs.graph_checks import graphs_of, nodes_of
+from service.quantization.graphs.graph_checks import graphs_of, nodes_of, open_unstated_axes
 from service.quantization.graphs.sparsity import prune
 from service.quantization.measures.decisions import check_labels, chosen_metric
 from service.quantization.placements.onnxruntime import place
@@ -126,6 +126,7 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
     require_space(destination.parent, 2 * source.stat().st_size)
     _constants_are_no_inputs(model)
+    open_unstated_axes(model)
     if how.strip_pairs and is_quantized(model):
         model = read_quantized(model).model
     try:

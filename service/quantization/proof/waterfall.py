@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto
 
 from service.engines.engine import Engine
-from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, OnnxRuntimeEngine
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine, left_out_optimizers
 from service.quantization.data.rows import Array, Feed
 from service.quantization.graphs.emitted_graph import LOCAL, EmittedGraph, Step, cut_model, engine_model, result_of
 from service.quantization.graphs.graph import attribute
@@ -128,7 +128,8 @@ def optimized(model: ModelProto, threads: int) -> Engine:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
-    return OnnxRuntimeEngine(ort.InferenceSession(content, options, providers, disabled_optimizers=LEFT_OUT_OPTIMIZERS))
+    left_out = left_out_optimizers(content)
+    return OnnxRuntimeEngine(ort.InferenceSession(content, options, providers, disabled_optimizers=left_out))
 
 
 def _output_axis(node: NodeProto, axes: int) -> int:

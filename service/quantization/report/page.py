@@ -87,7 +87,8 @@ def _numbers(report: dict[str, Any]) -> str:
     shown = report["headline"]
     loss = "unknown" if shown["loss"] is None else f"{shown['loss']:.4f}"
     metric = "mean absolute error" if shown["metric"] == "mae" else f"loss of {shown['metric']}"
-    speedup, asked = shown["speedup"], shown["min_speedup"]
+    # Reports of earlier releases ask nothing.
+    speedup, asked = shown["speedup"], shown.get("min_speedup")
     slow = speedup is not None and (speedup <= 1 or speedup < (asked or 0))
     wanted = "" if asked is None else f", at least {asked:g}x"
     faster = "unknown" if speedup is None else f"{speedup:.2f}x"

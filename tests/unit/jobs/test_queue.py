@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -47,6 +48,17 @@ def test_a_failed_or_cancelled_job_can_be_asked_for_again(database: Database) ->
     assert second.id != first.id
 
 
+def test_a_job_that_was_too_slow_for_its_budget_can_be_asked_for_again(database: Database) -> None:
+    queue, rows = JobQueue(database, 10), JobRegistry(database)
+    request = quantize_request()
+    timed = replace(request, budget=replace(request.budget, min_speedup=1.5))
+    for asked, repeatable in ((timed, True), (request, False)):
+        first, _ = queue.submit(asked)
+        proof = {"min_speedup": asked.budget.min_speedup}
+        rows.finish(first.id, "rejected", result={"certificate": proof})
+        assert queue.submit(asked)[1] is repeatable
+
+
 def test_a_finished_job_answers_the_same_request(database: Database) -> None:
     queue, rows = JobQueue(database, 10), JobRegistry(database)
     first, _ = queue.submit(quantize_request())
@@ -61,6 +73,14 @@ def test_an_idempotency_key_finds_its_job_and_refuses_another_request(database: 
     assert queue.submit(quantize_request(), "key-1")[0].id == job.id
     with pytest.raises(Conflict, match="Idempotency-Key 'key-1' was used for another request"):
         queue.submit(quantize_request("fp16"), "key-1")
+
+
+def test_a_key_finds_its_job_whatever_was_installed_since(database: Database) -> None:
+    queue, request = JobQueue(database, 10), quantize_request()
+    job, _ = queue.submit(request, "key-1")
+    more = replace(request, tries=("onnxruntime", "openvino"))
+    assert queue.submit(more, "key-1")[0].id == job.id
+    assert queue.submit(more)[0].id != job.id
 
 
 def test_a_full_queue_refuses_and_leaves_nothing_behind(database: Database) -> None:

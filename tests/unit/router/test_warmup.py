@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.inference import Array
 from service.domain.tensor import TensorSpec
-from service.errors import DeviceFailed, EngineFailed, InvalidTensor
+from service.errors import DeviceFailed, EngineFailed, InvalidTensor, OctavoError
 from service.router.warmup import INLINE_SECONDS, WarmEngine, warm_up
 from tests.fake_engine import FakeEngine
 
@@ -68,15 +68,16 @@ def test_an_engine_whose_requests_may_be_larger_than_what_was_timed_never_runs_i
 
 
 class Picky(FakeEngine):
-    """Takes rows whose open axis is of one of `lengths`."""
+    """Takes rows whose open axis is of one of `lengths`, and raises `refusal` of others."""
 
-    def __init__(self, *lengths: int) -> None:
+    def __init__(self, *lengths: int, refusal: type[OctavoError] = InvalidTensor) -> None:
         super().__init__(inputs=(TensorSpec("x", "FP32", (-1, -1)),))
         self._lengths = lengths
+        self._refusal = refusal
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         if inputs["x"].shape[1] not in self._lengths:
-            raise EngineFailed(f"no map is left of {inputs['x'].shape[1]} positions")
+            raise self._refusal(f"no map is left of {inputs['x'].shape[1]} positions")
         return super().infer(inputs, outputs)
 
 
@@ -92,7 +93,14 @@ def test_an_engine_that_takes_none_of_the_lengths_tried_is_served_cold(caplog: p
     warm = warm_up(engine, 4, lambda: 0.0)
     assert (warm.max_rows, warm.inline_rows, warm.seconds) == (0, 0, {})
     assert "served cold" in caplog.text
+    assert "no map is left of 1 positions" in str([record.__dict__.get("reason") for record in caplog.records])
     assert not engine.closed
+
+
+def test_an_engine_that_fails_of_more_than_its_shapes_is_not_served() -> None:
+    with pytest.raises(EngineFailed, match="no map is left of 1 positions"):
+        warm_up(Picky(77, refusal=EngineFailed), 4, lambda: 0.0)
+    assert warm_up(Picky(64, refusal=EngineFailed), 4, lambda: 0.0).max_rows == 4
 
 
 def test_lengths_are_not_looked_for_for_ever() -> None:

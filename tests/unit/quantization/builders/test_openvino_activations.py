@@ -25,6 +25,7 @@ FORMS: dict[str, tuple[str, dict[str, float]]] = {
     "of MobileNet": ("HardSigmoid", SIXTH),
     "other numbers": ("HardSigmoid", {"alpha": 0.37, "beta": 0.21}),
     "flat": ("HardSigmoid", {"alpha": 0.0, "beta": 0.3}),
+    "nearly flat": ("HardSigmoid", {"alpha": 1e-6, "beta": 0.5}),
     "falling": ("HardSigmoid", {"alpha": -0.4, "beta": 0.6}),
     "selu": ("Selu", {}),
     "selu of other numbers": ("Selu", {"alpha": 1.2, "gamma": 0.7}),
@@ -87,6 +88,15 @@ def test_constants_are_of_the_type_that_the_operator_computes_in(precision: str,
     expected = answers(OnnxRuntimeEngine.load(saved(model, tmp_path / "m.onnx"), 1))
     found = answers(OpenVinoBuilder().load(built(emit_half(model, (), precision), tmp_path), 1))
     assert np.allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_what_stands_behind_a_dequantization_is_left_alone() -> None:
+    pair = [
+        helper.make_node("QuantizeLinear", ["x", "step"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "step"], ["d"], "d"),
+        helper.make_node("HardSigmoid", ["d"], ["y"], "bend"),
+    ]
+    assert not write_activations(model_of(pair, [value("x", ("n",))], [value("y", ("n",))], {"step": fp32(0.2)}))
 
 
 def test_names_stay_and_new_ones_are_new() -> None:

@@ -220,6 +220,19 @@ def test_an_axis_of_minus_one_is_an_open_axis(tmp_path: Path) -> None:
     assert inspect(tmp_path, model)["inputs"][0]["shape"] == [-1, 3, -1]
 
 
+def test_no_axis_of_minus_one_is_counted_with(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Concat", ["x", "x"], ["twice"], axis=2),
+        helper.make_node("Conv", ["twice", "k"], ["y"], strides=[2]),
+    ]
+    sides = [value("x", ("batch", 3, "length")), value("y", ("batch", 2, "half"))]
+    for axis in (0, 2):
+        for side in sides:
+            side.type.tensor_type.shape.dim[axis].dim_value = -1
+    model = model_of(nodes, sides[:1], sides[1:], {"k": np.ones((2, 3, 1), np.float32)})
+    assert inspect(tmp_path, model)["outputs"][0]["shape"] == [-1, 2, -1]
+
+
 def test_names_beyond_the_limit_or_unprintable_are_refused(tmp_path: Path) -> None:
     for name, shown in (("n" * 513, "513 characters"), ("a\x00b", "printable")):
         model = model_of([helper.make_node("Relu", [name], ["y"])], [value(name, [4])], [value("y", [4])])

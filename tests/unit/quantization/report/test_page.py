@@ -169,6 +169,12 @@ def test_an_engine_that_did_not_run_has_no_speed_and_says_so() -> None:
     assert "agrees with itself" not in page
 
 
+def test_a_report_of_before_speed_could_be_asked_for_is_shown() -> None:
+    shown = figures()
+    del shown["headline"]["min_speedup"]
+    assert "2.00x" in render_page(shown)
+
+
 @pytest.mark.parametrize(("asked", "marked"), [(None, False), (1.5, False), (2.5, True)])
 def test_a_speed_below_what_was_asked_is_marked(asked: float | None, marked: bool) -> None:
     shown = figures()
