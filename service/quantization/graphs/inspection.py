@@ -144,7 +144,7 @@ def _loaded(path: Path) -> OnnxRuntimeEngine:
 
 def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
     """Runs one row of zeros, and two where the batch is open; warns where only open inner axes can be to blame."""
-    warnings = []
+    warnings: list[str] = []
     open_axes = [spec.name for spec in engine.inputs if -1 in spec.row_shape]
     if open_axes:
         shown = ", ".join(map(repr, open_axes))
@@ -154,7 +154,7 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
     sampler = _sampler(engine)
     for rows in (1, 2) if batched else (1,):
         try:
-            _run_sample(engine, sampler.zeros(rows))
+            results = engine.infer(sampler.zeros(rows))
         except (EngineFailed, InvalidTensor) as error:
             words = f"the model cannot run on {rows} rows of zeros: {str(error)[:400]}"
             if not open_axes:
@@ -162,6 +162,8 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
                 raise InvalidModel(f"{words}; export it with {advice}") from error
             warnings.append(f"{words}; it is served, and requests of such rows do not share a batch")
             break
+        if rows == 1:
+            warnings += _misstated(engine, results)
     return warnings
 
 
@@ -182,11 +184,17 @@ def _check_row_size(engine: OnnxRuntimeEngine) -> None:
             )
 
 
-def _run_sample(engine: OnnxRuntimeEngine, batch: dict[str, Array]) -> None:
-    results = engine.infer(batch)
+def _misstated(engine: OnnxRuntimeEngine, results: dict[str, Array]) -> list[str]:
+    """Outputs whose number of axes is not what the model states. Raises InvalidModel for what is no tensor."""
+    warnings = []
     for spec in engine.outputs:
         value = results[spec.name]
-        if not isinstance(value, np.ndarray) or value.ndim != len(spec.shape):
-            shown = list(value.shape) if isinstance(value, np.ndarray) else type(value).__name__
-            stated = f"with {len(spec.shape)} axes" if spec.shape else "without axes"
-            raise InvalidModel(f"output {spec.name!r} is stated {stated} and gave {shown}; state its shape as it is")
+        if not isinstance(value, np.ndarray):
+            raise InvalidModel(f"output {spec.name!r} is a {type(value).__name__}; export the model with tensors alone")
+        if value.ndim != len(spec.shape):
+            stated = f"{len(spec.shape)} axes" if spec.shape else "no axes"
+            warnings.append(
+                f"output {spec.name!r} is stated with {stated} and gave {list(value.shape)}: answers have the shape "
+                "that they have, and the model's metadata says otherwise; state it as it is"
+            )
+    return warnings

@@ -307,6 +307,12 @@ def test_an_engine_with_a_fixed_first_axis_is_not_batched() -> None:
     assert (warm.max_rows, warm.inline_rows) == (0, 1)
 
 
+def test_an_engine_whose_output_has_axes_that_it_does_not_state_is_not_batched() -> None:
+    engine = FakeEngine(outputs=(TensorSpec("y", "FP32", ()),))
+    warm = warm_up(engine, 8, lambda: 0.0)
+    assert (warm.max_rows, engine.closed) == (0, False)
+
+
 def test_an_engine_that_cannot_run_at_all_is_refused() -> None:
     class Broken(FakeEngine):
         def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
