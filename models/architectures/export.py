@@ -8,7 +8,6 @@ FOLDER/NAME: model.onnx, calibration.npz, validation.npz.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 from models.architectures.catalogue import ARCHITECTURES, Architecture
 from models.architectures.samples import Rows
+from models.command_line import write_each
 
 SEED = 38
 CALIBRATION_ROWS, VALIDATION_ROWS, SETTLING_ROWS = 64, 32, 16
@@ -72,28 +72,7 @@ def export(network: nn.Module, architecture: Architecture, path: Path, rows: Row
     return [entry.name for entry in onnx.load_model(path).graph.input]
 
 
-def main() -> int:
-    """0: all were written; 1: some could not be, and stderr says why."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="some of them (default all)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "build", help="default: %(default)s")
-    arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(ARCHITECTURES)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(ARCHITECTURES)}")
-    failed = 0
+if __name__ == "__main__":
     # Of the exporters and the packages, about their own use of each other.
     warnings.simplefilter("ignore")
-    for name in arguments.names or ARCHITECTURES:
-        try:
-            path = write_architecture(name, arguments.output / name)
-        except Exception as error:  # noqa: BLE001 (told, and the next is tried)
-            failed += 1
-            print(f"{name}: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
-        else:
-            print(f"{name}: {path.stat().st_size / 2**20:.1f} MiB")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_each(__doc__.splitlines()[0], ARCHITECTURES, write_architecture, Path(__file__).parent / "build"))

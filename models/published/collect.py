@@ -6,7 +6,6 @@ OpenCV and scikit-image. Each goes to FOLDER/NAME: model.onnx, calibration.npz, 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.command_line import write_each
 from models.published.catalogue import PUBLISHED
 
 SEED = 39
@@ -38,26 +38,5 @@ def collect(name: str, folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def main() -> int:
-    """0: all were collected; 1: some could not be, and stderr says why."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="some of them (default all)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "build", help="default: %(default)s")
-    arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(PUBLISHED)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PUBLISHED)}")
-    failed = 0
-    for name in arguments.names or PUBLISHED:
-        try:
-            path = collect(name, arguments.output / name)
-        except FileNotFoundError as error:
-            failed += 1
-            print(f"{name}: {error}", file=sys.stderr)
-        else:
-            print(f"{name}: {path.stat().st_size / 2**20:.1f} MiB")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_each(__doc__.splitlines()[0], PUBLISHED, collect, Path(__file__).parent / "build"))
