@@ -61,7 +61,9 @@ class Replica:
         # One batch is copied to and from a GPU while it computes another.
         self.instances = max(limits.instances, _GPU_INSTANCES if artifact.runtime in GPU_RUNTIMES else 1)
         runners = [BatchRunner(warm.engine, warm.max_rows, clock) for _ in range(self.instances)]
-        times = ExecutionTimes(warm.seconds)
+        # Warming up made rows as short as the engine takes: what these took says nothing of a caller's.
+        lengths_vary = any(-1 in spec.row_shape for spec in self.inputs)
+        times = ExecutionTimes({} if lengths_vary else warm.seconds)
         self._batcher = Batcher(runners, self.policy, times, warm.inline_rows, self._deliver)
 
     @property

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from service.domain.batching import Batching, QueuePolicy
+from service.domain.tensor import TensorSpec
 from service.errors import DeadlineExceeded, DeadlineUnreachable
 from service.router.answer import Answer
 from service.router.backlog import Backlog
@@ -30,6 +31,18 @@ def test_what_cannot_be_answered_in_time_is_refused_at_the_door() -> None:
         assert await values(first, *waiting, in_time) == [0, *range(1, 9), 10]
 
     run(scenario, seconds={1: 1.0, 8: 4.0})
+
+
+def test_what_the_short_rows_of_warming_up_took_says_nothing_of_a_callers_longer_ones() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.busy()
+        waiting = [bench.send(value) for value in range(1, 9)]
+        hurried = bench.send(9, timeout=5.0)
+        bench.engine.gate.set()
+        assert await values(first, *waiting, hurried) == [0, *range(1, 10)]
+
+    # By these a request that has eight rows before it takes more than 9 s.
+    run(scenario, seconds={1: 5.0, 8: 9.0}, takes=TensorSpec("x", "FP32", (-1, -1)))
 
 
 def test_the_models_timeout_bounds_that_of_each_request() -> None:
