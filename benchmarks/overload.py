@@ -25,8 +25,8 @@ _CONNECTIONS = 16
 _OPEN_CONNECTIONS = 512
 _WARM_UP_SECONDS = 2.0
 _COLUMNS = [
-    "model", "capacity, requests/s", "offered/s", "answered in time/s", "of capacity", "answer p50, p99 ms",
-    "refused (429) p50, p99 ms", "expired (503) of accepted", "answered late",
+    "model", "capacity, requests/s", "offered/s", "answered in time/s", "of capacity, worst round", "answer p50, p99 ms",
+    "refused (429) p50, p99 ms", "expired (503) of accepted, worst round", "answered late",
 ]  # fmt: skip
 
 
@@ -144,8 +144,9 @@ def _add(report: Report, case: Case, rounds: list[dict[str, Any]]) -> None:
         return lambda one: one["answers"].get(status, {}).get(name, 0.0)
 
     goodput = middle(_goodput)
-    share = middle(lambda one: _goodput(one) / one["capacity"])
-    expired = middle(lambda one: _count(one, "503") / (_count(one, "503") + _count(one, "200")))
+    shares = [_goodput(one) / one["capacity"] for one in rounds]
+    # The worst: a queue that took in too much shows in some rounds only, which a median would hide.
+    expired = max(_count(one, "503") / (_count(one, "503") + _count(one, "200")) for one in rounds)
     late = sum(_late(one) for one in rounds)
     if not report.tables:
         report.tables.append(Table("Each round's capacity, and then three times as much", _COLUMNS))
@@ -154,14 +155,14 @@ def _add(report: Report, case: Case, rounds: list[dict[str, Any]]) -> None:
         f"{middle(lambda one: one['capacity']):.0f}",
         f"{middle(lambda one: one['offered']):.0f}",
         f"{goodput:.0f}",
-        f"{share:.3f}",
+        f"{median(shares):.3f}, {min(shares):.3f}",
         f"{middle(figure('200', 'p50_ms')):.0f}, {middle(figure('200', 'p99_ms')):.0f}",
         f"{middle(figure('429', 'p50_ms')):.2f}, {middle(figure('429', 'p99_ms')):.2f}",
         f"{expired:.2%}",
         str(late),
     ])  # fmt: skip
     report.goals += [
-        Goal(f"{case.name}: answered in time over capacity", share, 0.95),
+        Goal(f"{case.name}: answered in time over capacity", median(shares), 0.95),
         Goal(f"{case.name}: refusals, p99", middle(figure("429", "p99_ms")), 5.0, " ms", at_most=True),
         Goal(f"{case.name}: accepted requests answered late", late, 0, at_most=True),
     ]
