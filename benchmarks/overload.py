@@ -25,8 +25,8 @@ _CONNECTIONS = 16
 _OPEN_CONNECTIONS = 512
 _WARM_UP_SECONDS = 2.0
 _COLUMNS = [
-    "model", "capacity, requests/s", "offered/s", "answered in time/s", "of capacity, worst round", "answer p50, p99 ms",
-    "refused (429) p50, p99 ms", "expired (503) of accepted, worst round", "answered late",
+    "model", "capacity, requests/s", "offered/s", "answered in time/s", "of capacity, worst round",
+    "answer p50, p99 ms", "refused (429) p50, p99 ms", "expired (503) of accepted, worst round", "answered late",
 ]  # fmt: skip
 
 
