@@ -46,11 +46,12 @@ LEFT_OUT_OPTIMIZERS = ("WeightBiasQuantization",)
 # fuses such a Transpose into a MatMul, which then has no FP16 kernel on the CPU, and a later pass ends the process.
 TURNED_HALF = "octavo.turned_half"
 _FUSES_TRANSPOSES = "MatmulTransposeFusion"
+_METADATA_BYTES = 2**16
 
 
 def left_out_optimizers(file: bytes | mmap) -> tuple[str, ...]:
     """For the `disabled_optimizers` of a session over the bytes of an ONNX file, whose metadata stand at its end."""
-    turned = file.rfind(TURNED_HALF.encode()) >= 0
+    turned = file.rfind(TURNED_HALF.encode(), max(0, len(file) - _METADATA_BYTES)) >= 0
     return (*LEFT_OUT_OPTIMIZERS, *((_FUSES_TRANSPOSES,) if turned else ()))
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def _optimized(engine: Path, threads: int, providers: Sequence[Any]) -> ModelPro
         options.log_severity_level = 4
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         try:
-            left_out = left_out_optimizers(engine.read_bytes())
+            with engine.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                left_out = left_out_optimizers(content)
             ort.InferenceSession(str(engine), options, list(providers), disabled_optimizers=left_out)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {engine.name}: {error}; check the recipe") from error
