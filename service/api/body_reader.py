@@ -48,10 +48,10 @@ class ArrivingBody:
     def missing(self) -> int:
         return self._length - self._filled
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | memoryview) -> None:
         """A body that comes in one piece stays the piece it is."""
         if len(chunk) == self._length:
-            self._whole = chunk
+            self._whole = bytes(chunk)
             self._filled = self._length
             return
         left = memoryview(chunk)

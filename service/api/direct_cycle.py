@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from service.api.body_reader import ArrivingBody
-from service.api.tensor_space import TensorSpace
 from service.protocol.recording import Target
 from service.router.answer import Answer
 
@@ -13,7 +11,6 @@ class DirectCycle:
 
     __slots__ = (
         "answer",
-        "body",
         "disconnected",
         "headers",
         "keep_alive",
@@ -21,12 +18,10 @@ class DirectCycle:
         "target",
     )
 
-    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool, space: TensorSpace) -> None:
+    def __init__(self, target: Target, headers: dict[bytes, bytes], keep_alive: bool) -> None:
         self.target = target
         self.headers = headers
         self.keep_alive = keep_alive
-        header_length = headers.get(b"inference-header-content-length")
-        self.body = ArrivingBody(int(headers[b"content-length"]), header_length, space)
         self.answer: Answer | None = None
         self.response_complete = False
         self.disconnected = False

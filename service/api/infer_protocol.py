@@ -13,13 +13,13 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.body_reader import SCRATCH_BYTES, ConnectionReader
+from service.api.body_reader import SCRATCH_BYTES, ArrivingBody, ConnectionReader
 from service.api.content_coding import wanted_coding
 from service.api.direct_cycle import DirectCycle
 from service.api.error_responses import error_body
 from service.api.guarded_protocol import GuardedProtocol
-from service.api.inference import Exchange, InferenceEndpoint, Reply
-from service.protocol.recording import Target
+from service.api.inference import Body, Exchange, InferenceEndpoint, Reply
+from service.api.plain_head import PlainHead
 from service.router.answer import Answer
 
 # Whatever changes how a body arrives or a reply is sent.
@@ -37,11 +37,15 @@ class InferProtocol(GuardedProtocol):
     scratch: memoryview
     # Told how many connections are open.
     counted: Callable[[int], None]
+    # A request whose body arrives.
     _direct: DirectCycle | None = None
-    # The head that `_plain` was made of.
-    _head: list[tuple[bytes, bytes]] | None = None
-    _head_url = b""
-    _plain: tuple[Target, dict[bytes, bytes]] | None = None
+    _body: ArrivingBody | None = None
+    # The head of the last plain request; None where the last one was none.
+    _plain: PlainHead | None = None
+    # Whether the next byte begins a request.
+    _between = True
+    # Whether the parser read a head whose body went past it.
+    _parser_waits = False
     # Bytes since the parser last made something of them, and whether it did so of the last ones.
     _held = 0
     _advanced = False
@@ -58,17 +62,38 @@ class InferProtocol(GuardedProtocol):
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._reads += 1
+        begins = self._between
+        if begins and self._plain is not None and self._plain.begins(data) and self._is_free:
+            self._begin_again(self._plain, data)
+            return
         rest = self._parse(data)
         while rest:
             rest = self._parse(rest)
-        direct = self._direct
-        if (direct is None and not self._held) or self.transport.is_closing():
+        body = self._body
+        if begins and self._plain is not None and self._plain.text is None:
+            self._plain.note(data, self._plain.body_bytes if body is None else body.filled)
+        if (body is None and not self._held) or self.transport.is_closing():
             return
-        if direct is not None and direct.body.missing > _PARSED_BYTES:
+        if body is not None and body.missing > _PARSED_BYTES:
             # The rest of the body comes without the parser between; it knows nothing that we do not.
-            self._reader.lead_past(direct.body)
+            self._parser_waits = True
+            self._reader.lead_past(body)
         elif self._held > _MAX_HEAD_BYTES:
             self._refuse(431, f"the request's head is over {_MAX_HEAD_BYTES} bytes; send fewer and shorter headers")
+
+    def _begin_again(self, plain: PlainHead, data: bytes | memoryview) -> None:
+        """The request that `data` begins, by a head that needs no parsing."""
+        self._idle_from = None
+        assert plain.text is not None
+        came = data[len(plain.text) :]
+        self.cycle = cycle = DirectCycle(plain.target, plain.headers, plain.keep_alive)  # type: ignore[assignment]
+        if len(came) == plain.body_bytes:
+            self._begin(cycle, bytes(came))
+            return
+        self._between = False
+        self._direct, self._body = cycle, self._arriving(plain)
+        self._body.append(came)
+        self._reader.lead_past(self._body)
 
     def _parse(self, data: bytes | memoryview) -> bytes:
         """Feeds the parser, and gives what it must be fed again: it stops at an offer to upgrade."""
@@ -104,7 +129,7 @@ class InferProtocol(GuardedProtocol):
     @property
     def _progress(self) -> tuple[int, ...]:
         """With reads of the parser, and bytes of the body that another reader may fill."""
-        return *super()._progress, self._reads, self._direct.body.filled if self._direct is not None else 0
+        return *super()._progress, self._reads, self._body.filled if self._body is not None else 0
 
     @property
     def _is_owed(self) -> bool:
@@ -125,6 +150,7 @@ class InferProtocol(GuardedProtocol):
         self.transport.close()
 
     def on_message_begin(self) -> None:
+        self._between = False
         # ASGI's scope is made where ASGI is gone through.
         self.url = b""
         self.headers = []
@@ -150,22 +176,23 @@ class InferProtocol(GuardedProtocol):
             self.cycle = self._direct  # type: ignore[assignment]
 
     def _direct_cycle(self) -> DirectCycle | None:
+        self._plain = None
         if not self.url.endswith(b"/infer") or self.parser.get_method() != b"POST":
             return None
-        # A second request on its way, or a caller that does not read its replies: uvicorn makes both wait.
-        if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
+        if not self._is_free or self.parser.get_http_version() != "1.1":
             return None
-        if self.parser.get_http_version() != "1.1":
+        self._plain = plain = self._plain_head()
+        if plain is None:
             return None
-        # A connection sends the same head again and again.
-        if self.headers != self._head or self.url != self._head_url:
-            self._head, self._head_url, self._plain = self.headers, self.url, self._plain_request()
-        if self._plain is None:
-            return None
-        target, headers = self._plain
-        return DirectCycle(target, headers, self.parser.should_keep_alive(), self.endpoint.space)
+        self._body = self._arriving(plain)
+        return DirectCycle(plain.target, plain.headers, plain.keep_alive)
 
-    def _plain_request(self) -> tuple[Target, dict[bytes, bytes]] | None:
+    @property
+    def _is_free(self) -> bool:
+        """Not with a second request on its way, or a caller that does not read its replies: uvicorn makes both wait."""
+        return self._is_idle and not self.flow.write_paused
+
+    def _plain_head(self) -> PlainHead | None:
         """What is asked and its headers; None where anything about them changes how bodies come or replies go."""
         if self.root_path or self.limit_concurrency is not None:
             return None
@@ -175,38 +202,51 @@ class InferProtocol(GuardedProtocol):
         if wanted_coding(headers.get(b"accept-encoding")) is not None:
             return None
         target = None if b"%" in self.url else self.endpoint.target(self.url.decode("latin-1"))
-        return None if target is None else (target, headers)
+        if target is None:
+            return None
+        return PlainHead(target, headers, self.parser.should_keep_alive(), int(headers[b"content-length"]))
+
+    def _arriving(self, plain: PlainHead) -> ArrivingBody:
+        header_length = plain.headers.get(b"inference-header-content-length")
+        return ArrivingBody(plain.body_bytes, header_length, self.endpoint.space)
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
-        if self._direct is None:
+        if self._body is None:
             super().on_body(body)
         else:
-            self._direct.body.append(body)
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         self._advanced = True
-        cycle, self._direct = self._direct, None
         if self._upgrading:
             return
-        if cycle is None:
+        self._between = True
+        if self._direct is None:
             super().on_message_complete()
         else:
-            self._begin(cycle)
+            self._body_complete()
 
     def _body_complete(self) -> None:
-        """The body was read past the parser, which would wait for it: the next request gets a new one."""
-        self._new_parser()
-        self.on_message_complete()
+        """Also of a body that was read past the parser, which would wait for it: the next request gets a new one."""
+        if self._parser_waits:
+            self._parser_waits = False
+            self._new_parser()
+        self._between = True
+        cycle, self._direct = self._direct, None
+        body, self._body = self._body, None
+        assert cycle is not None
+        assert body is not None
+        self._begin(cycle, body.take())
 
     def _new_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _begin(self, cycle: DirectCycle) -> None:
+    def _begin(self, cycle: DirectCycle, body: Body) -> None:
         exchange = self.endpoint.exchange(cycle.target)
         try:
-            submitted = self.endpoint.submit(exchange, cycle.headers, cycle.body.take())
+            submitted = self.endpoint.submit(exchange, cycle.headers, body)
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             self._write(cycle, self.endpoint.refusal(exchange, error))
             return
@@ -216,13 +256,10 @@ class InferProtocol(GuardedProtocol):
     def _answered(self, cycle: DirectCycle, exchange: Exchange, answer: Answer) -> None:
         # An idle connection keeps no answer alive.
         cycle.answer = None
-        if answer.cancelled():
-            return
-        error = answer.exception()
         try:
-            if error is not None:
-                raise error
             reply = self.endpoint.reply(exchange, answer.result())
+        except asyncio.CancelledError:
+            return
         except Exception as failure:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             reply = self.endpoint.refusal(exchange, failure)
         self._write(cycle, reply)
@@ -232,14 +269,8 @@ class InferProtocol(GuardedProtocol):
         transport = self.transport
         if transport.is_closing():
             return
-        lines = [STATUS_LINE[reply.status]]
-        for name, value in (*self.server_state.default_headers, *reply.headers):
-            lines += (name, b": ", value, b"\r\n")
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        lines.append(reply.parts[0])  # type: ignore[arg-type]
-        transport.write(b"".join(lines))
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        transport.write(b"".join((STATUS_LINE[reply.status], reply.head, end, reply.parts[0])))
         for part in reply.parts[1:]:
             transport.write(part)
         if not cycle.keep_alive:

@@ -31,8 +31,8 @@ from service.router.router import Router, Submitted
 _log = logging.getLogger(__name__)
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([0-9]{1,18}))?/infer")
 _KNOWN_PATHS = 1024
-_JSON = (b"content-type", b"application/json")
-_BINARY = (b"content-type", b"application/octet-stream")
+_JSON = b"content-type: application/json\r\ncontent-length: %d\r\n"
+_BINARY = b"content-type: application/octet-stream\r\ncontent-length: %d\r\ninference-header-content-length: %d\r\n"
 
 Body = bytes | memoryview | SplitBody
 
@@ -53,11 +53,17 @@ class Exchange:
 
 @dataclass(slots=True, eq=False)
 class Reply:
-    """Status, headers with the content's length among them, and the body in parts."""
+    """Status, the lines of its headers with the content's length among them, and the body in parts."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    head: bytes
     parts: list[bytes | memoryview]
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The lines as ASGI has them."""
+        split = [line.split(b": ", 1) for line in self.head.splitlines()]
+        return [(name, value) for name, value in split]
 
 
 class InferenceEndpoint:
@@ -122,15 +128,14 @@ class InferenceEndpoint:
         assert head is not None
         assert submitted is not None
         encoded = encode_response(submitted.route, submitted.datatypes, head, result)
-        length = (b"content-length", b"%d" % encoded.length)
         if encoded.header_length is None:
-            headers = [_JSON, length]
+            lines = _JSON % encoded.length
         else:
-            headers = [_BINARY, length, (b"inference-header-content-length", b"%d" % encoded.header_length)]
+            lines = _BINARY % (encoded.length, encoded.header_length)
         record_answer(submitted, self._clock() - exchange.began)
         if exchange.queued is not None:
             self._tracer.answered(exchange.target[0], head.id, exchange.began, exchange.queued, result)
-        return Reply(200, headers, encoded.parts)
+        return Reply(200, lines, encoded.parts)
 
     def refusal(self, exchange: Exchange, error: Exception) -> Reply:
         """The reply to a request that failed, which is recorded; an error that is not Octavo's is logged whole."""
@@ -143,7 +148,8 @@ class InferenceEndpoint:
             _log.error("inference failed", extra={"model": exchange.target[0], "error": str(error)})
         self._record_failure(exchange, error.code)
         reply = _error_reply(status, error_body(str(error), error.code))
-        reply.headers += [(name.lower().encode(), value.encode()) for name, value in error_headers(error).items()]
+        for name, value in error_headers(error).items():
+            reply.head += f"{name.lower()}: {value}\r\n".encode()
         return reply
 
     def _record_failure(self, exchange: Exchange, code: str) -> None:
@@ -195,21 +201,20 @@ class InferenceGate:
 
 
 def _error_reply(status: int, body: bytes) -> Reply:
-    headers = [_JSON, (b"content-length", b"%d" % len(body))]
+    lines = _JSON % len(body)
     if status == 413:
         # The rest of the body is not read.
-        headers.append((b"connection", b"close"))
+        lines += b"connection: close\r\n"
     elif status == 501:
-        headers.append((b"accept-encoding", b", ".join(CODINGS)))
-    return Reply(status, headers, [body])
+        lines += b"accept-encoding: %b\r\n" % b", ".join(CODINGS)
+    return Reply(status, lines, [body])
 
 
 async def _compressed(reply: Reply, coding: bytes) -> Reply:
     body = await deflated(b"".join(reply.parts), coding)
-    headers = [header for header in reply.headers if header[0] != b"content-length"]
-    return Reply(
-        reply.status, [*headers, (b"content-length", b"%d" % len(body)), (b"content-encoding", coding)], [body]
-    )
+    kept = [line for line in reply.head.splitlines(keepends=True) if not line.startswith(b"content-length:")]
+    lines = b"%bcontent-length: %d\r\ncontent-encoding: %b\r\n" % (b"".join(kept), len(body), coding)
+    return Reply(reply.status, lines, [body])
 
 
 async def _send(send: Send, reply: Reply) -> None:

@@ -58,8 +58,8 @@ class OutputHead(NamedTuple):
 class RequestHead:
     """The whole head. `outputs` None asks for all of them, as binary where `binary_default` says so.
 
-    What the router needs of it is worked out once: datatypes by input, names of the outputs, and notes of who admitted
-    a request of this head.
+    What is needed of it for each request is worked out once: datatypes by input, names of the outputs, whether all of
+    them go out as binary, and notes of who admitted a request of this head and what its answers have in common.
     """
 
     id: str | None
@@ -71,11 +71,17 @@ class RequestHead:
     priority: int = 0
     datatypes: dict[str, str] = field(init=False)
     output_names: tuple[str, ...] | None = field(init=False)
+    only_binary: bool = field(init=False)
     admitted: dict[Hashable, tuple[int, object]] = field(init=False, default_factory=dict)
+    envelopes: dict[Hashable, tuple[bytes, bytes]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.datatypes = {tensor.name: tensor.datatype for tensor in self.inputs}
-        self.output_names = None if self.outputs is None else tuple([output.name for output in self.outputs])
+        if self.outputs is None:
+            self.output_names, self.only_binary = None, self.binary_default
+        else:
+            self.output_names = tuple([output.name for output in self.outputs])
+            self.only_binary = all(output.binary and not output.classes for output in self.outputs)
 
 
 def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:

@@ -34,12 +34,12 @@ class Pending:
     key: object
     route: Route
     answer: Answer
+    priority: int = 0
+    cut: Callable[[Outputs], Outputs] | None = None
     queued_at: float = 0.0
     timeout: float = inf
     deadline: float = inf
-    priority: int = 0
     level: int = 0
-    cut: Callable[[Outputs], Outputs] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -7,7 +7,6 @@ skipped and never stalls its batch.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from math import inf
 from queue import SimpleQueue
@@ -17,6 +16,7 @@ from service.domain.batching import QueuePolicy
 from service.router.backlog import Backlog
 from service.router.batch import Batch, BatchRunner, Pending
 from service.router.execution_times import ExecutionTimes
+from service.router.inline_rows import InlineRows
 from service.router.permit import (
     answering_seconds,
     check_deadline,
@@ -27,16 +27,7 @@ from service.router.permit import (
     too_late,
 )
 from service.router.waiting import WaitingRequests
-from service.router.warmup import INLINE_SECONDS
 
-_log = logging.getLogger(__name__)
-# An inline run this much over its allowance, so many times in a row, is no accident of scheduling.
-_OVERRUN = 4.0
-_OVERRUNS = 8
-# Once this much over it is enough: everybody else waited for that run.
-_STALL = 100.0
-# How long such an engine stays off the loop before it is tried there again: a busy host makes every engine slow.
-_REST_SECONDS = 10.0
 # A batch that waits for company starts when so many times its run are left: timers come late.
 _HASTE = 1.5
 
@@ -64,9 +55,7 @@ class Batcher:
         self._times = times
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
-        self._inline_rows = self._learned_inline_rows = inline_rows
-        self._inline_allowed = True
-        self._overruns = 0
+        self._inline = InlineRows(inline_rows, self._loop)
         self._waiting = WaitingRequests(policy.levels)
         self._backlog = Backlog(len(runners), times)
         self._lock = Lock()
@@ -87,12 +76,11 @@ class Batcher:
     @property
     def runs_inline(self) -> bool:
         """Whether an answer comes within one turn of the loop, too soon to watch for the caller leaving."""
-        return self._inline_rows >= max(1, self._policy.max_rows)
+        return self._inline.count >= max(1, self._policy.max_rows)
 
     def allow_inline(self, allowed: bool) -> None:
         """A shadow, whose work must delay no one, keeps off the event loop."""
-        self._inline_allowed = allowed
-        self._inline_rows = self._learned_inline_rows if allowed else 0
+        self._inline.allow(allowed)
 
     def follow(self, policy: QueuePolicy) -> None:
         """Goes by `policy` from now on; what waits already is sorted anew and stays."""
@@ -111,16 +99,20 @@ class Batcher:
         if self._closing:
             raise stopping()
         pending.queued_at = self._runner.clock()
-        pending.deadline = pending.queued_at + answering_seconds(pending.timeout)
+        displaced: Sequence[Pending] = ()
         with self._lock:
-            pending.level = self._policy.level_of(pending.priority)
-            if pending.deadline < inf:
-                check_deadline(pending, self._backlog, self._waiting, self._policy)
-            displaced = make_room(pending, self._backlog, self._waiting, self._policy)
-            self._waiting.append(pending)
+            waiting, policy = self._waiting, self._policy
+            pending.level = policy.level_of(pending.priority)
+            if pending.timeout < inf:
+                pending.deadline = pending.queued_at + answering_seconds(pending.timeout)
+                check_deadline(pending, self._backlog, waiting, policy)
+            if waiting.rows + pending.rows > policy.queue_rows:
+                displaced = make_room(pending, self._backlog, waiting, policy)
+            waiting.append(pending)
             wake = self._asleep > 0 and self._timer is None
             self._asleep -= wake
-        refuse(displaced, displaced_by_priority)
+        if displaced:
+            refuse(displaced, displaced_by_priority)
         if wake:
             self._wake()
         elif self._timer is not None and (pending.deadline < inf or self._waiting.rows >= self._policy.full_rows):
@@ -135,8 +127,19 @@ class Batcher:
         if wait > 0:
             self._timer = self._loop.call_later(wait, self._end_wait)
         else:
-            # One turn later, so that requests read from the sockets in the same turn share the batch.
-            self._loop.call_soon(self._start)
+            # Some turns later, so that requests read from the sockets in the same turn share the batch.
+            self._loop.call_soon(self._start_together, self._waiting.rows)
+
+    def _start_together(self, seen: int) -> None:
+        """Starts once a turn of the loop brought nobody: who sends as soon as answered comes a little after the first.
+
+        A request that just misses its batch waits for two.
+        """
+        rows = self._waiting.rows
+        if seen < rows < self._policy.full_rows:
+            self._loop.call_soon(self._start_together, rows)
+        else:
+            self._start()
 
     def _due_at(self) -> float:
         """When the waiting requests start at the latest, company or not. Called with the lock held."""
@@ -168,10 +171,10 @@ class Batcher:
             self._give_turn()
             return
         with self._lock:
-            batch = self._take(min(self._inline_rows, self._policy.batch_rows))
+            batch = self._take(min(self._inline.count, self._policy.batch_rows))
         if batch is not None:
             self._runner.run(batch)
-            self._watch_overruns(batch.seconds)
+            self._inline.watch(batch.seconds)
             self._finish(batch)
         if batch is None:
             self._wait_on()
@@ -196,20 +199,7 @@ class Batcher:
             self._loop.call_soon_threadsafe(self._drained.set)
 
     def _fits_inline(self) -> bool:
-        return self.runs_inline or self._waiting.rows <= self._inline_rows
-
-    def _watch_overruns(self, seconds: float) -> None:
-        if seconds <= INLINE_SECONDS * _OVERRUN:
-            self._overruns = 0
-            return
-        self._overruns += 1
-        if self._overruns == _OVERRUNS or seconds > INLINE_SECONDS * _STALL:
-            _log.warning("engine is slow, so it leaves the event loop for its thread", extra={"seconds": seconds})
-            self._inline_rows = self._overruns = 0
-            self._loop.call_later(_REST_SECONDS, self._try_inline)
-
-    def _try_inline(self) -> None:
-        self.allow_inline(self._inline_allowed)
+        return self.runs_inline or self._waiting.rows <= self._inline.count
 
     def _give_turn(self) -> None:
         if not self._threads:

@@ -57,9 +57,10 @@ class ModelState:
 
     def routes_of(self, version: int | None) -> ModelRoutes:
         """Raises NoReadyVersion, NotFound or NotReady in the words that clients of the v2 protocol look for."""
-        name, routes = self.wanted.name, self.routes
-        if routes is not None and version in (None, routes.served.version.version):
+        routes = self.routes
+        if routes is not None and (version is None or version == routes.served.version.version):
             return routes
+        name = self.wanted.name
         if version is None:
             raise NoReadyVersion(f"Request for unknown model: {name!r} has no available versions; {self._why()}")
         if version == self.wanted.version.version:

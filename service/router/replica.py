@@ -120,8 +120,7 @@ class Replica:
             request, cut = self._padder.pad(request)
             key = key if cut is None else self._signature.key(request)
         answer = Answer()
-        pending = Pending(request.inputs, request.outputs, rows, key, route, answer)
-        pending.priority, pending.cut = request.priority, cut
+        pending = Pending(request.inputs, request.outputs, rows, key, route, answer, request.priority, cut)
         seconds = _shorter(self.policy.timeout_seconds, request.timeout_seconds)
         if seconds is not None:
             pending.timeout = seconds

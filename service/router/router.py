@@ -32,15 +32,21 @@ _DRAIN_SECONDS = 60.0
 
 
 class Submitted(NamedTuple):
-    """A request under way: its answer to come, its route, and the datatypes of the outputs by name.
-
-    `prompt` is whether the answer comes within a turn or two of the event loop.
-    """
+    """A request under way: its answer to come, its route, and what runs it."""
 
     answer: Answer
     route: Route
-    datatypes: Mapping[str, str]
-    prompt: bool
+    replica: Replica
+
+    @property
+    def datatypes(self) -> Mapping[str, str]:
+        """Those of the outputs by name."""
+        return self.replica.output_datatypes
+
+    @property
+    def prompt(self) -> bool:
+        """Whether the answer comes within a turn or two of the event loop."""
+        return self.replica.runs_inline
 
 
 class Router:
@@ -69,7 +75,7 @@ class Router:
         answer = replica.submit(request, route)
         if state.mirror is not None and route.name != "shadow":
             state.mirror.watch(request, answer)
-        return Submitted(answer, route, replica.output_datatypes, replica.runs_inline)
+        return Submitted(answer, route, replica)
 
     async def infer(self, model: str, version: int | None, request: InferRequest) -> InferResult:
         """One request to its answer; a cancelled caller's is not run. Raises also EngineFailed, DeadlineExceeded."""

@@ -108,62 +108,34 @@ class WaitingRequests:
 
         A request joins where the grown batch would still answer every member in time. One that no batch can is late.
         """
-        batch = _Gathering(max_rows, times, now)
+        members: list[Pending] = []
+        late: list[Pending] = []
+        rows, left = 0, inf
         for level in self._levels:
             others: list[Pending] = []
-            while level and batch.has_place_for(level[0]):
-                pending = level.popleft()
-                if batch.members and pending.key != batch.members[0].key:
-                    others.append(pending)
-                else:
-                    self._remove(pending)
-                    batch.offer(pending)
+            while level and (rows < max_rows or not members):
+                pending = level[0]
+                stays = not pending.answer.done()
+                if members and pending.key != members[0].key:
+                    others.append(level.popleft())
+                    continue
+                own = pending.deadline - now
+                grown = rows + pending.rows
+                if stays and members:
+                    shortest = min(left, own)
+                    if grown > max_rows or (shortest < inf and times.bound(grown) > shortest):
+                        break
+                level.popleft()
+                self.rows -= pending.rows
+                self.deadlines -= own < inf
+                if stays and own < inf and times.expected(pending.rows) > own:
+                    late.append(pending)
+                elif stays:
+                    members.append(pending)
+                    rows, left = grown, min(left, own)
             level.extendleft(reversed(others))
-        return Taken(batch.members, batch.rows, batch.late)
-
-    def _remove(self, pending: Pending) -> None:
-        self.rows -= pending.rows
-        self.deadlines -= pending.deadline < inf
+        return Taken(members, rows, late)
 
     def _count(self) -> None:
         self.rows = sum(pending.rows for pending in self)
         self.deadlines = sum(pending.deadline < inf for pending in self)
-
-
-class _Gathering:
-    """A batch in the making. `left` is how long it may take for the most urgent of its members."""
-
-    __slots__ = ("_max_rows", "_now", "_times", "late", "left", "members", "rows")
-
-    def __init__(self, max_rows: int, times: ExecutionTimes, now: float) -> None:
-        self._max_rows = max_rows
-        self._times = times
-        self._now = now
-        self.members: list[Pending] = []
-        self.late: list[Pending] = []
-        self.rows = 0
-        self.left = inf
-
-    def has_place_for(self, pending: Pending) -> bool:
-        """Whether the next in a queue may come out of it; what shares no batch with the members passes by."""
-        members, rows = self.members, self.rows + pending.rows
-        if not members:
-            return True
-        if self.rows >= self._max_rows:
-            return False
-        if pending.answer.done() or pending.key != members[0].key:
-            return True
-        left = min(self.left, pending.deadline - self._now)
-        return rows <= self._max_rows and (left == inf or self._times.bound(rows) <= left)
-
-    def offer(self, pending: Pending) -> None:
-        """Makes it a member, unless its caller left or no batch would answer it in time any more."""
-        if pending.answer.done():
-            return
-        left = pending.deadline - self._now
-        if left < inf and self._times.expected(pending.rows) > left:
-            self.late.append(pending)
-            return
-        self.members.append(pending)
-        self.rows += pending.rows
-        self.left = min(self.left, left)

@@ -112,6 +112,48 @@ def test_each_request_of_a_connection_goes_by_its_own_head(serving: Serving) -> 
             assert b"content-encoding: gzip" in connection.recv(65536)
 
 
+def test_a_head_that_comes_again_is_answered_the_same_however_its_bytes_are_cut(serving: Serving) -> None:
+    again = request()
+    with connected(serving) as connection:
+        for cut in (len(again), *range(1, len(again), 7)):
+            connection.sendall(again[:cut])
+            connection.sendall(again[cut:])
+            assert ANSWER in received(connection, 1)
+        connection.sendall(again + again + again[:-1])
+        assert received(connection, 2).count(ANSWER) == 2
+        connection.sendall(again[-1:])
+        assert ANSWER in received(connection, 1)
+
+
+def test_a_head_that_comes_again_inside_a_body_begins_no_request(serving: Serving) -> None:
+    again = request()
+    with connected(serving) as connection:
+        connection.sendall(again)
+        assert ANSWER in received(connection, 1)
+        for headers, body in (((), again), (("Accept-Encoding: br",), again * 2)):
+            whole = request(*headers, body=body)
+            connection.sendall(whole[: -len(again)])
+            connection.sendall(whole[-len(again) :])
+            assert b" 400 " in received(connection, 1)
+        chunked = CHUNKED + b"%x\r\n" % len(again)
+        connection.sendall(chunked)
+        connection.sendall(again)
+        connection.sendall(b"\r\n0\r\n\r\n")
+        assert b" 400 " in received(connection, 1)
+        connection.sendall(again)
+        assert ANSWER in received(connection, 1)
+
+
+def test_a_caller_that_leaves_in_the_body_of_a_head_that_comes_again_takes_nothing_along(serving: Serving) -> None:
+    with connected(serving) as connection:
+        connection.sendall(request())
+        assert ANSWER in received(connection, 1)
+        connection.sendall(request()[:-3])
+    with connected(serving) as connection:
+        connection.sendall(request())
+        assert ANSWER in received(connection, 1)
+
+
 PIPELINED = [b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n", CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)]
 
 

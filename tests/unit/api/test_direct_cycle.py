@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 
 from service.api.direct_cycle import DirectCycle
-from service.api.tensor_space import TensorSpace
 from service.router.answer import Answer
 
 
 def cycle() -> DirectCycle:
-    return DirectCycle(("m", None), {b"content-length": b"3"}, True, TensorSpace())
+    return DirectCycle(("m", None), {b"content-length": b"3"}, True)
 
 
 def test_a_request_that_is_over_leaves_the_garbage_collector_nothing() -> None:

@@ -52,9 +52,15 @@ def test_the_array_is_a_view_of_the_body() -> None:
     assert not array.flags.writeable
 
 
-def test_the_output_is_a_view_of_the_array() -> None:
-    array = np.arange(4, dtype=np.float32)
+def test_a_large_output_is_a_view_of_the_array() -> None:
+    array = np.arange(2000, dtype=np.float32)
     assert np.shares_memory(np.frombuffer(binary_from_array(array), np.uint8), array)
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 2000])
+def test_an_output_goes_out_row_by_row_however_it_lies_in_memory(count: int) -> None:
+    array = np.arange(4 * count, dtype=np.float32).reshape(2, 2 * count).T
+    assert bytes(binary_from_array(array)) == b"".join(value.tobytes() for value in array.flat)
 
 
 def test_text_elements_are_written_as_utf_8() -> None:

@@ -11,7 +11,7 @@ import pytest
 from service.domain.inference import InferRequest
 from service.domain.tensor import TensorSpec
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull, Stopping
-from service.router import batcher
+from service.router import inline_rows
 from tests.async_waiting import until
 from tests.fake_engine import rows
 from tests.unit.router.bench import ROUTE, Bench, run, values
@@ -34,6 +34,29 @@ def test_requests_of_one_turn_of_the_loop_share_a_batch_even_on_an_idle_engine()
         assert bench.engine.batches == [[1, 2, 3]]
 
     run(scenario)
+    run(scenario, inline_rows=8)
+
+
+def test_a_request_that_comes_a_turn_after_another_shares_its_batch() -> None:
+    async def scenario(bench: Bench) -> None:
+        loop, later = asyncio.get_running_loop(), []
+        first = [bench.send(value) for value in (1, 2)]
+        # The first look at the queue is a turn away, and sees one that came beside the first.
+        loop.call_soon(lambda: later.append(bench.send(3)))
+        assert await values(*first) == [1, 2]
+        assert await values(*later) == [3]
+        assert bench.engine.batches == [[1, 2, 3]]
+
+    run(scenario)
+    run(scenario, inline_rows=8)
+
+
+def test_a_lone_request_waits_for_nobody() -> None:
+    async def scenario(bench: Bench) -> None:
+        lone = bench.send(1)
+        await asyncio.sleep(0)
+        assert lone.done()
+
     run(scenario, inline_rows=8)
 
 
@@ -164,7 +187,7 @@ def test_an_engine_that_became_slow_leaves_the_loop_for_its_thread_and_comes_bac
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The clock steps by 10 ms a reading, so every inline run seems to overrun."""
-    monkeypatch.setattr(batcher, "_REST_SECONDS", 0.05)
+    monkeypatch.setattr(inline_rows, "_REST_SECONDS", 0.05)
 
     async def scenario(bench: Bench) -> None:
         ticks = iter(range(1_000_000))
