@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -246,7 +246,7 @@ class Server(uvicorn.Server):
         server = f"{host}-{os.getppid()}"
         return TraceFile(folder / f"{server}-{os.getpid()}.json", shown=folder / f"{server}-*.json")
 
-    def _wanted(self) -> dict[str, ServedModel | None]:
+    def _wanted(self) -> Mapping[str, ServedModel | None]:
         """What to serve here; engines that cannot answer on this host are built and validated again meanwhile."""
         wanted = self._serving_registry.wanted()
         self._revalidation.follow(map(self._router.answering, filter(None, wanted.values())))

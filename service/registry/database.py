@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,6 +61,8 @@ class Database:
             connect_args=_connect_arguments(self.url),
         )
         sa.event.listen(self.engine, "connect", _prepare_sqlite if self.is_sqlite else _prepare_postgresql)
+        self._watch: sqlite3.Connection | None = None
+        self._watch_lock = Lock()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -76,6 +79,21 @@ class Database:
                 # Its driver begins a transaction before a write alone.
                 connection.exec_driver_sql("BEGIN")
             yield connection
+
+    def changes(self) -> int | None:
+        """A number that is another one after every commit, by whichever process; None where asking costs as much as
+        reading: on PostgreSQL, and while the file cannot be read.
+        """
+        if not self.is_sqlite or not self.url.database:
+            return None
+        with self._watch_lock:
+            try:
+                if self._watch is None:
+                    # Of its own: a connection does not count what was committed over itself.
+                    self._watch = sqlite3.connect(self.url.database, check_same_thread=False)
+                return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error:
+                return None
 
     @contextmanager
     def write(self, lock: str = "octavo") -> Iterator[sa.Connection]:
@@ -129,6 +147,10 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        with self._watch_lock:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
 
 
 def _read_url(url: str) -> sa.URL:

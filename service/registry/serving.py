@@ -43,13 +43,25 @@ class ServingRegistry:
         self._database = database
         self._blobs = blobs
         self._labels: dict[str, tuple[str, ...]] = {}
+        # What the database held when it was read last, and that number of its changes.
+        self._read: Mapping[str, ServedModel | None] = {}
+        self._read_at: int | None = None
         self._incomplete: set[str] = set()
 
-    def wanted(self) -> dict[str, ServedModel | None]:
+    def wanted(self) -> Mapping[str, ServedModel | None]:
         """Model name -> what its deployment asks for; None where an engine or the version of it is not on record.
 
-        Raises Unavailable or StoreUnavailable.
+        The same as before while nothing has changed, which costs next to nothing. Raises Unavailable or
+        StoreUnavailable.
         """
+        # Before it is read: what is committed meanwhile is read the next time.
+        changes = self._database.changes()
+        if changes is None or changes != self._read_at:
+            self._read = self._read_wanted()
+            self._read_at = changes
+        return self._read
+
+    def _read_wanted(self) -> Mapping[str, ServedModel | None]:
         # Of one moment: a change between the queries would give a deployment the version or engines of another.
         with self._database.snapshot() as connection:
             deployments = [deployment_of_row(row) for row in connection.execute(sa.select(DEPLOYMENTS))]

@@ -141,3 +141,28 @@ def _libpq_settings(url: str) -> dict[str, int]:
         told = driver.info.get_parameters()
     database.close()
     return {name: int(value) for name, value in told.items() if value.isdigit()}
+
+
+def test_changes_are_counted_by_whichever_connection_they_come_and_reading_is_none(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'octavo.db'}"
+    database, other = Database(url), Database(url)
+    seen = [database.changes()]
+    for changing in (database, other, database):
+        with changing.write() as connection:
+            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (x INTEGER)")
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        seen.append(database.changes())
+        with changing.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM t").all()
+        assert database.changes() == seen[-1]
+    assert None not in seen
+    assert len(set(seen)) == 4
+    for one in (database, other):
+        one.close()
+
+
+def test_changes_are_not_told_where_the_file_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "octavo.db").write_bytes(b"no database" * 100)
+    database = Database(f"sqlite:///{tmp_path / 'octavo.db'}")
+    assert database.changes() is None
+    database.close()

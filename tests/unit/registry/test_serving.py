@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
 
 from service.domain.deployment import Deployment, ServedModel
 from service.domain.engine import REFERENCE_VARIANT, EngineArtifact, Fingerprint
+from service.errors import Unavailable
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
 from service.registry.deployments import DeploymentRegistry
 from service.registry.engines import EngineRegistry
 from service.registry.models import ModelRegistry
+from service.registry.schema import migrate
 from service.registry.serving import ServingRegistry
 from service.registry.tables import ENGINES
 from tests.samples import artifact, new_model
@@ -77,6 +80,40 @@ def test_a_change_between_the_queries_is_read_whole_or_not_at_all(database: Data
     before, after = wanted_digits(registry), wanted_digits(registry)
     assert [(one.version.version, one.deployment.version) for one in (before, after)] == [(1, 1), (2, 2)]
     assert [one.artifacts[REFERENCE_VARIANT].version for one in (before, after)] == [1, 2]
+
+
+def test_what_has_not_changed_is_not_read_again_and_what_any_process_changes_is(tmp_path: Path, blobs: Blobs) -> None:
+    url = f"sqlite:///{tmp_path / 'octavo.db'}"
+    database, other = Database(url), Database(url)
+    migrate(database)
+    ModelRegistry(database).add(new_model())
+    statements: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    registry = ServingRegistry(database, blobs)
+    first = registry.wanted()
+    assert statements
+    statements.clear()
+    assert registry.wanted() is first
+    assert not statements
+    for changing in (database, other):
+        DeploymentRegistry(changing).withdraw("digits")
+        assert registry.wanted() == {}
+        DeploymentRegistry(changing).put(Deployment("digits", 1, REFERENCE_VARIANT))
+        assert wanted_digits(registry).deployment.stable == REFERENCE_VARIANT
+    for one in (database, other):
+        one.close()
+
+
+def test_what_could_not_be_read_is_read_again(
+    database: Database, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ModelRegistry(database).add(new_model())
+    registry = ServingRegistry(database, blobs)
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "snapshot", Mock(side_effect=Unavailable("away")))
+        with pytest.raises(Unavailable):
+            registry.wanted()
+    assert wanted_digits(registry)
 
 
 def test_a_model_whose_engines_are_not_on_record_is_told_from_one_that_is_not_deployed(
