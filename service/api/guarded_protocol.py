@@ -7,8 +7,9 @@ from collections import deque
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.api.error_responses import error_body
 from service.api.infer_body import IDLE_SECONDS
 
 # So often in IDLE_SECONDS a connection is looked at.
@@ -63,6 +64,19 @@ class GuardedProtocol(HttpToolsProtocol):
     def _is_owed(self) -> bool:
         """Whether it is the peer's turn: to send a first request, or to take what was written."""
         return self.cycle is None or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers what is no request, unless another's answer is due first, and closes the connection."""
+        in_body = not self.pipeline and getattr(self.cycle, "more_body", False) and not self.cycle.response_started
+        if self._is_idle or in_body:
+            body = error_body(message, "invalid_request")
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(b"".join((STATUS_LINE[status], head, body)))
+        self.transport.close()
 
     def _look(self, before: tuple[int, ...], still: int) -> None:
         """Ends the connection where nothing moved in `IDLE_SECONDS`, at so many looks, and it is the peer's turn.

@@ -14,16 +14,12 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.body_reader import SCRATCH_BYTES, ArrivingBody, ConnectionReader
-from service.api.content_coding import wanted_coding
 from service.api.direct_cycle import DirectCycle
-from service.api.error_responses import error_body
 from service.api.guarded_protocol import GuardedProtocol
 from service.api.inference import Body, Exchange, InferenceEndpoint, Reply
-from service.api.plain_head import PlainHead
+from service.api.plain_head import PlainHead, plain_head
 from service.router.answer import Answer
 
-# Whatever changes how a body arrives or a reply is sent.
-_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
 # Up to here, having the parser copy the rest of a body costs less than leading it past.
 _PARSED_BYTES = 16 * 1024
 # What the parser may take in after a first read without a head, a piece of a body or an end: it has no limit itself.
@@ -62,16 +58,16 @@ class InferProtocol(GuardedProtocol):
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._reads += 1
-        begins = self._between
-        if begins and self._plain is not None and self._plain.begins(data) and self._is_free:
-            self._begin_again(self._plain, data)
+        begins, known = self._between, self._plain
+        if begins and known is not None and known.begins(data) and self._is_free:
+            self._begin_again(known, data)
             return
         rest = self._parse(data)
         while rest:
             rest = self._parse(rest)
-        body = self._body
-        if begins and self._plain is not None and self._plain.text is None:
-            self._plain.note(data, self._plain.body_bytes if body is None else body.filled)
+        body, plain = self._body, self._plain
+        if begins and plain is not None and plain is not known:
+            plain.note(data, plain.body_bytes if body is None else body.filled)
         if (body is None and not self._held) or self.transport.is_closing():
             return
         if body is not None and body.missing > _PARSED_BYTES:
@@ -84,6 +80,8 @@ class InferProtocol(GuardedProtocol):
     def _begin_again(self, plain: PlainHead, data: bytes | memoryview) -> None:
         """The request that `data` begins, by a head that needs no parsing."""
         self._idle_from = None
+        # Line ends between requests are nothing, as they are to the parser where a head follows.
+        self._held = 0
         assert plain.text is not None
         came = data[len(plain.text) :]
         self.cycle = cycle = DirectCycle(plain.target, plain.headers, plain.keep_alive)  # type: ignore[assignment]
@@ -91,7 +89,8 @@ class InferProtocol(GuardedProtocol):
             self._begin(cycle, bytes(came))
             return
         self._between = False
-        self._direct, self._body = cycle, self._arriving(plain)
+        self._direct = cycle
+        self._body = self._arriving(plain)
         self._body.append(came)
         self._reader.lead_past(self._body)
 
@@ -136,19 +135,6 @@ class InferProtocol(GuardedProtocol):
         """Also where a request was cut short."""
         return super()._is_owed or self._direct is not None or (self._held > 0 and self._is_idle)
 
-    @property
-    def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    def _refuse(self, status: int, message: str) -> None:
-        """Answers what is no request, unless another's answer is due first, and closes the connection."""
-        in_body = not self.pipeline and getattr(self.cycle, "more_body", False) and not self.cycle.response_started
-        if self._is_idle or in_body:
-            body = error_body(message, "invalid_request")
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(b"".join((STATUS_LINE[status], head, body)))
-        self.transport.close()
-
     def on_message_begin(self) -> None:
         self._between = False
         # ASGI's scope is made where ASGI is gone through.
@@ -181,7 +167,9 @@ class InferProtocol(GuardedProtocol):
             return None
         if not self._is_free or self.parser.get_http_version() != "1.1":
             return None
-        self._plain = plain = self._plain_head()
+        if self.root_path or self.limit_concurrency is not None:
+            return None
+        self._plain = plain = plain_head(self.endpoint, self.url, self.headers, self.parser.should_keep_alive())
         if plain is None:
             return None
         self._body = self._arriving(plain)
@@ -191,20 +179,6 @@ class InferProtocol(GuardedProtocol):
     def _is_free(self) -> bool:
         """Not with a second request on its way, or a caller that does not read its replies: uvicorn makes both wait."""
         return self._is_idle and not self.flow.write_paused
-
-    def _plain_head(self) -> PlainHead | None:
-        """What is asked and its headers; None where anything about them changes how bodies come or replies go."""
-        if self.root_path or self.limit_concurrency is not None:
-            return None
-        headers = dict(self.headers)
-        if not _SPECIAL_HEADERS.isdisjoint(headers) or not _fits(headers, self.endpoint.max_body_bytes):
-            return None
-        if wanted_coding(headers.get(b"accept-encoding")) is not None:
-            return None
-        target = None if b"%" in self.url else self.endpoint.target(self.url.decode("latin-1"))
-        if target is None:
-            return None
-        return PlainHead(target, headers, self.parser.should_keep_alive(), int(headers[b"content-length"]))
 
     def _arriving(self, plain: PlainHead) -> ArrivingBody:
         header_length = plain.headers.get(b"inference-header-content-length")
@@ -279,11 +253,6 @@ class InferProtocol(GuardedProtocol):
             self.on_response_complete()
         else:
             self._keep_alive()
-
-
-def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
-    declared = headers.get(b"content-length", b"")
-    return declared.isdigit() and len(declared) < 15 and int(declared) <= max_bytes
 
 
 def infer_protocol(

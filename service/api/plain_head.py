@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.api.content_coding import wanted_coding
+from service.api.inference import InferenceEndpoint
 from service.protocol.recording import Target
 
+# Whatever changes how a body arrives or a reply is sent.
+_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
 _END = b"\r\n\r\n"
 # Longer ones are compared and copied for nothing where they differ.
 _MAX_NOTED_BYTES = 4096
@@ -37,3 +41,21 @@ class PlainHead:
         if text is None or not 0 <= len(data) - len(text) <= self.body_bytes:
             return False
         return bytes(data[: len(text)]) == text
+
+
+def plain_head(
+    endpoint: InferenceEndpoint, url: bytes, headers: list[tuple[bytes, bytes]], keep_alive: bool
+) -> PlainHead | None:
+    """What is asked; None where it is no infer request, or anything about it changes how bodies come or replies go."""
+    named = dict(headers)
+    if not _SPECIAL_HEADERS.isdisjoint(named) or not _fits(named, endpoint.max_body_bytes):
+        return None
+    if wanted_coding(named.get(b"accept-encoding")) is not None:
+        return None
+    target = None if b"%" in url else endpoint.target(url.decode("latin-1"))
+    return None if target is None else PlainHead(target, named, keep_alive, int(named[b"content-length"]))
+
+
+def _fits(headers: dict[bytes, bytes], max_bytes: int) -> bool:
+    declared = headers.get(b"content-length", b"")
+    return declared.isdigit() and len(declared) < 15 and int(declared) <= max_bytes

@@ -30,6 +30,8 @@ from service.router.waiting import WaitingRequests
 
 # A batch that waits for company starts when so many times its run are left: timers come late.
 _HASTE = 1.5
+# So many turns of the loop a batch waits at most for those who come one by one.
+_MORE_TURNS = 2
 
 
 class Batcher:
@@ -127,17 +129,15 @@ class Batcher:
         if wait > 0:
             self._timer = self._loop.call_later(wait, self._end_wait)
         else:
-            # Some turns later, so that requests read from the sockets in the same turn share the batch.
-            self._loop.call_soon(self._start_together, self._waiting.rows)
+            # One turn later, so that requests read from the sockets in the same turn share the batch.
+            self._loop.call_soon(self._start_together, self._waiting.rows, _MORE_TURNS)
 
-    def _start_together(self, seen: int) -> None:
-        """Starts once a turn of the loop brought nobody: who sends as soon as answered comes a little after the first.
-
-        A request that just misses its batch waits for two.
-        """
-        rows = self._waiting.rows
-        if seen < rows < self._policy.full_rows:
-            self._loop.call_soon(self._start_together, rows)
+    def _start_together(self, seen: int, turns: int) -> None:
+        """Starts once a turn of the loop brought nobody, or after `turns` more; at once where there are deadlines."""
+        waiting = self._waiting
+        # Who sends as soon as answered comes a little after the others, and who just misses a batch waits for two.
+        if turns and seen < waiting.rows < self._policy.full_rows and not waiting.deadlines:
+            self._loop.call_soon(self._start_together, waiting.rows, turns - 1)
         else:
             self._start()
 

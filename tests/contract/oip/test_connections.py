@@ -13,6 +13,7 @@ from service.api import infer_protocol
 from service.api.body_reader import SCRATCH_BYTES
 from tests.contract.oip.raw_http import ANSWER, BODY, connected, is_closed, received, request
 from tests.contract.oip.serving import Serving, running
+from tests.waiting import wait_until
 
 CHUNKED = b"POST /v2/models/linear/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -141,6 +142,47 @@ def test_a_head_that_comes_again_inside_a_body_begins_no_request(serving: Servin
         connection.sendall(b"\r\n0\r\n\r\n")
         assert b" 400 " in received(connection, 1)
         connection.sendall(again)
+        assert ANSWER in received(connection, 1)
+
+
+def send_apart(serving: Serving, connection: socket.socket, *pieces: bytes) -> None:
+    """Each is read before the next is sent."""
+    connections = serving.server.server_state.connections
+    here = wait_until(
+        lambda: [one for one in list(connections) if getattr(one, "client", None) == connection.getsockname()]
+    )[0]
+    assert isinstance(here, infer_protocol.InferProtocol)
+    for piece in pieces:
+        before = here._reads
+        connection.sendall(piece)
+        wait_until(lambda before=before: here._reads > before)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("body", [b"", BODY])
+def test_line_ends_between_requests_are_no_head_and_take_nothing_of_the_next(serving: Serving, body: bytes) -> None:
+    """Such as follow a head whose own bytes are not known, because it came in two reads."""
+    asked, status = request(body=body), b" 200 " if body else b" 400 "
+    with connected(serving) as connection:
+        send_apart(serving, connection, asked[:20], asked[20:])
+        assert status in received(connection, 1)
+        send_apart(serving, connection, b"\r\n\r\n" + b"\r\n" * (len(body) // 2) + b"\r" * (len(body) % 2))
+        send_apart(serving, connection, b"\r\n\r\n")
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" + asked)
+        answers = received(connection, 2)
+        assert b"200 OK" in answers
+        assert status in answers.split(b"HTTP/1.1")[-1]
+        connection.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
+def test_line_ends_after_each_body_never_add_up_to_a_long_head(serving: Serving) -> None:
+    with connected(serving) as connection:
+        for _ in range(8):
+            connection.sendall(request())
+            assert ANSWER in received(connection, 1)
+            connection.sendall(b"\r\n" * 6000)
+        connection.sendall(request())
         assert ANSWER in received(connection, 1)
 
 

@@ -37,29 +37,6 @@ def test_requests_of_one_turn_of_the_loop_share_a_batch_even_on_an_idle_engine()
     run(scenario, inline_rows=8)
 
 
-def test_a_request_that_comes_a_turn_after_another_shares_its_batch() -> None:
-    async def scenario(bench: Bench) -> None:
-        loop, later = asyncio.get_running_loop(), []
-        first = [bench.send(value) for value in (1, 2)]
-        # The first look at the queue is a turn away, and sees one that came beside the first.
-        loop.call_soon(lambda: later.append(bench.send(3)))
-        assert await values(*first) == [1, 2]
-        assert await values(*later) == [3]
-        assert bench.engine.batches == [[1, 2, 3]]
-
-    run(scenario)
-    run(scenario, inline_rows=8)
-
-
-def test_a_lone_request_waits_for_nobody() -> None:
-    async def scenario(bench: Bench) -> None:
-        lone = bench.send(1)
-        await asyncio.sleep(0)
-        assert lone.done()
-
-    run(scenario, inline_rows=8)
-
-
 def test_a_batch_never_has_more_rows_than_allowed_and_order_is_kept() -> None:
     async def scenario(bench: Bench) -> None:
         first = await bench.busy()
