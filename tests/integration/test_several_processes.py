@@ -62,10 +62,11 @@ class Several:
 
 
 def launched(log: Path) -> int:
-    """The process that started the others: it is the parent of the first that said anything."""
+    """The process that started the others: the parent of any that serves. A test may have killed the first."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    pid = next(line["message"] for line in lines if "Started server process" in line["message"]).split("[")[1][:-1]
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    said = [line["message"] for line in lines if "Started server process" in line["message"]]
+    stats = [Path(f"/proc/{message.split('[')[1][:-1]}/stat") for message in said]
+    return int(next(stat for stat in stats if stat.exists()).read_text().rsplit(")", 1)[1].split()[1])
 
 
 def places_of(parent: int) -> dict[Path, int]:
