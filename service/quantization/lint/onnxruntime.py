@@ -77,6 +77,11 @@ class _Linter:
         if self._dequantize(node.input[0]) is not None:
             return True, "the DequantizeLinear before it moves behind it"
         if self._quantize(node.output[0], past_clips=False) is not None:
+            if self._graph.only_reader(node.input[0]) is not node:
+                return (
+                    False,
+                    f"others read its input {node.input[0]!r} too, so that the QuantizeLinear behind it stays there",
+                )
             return True, "the QuantizeLinear behind it moves before it"
         return False, f"its input {node.input[0]!r} comes from no DequantizeLinear"
 
@@ -88,17 +93,21 @@ class _Linter:
         return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
 
     def _quantize(self, tensor: str, past_clips: bool = True) -> NodeProto | None:
-        """The QuantizeLinear that alone reads a tensor, past redundant clips and what its rounding passes."""
+        """The QuantizeLinear that alone reads a tensor, past redundant clips and then what its rounding passes.
+
+        Not a clip behind the latter: by the time it is removed, no rounding moves any more.
+        """
         reader = self._graph.only_reader(tensor)
-        while reader is not None and (reader.op_type in _PASSED or (past_clips and self._redundant(reader))):
+        while past_clips and reader is not None and self._redundant(reader):
+            reader = self._graph.only_reader(reader.output[0])
+        while reader is not None and reader.op_type in _PASSED:
             reader = self._graph.only_reader(reader.output[0])
         return reader if reader is not None and reader.op_type == "QuantizeLinear" else None
 
     def _redundant(self, node: NodeProto) -> bool:
         """Whether a Relu or Clip leaves all levels of the grid behind it as they are."""
         bounds = clip_bounds(node, self._graph)
-        reader = self._graph.only_reader(node.output[0])
-        if bounds is None or reader is None or reader.op_type != "QuantizeLinear":
+        if bounds is None or (reader := self._quantize(node.output[0])) is None:
             return False
         scale, zero_point = (self._graph.constant(name) for name in reader.input[1:3])
         if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.kind not in "iu":

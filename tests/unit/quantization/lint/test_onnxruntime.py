@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
@@ -95,6 +96,38 @@ def test_a_rectifier_that_the_grid_does_not_make_redundant_keeps_the_convolution
         model = small(nodes, "z_d")
         assert (lint(model)["relu"].int8, lint(model)["conv"].int8) == (fused, fused)
         assert contradictions(model, tmp_path) == []
+
+
+def test_a_rounding_moves_before_a_pooling_only_where_nobody_else_reads_what_it_pools(tmp_path: Path) -> None:
+    pool = helper.make_node("MaxPool", ["s"], ["p"], "pool", kernel_shape=[1, 1])
+    nodes = [*pair("x"), helper.make_node("Sigmoid", ["x_d"], ["s"], "sigmoid"), pool, *pair("p")]
+    assert lint(small(nodes, "p_d"))["pool"].int8
+    assert contradictions(small(nodes, "p_d"), tmp_path) == []
+    shared = small([*nodes, helper.make_node("Mul", ["p_d", "s"], ["y"], "mul")], "y")
+    assert "others read its input 's' too" in lint(shared)["pool"].rule
+    assert contradictions(shared, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("behind", "fused"),
+    [
+        (("Relu", "Relu"), True),
+        (("Relu", "MaxPool"), True),
+        (("MaxPool", "Relu"), False),
+        (("Relu", "MaxPool", "Relu"), False),
+    ],
+)
+def test_clips_are_removed_one_after_another_but_not_behind_what_a_rounding_passes(
+    behind: tuple[str, ...], fused: bool, tmp_path: Path
+) -> None:
+    nodes = [*pair("x"), helper.make_node("Sigmoid", ["x_d"], ["s0"], "sigmoid")]
+    for place, kind in enumerate(behind):
+        kernel = {"kernel_shape": [1, 1]} if kind == "MaxPool" else {}
+        nodes.append(helper.make_node(kind, [f"s{place}"], [f"s{place + 1}"], f"{kind}{place}", **kernel))
+    last = f"s{len(behind)}"
+    model = small([*nodes, *pair(last)], f"{last}_d")
+    assert lint(model)["sigmoid"].int8 == fused
+    assert contradictions(model, tmp_path) == []
 
 
 def test_an_operator_without_a_kernel_says_so() -> None:
