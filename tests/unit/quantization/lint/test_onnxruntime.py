@@ -122,8 +122,10 @@ def test_clips_are_removed_one_after_another_but_not_behind_what_a_rounding_pass
 ) -> None:
     nodes = [*pair("x"), helper.make_node("Sigmoid", ["x_d"], ["s0"], "sigmoid")]
     for place, kind in enumerate(behind):
-        kernel = {"kernel_shape": [1, 1]} if kind == "MaxPool" else {}
-        nodes.append(helper.make_node(kind, [f"s{place}"], [f"s{place + 1}"], f"{kind}{place}", **kernel))
+        node = helper.make_node(kind, [f"s{place}"], [f"s{place + 1}"], f"{kind}{place}")
+        if kind == "MaxPool":
+            node.attribute.append(helper.make_attribute("kernel_shape", [1, 1]))
+        nodes.append(node)
     last = f"s{len(behind)}"
     model = small([*nodes, *pair(last)], f"{last}_d")
     assert lint(model)["sigmoid"].int8 == fused
