@@ -99,6 +99,11 @@ def check_recipe(recipe: Recipe, budget: Budget, calibration: Dataset | None, va
 def check_dataset_fits(dataset: str, arrays: Mapping[str, TensorSpec], inputs: Sequence[TensorSpec]) -> None:
     """Raises InvalidDataset unless `arrays` (name to spec, rows first) can feed a model with these inputs."""
     for wanted in inputs:
+        if wanted.name == "labels":
+            raise InvalidDataset(
+                "the model has an input 'labels', but an array of that name holds the classes that answers are judged "
+                "by; export the model with another name for that input"
+            )
         if wanted.name not in arrays:
             raise InvalidDataset(
                 f"the {dataset} set has no array {wanted.name!r}, only {', '.join(sorted(arrays)) or 'none'}; "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper, version_converter
 
-from service.errors import StageFailed
+from service.errors import OctavoError, StageFailed
+from service.quantization.emitters.old_operators import put_right, ready_to_raise
 from service.quantization.graphs.graph import attribute
 
 _IR_VERSIONS = ((22, 10), (19, 9), (0, 8))
@@ -15,13 +16,27 @@ def opset_of(model: ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
+def converted(model: ModelProto, opset: int) -> ModelProto:
+    """`model`, of a lower opset, at `opset`, computing the same. Raises whatever ONNX's converter raises, and
+    StageFailed where the higher opset has no way to say it.
+    """
+    old = ModelProto()
+    old.CopyFrom(model)
+    ready_to_raise(old, opset_of(model))
+    higher = version_converter.convert_version(old, opset)
+    put_right(higher, old, opset_of(model))
+    return higher
+
+
 def raised(model: ModelProto, opset: int) -> ModelProto:
     """A copy of `model` at `opset` or above, its nodes named as before. Raises StageFailed in the converter's words."""
     copy = ModelProto()
     copy.CopyFrom(model)
     if opset_of(copy) < opset:
         try:
-            copy = version_converter.convert_version(copy, opset)
+            copy = converted(copy, opset)
+        except OctavoError:
+            raise
         except Exception as error:
             words = " ".join(str(error).split())[:300]
             raise StageFailed(

@@ -51,6 +51,16 @@ def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
         yield from function.node
 
 
+def drop_empty_inputs(model: ModelProto) -> bool:
+    """In place: optional inputs at the end of a node that are named by nothing; tells whether there were any."""
+    changed = False
+    for node in nodes_of(model):
+        while node.input and not node.input[-1]:
+            node.input.pop()
+            changed = True
+    return changed
+
+
 def open_unstated_axes(model: ModelProto) -> None:
     """In place: an axis of -1, as some exporters state an open one, is stated no more. Runtimes read it so, and ONNX's
     own shape inference would count with it.

@@ -38,6 +38,7 @@ _PASSING = frozenset(
      "ReduceMax"}
 ) | _GROWING  # fmt: skip
 _NAMES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16", "DOUBLE": "FP64"}
+_SCATTERS = frozenset({"ScatterElements", "ScatterND"})
 _READS_NO_VALUES = frozenset({"Shape", "Size"})
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -96,6 +97,8 @@ class _HalfPlacer:
             return "an inner graph reads its result"
         if any(self._graph.type_name(name) == "unknown" for name in (*node.input, *node.output) if name):
             return "the types around it are not known before it runs"
+        if node.op_type in _SCATTERS and attribute(node, "reduction", b"none") != b"none":
+            return "ONNX Runtime has no kernel of a scatter that reduces in it"
         return None if defined_in(node, self._graph, wanted) else f"ONNX does not define {node.op_type} in {wanted}"
 
     def _constant_reason(self, node: NodeProto) -> str | None:

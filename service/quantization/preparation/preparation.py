@@ -14,15 +14,17 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, version_converter
+from onnx import ModelProto
 
 from service.domain.plan import OperatorPrecision
 from service.domain.recipe import Recipe
 from service.domain.tensor import TensorSpec
+from service.engines.engine import Engine
 from service.engines.onnxruntime_engine import LEFT_OUT_OPTIMIZERS, OnnxRuntimeEngine
-from service.errors import InvalidRecipe, StageFailed
+from service.errors import InvalidRecipe, OctavoError, StageFailed
 from service.quantization.atomic_files import replacing, require_space
 from service.quantization.data.rows import Feed, Rows
+from service.quantization.emitters.opset import converted, opset_of
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import graphs_of, nodes_of, open_unstated_axes
 from service.quantization.graphs.sparsity import prune
@@ -31,6 +33,7 @@ from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import WEIGHTED, matching_pattern
 from service.quantization.preparation.quantized_upload import is_quantized, read_quantized
 from service.quantization.preparation.ranked_outputs import ranked_outputs
+from service.quantization.preparation.same_meaning import check_same_meaning
 from service.quantization.task import PipelineTask, Progress
 
 PREPARED = "prepared.onnx"
@@ -47,9 +50,11 @@ def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     task.folder.mkdir(parents=True, exist_ok=True)
     int8 = task.recipe.precision == "int8"
     with replacing(task.folder / PREPARED) as partial:
-        prepare(task.model, partial, LOWEST_OPSET if int8 else 0, preparation_of(task.recipe))
+        raised = prepare(task.model, partial, LOWEST_OPSET if int8 else 0, preparation_of(task.recipe))
     report_progress(0.6)
-    _check_data(task)
+    reference, feed = _check_data(task)
+    if raised:
+        check_same_meaning(reference, task.folder / PREPARED, feed, task.threads)
     graph = Graph.load(task.folder / PREPARED)
     found: dict[str, Any] = {
         "warnings": _unmatched_patterns(graph, task.recipe.keep_float),
@@ -60,8 +65,11 @@ def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     return {"files": [PREPARED, task.write(INSPECTED, found)], **found}
 
 
-def _check_data(task: PipelineTask) -> None:
-    """Whether the data feeds the model and the budget's metric can be told from it, before hours are spent."""
+def _check_data(task: PipelineTask) -> tuple[Engine, Feed]:
+    """Whether the data feeds the model and the budget's metric can be told from it, before hours are spent.
+
+    Gives the upload and the rows that judge.
+    """
     reference = OnnxRuntimeEngine.load(task.model, task.threads)
     if task.calibration is not None:
         Feed.of(Rows.open(task.calibration, "calibration"), reference.inputs)
@@ -76,6 +84,7 @@ def _check_data(task: PipelineTask) -> None:
         count = feed.batch_rows(1)
         outputs = reference.infer(feed.take(0, count), scores)
         check_labels(rows.labels, max(outputs[name].size // count for name in scores))
+    return reference, feed
 
 
 def judging_rows(task: PipelineTask) -> Rows:
@@ -118,26 +127,31 @@ def graph_digest(model: ModelProto) -> str:
     return digest.hexdigest()
 
 
-def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation = Preparation()) -> None:
-    """Writes the simplified float model. Raises StageFailed where ONNX Runtime or the version converter cannot, and
-    InvalidRecipe where the upload holds quantized operators that cannot be read back.
+def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation = Preparation()) -> bool:
+    """Writes the simplified float model, and tells whether it is to compute as the upload does by rules of a newer
+    opset. Raises StageFailed where ONNX Runtime or the version converter cannot, and InvalidRecipe where the upload
+    holds quantized operators that cannot be read back.
     """
     model = onnx.load_model(source, load_external_data=False)
     # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
     require_space(destination.parent, 2 * source.stat().st_size)
     _constants_are_no_inputs(model)
     open_unstated_axes(model)
+    other = bool(how.rewrites)
     if how.strip_pairs and is_quantized(model):
-        model = read_quantized(model).model
+        model, other = read_quantized(model).model, True
+    raised = opset_of(model) < lowest_opset
     try:
         model = _simplified(model, destination, how.fold_norms)
         if _casts_constants(model):
             # FP16 weights are cast for FP32 kernels after constants were folded.
             model = _simplified(model, destination, how.fold_norms)
-        if _opset(model) < lowest_opset:
+        if raised:
             # The converter spells attributes of old operators as Constant nodes, which are to be constants again.
-            model = version_converter.convert_version(model, lowest_opset)
+            model = converted(model, lowest_opset)
             model = _simplified(model, destination, how.fold_norms)
+    except OctavoError:
+        raise
     except Exception as error:
         words = " ".join(str(error).split())[:300]
         raise StageFailed(f"the model cannot be simplified: {words}; export it with opset 13 or newer") from error
@@ -146,6 +160,7 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     for rewrite in how.rewrites:
         rewrite(model)
     onnx.save_model(model, destination)
+    return raised and not other
 
 
 def _constants_are_no_inputs(model: ModelProto) -> None:
@@ -202,10 +217,6 @@ def _drop_unused_domains(model: ModelProto) -> None:
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
-
-
-def _opset(model: ModelProto) -> int:
-    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _name_nodes(model: ModelProto) -> None:

@@ -18,11 +18,17 @@ from service.errors import InvalidRecipe
 from service.quantization.emitters.opset import constants_become_initializers
 from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.graphs.graph_checks import nodes_of
+from service.quantization.preparation.signs import Signs
 
 Array = npt.NDArray[Any]
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _INTEGER = ("QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 _NARROW = 127
+# Least and greatest integer of the grids that are read.
+_BOUNDS = {
+    **{f"INT{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (4, 8, 16, 32)},
+    **{f"UINT{bits}": (0, (1 << bits) - 1) for bits in (4, 8, 16)},
+}
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,7 @@ def _fits(trained: TensorGrid, planned: TensorGrid, graph: Graph) -> bool:
 
 def _extent(grid: TensorGrid) -> tuple[float, float]:
     """What the grid holds; the one level that a signed grid has more below zero than above is left out."""
-    bounds = np.iinfo(grid.datatype.lower())
-    low, high = int(bounds.min) - grid.zero_point, int(bounds.max) - grid.zero_point
+    low, high = (bound - grid.zero_point for bound in _BOUNDS[grid.datatype])
     if low == -high - 1:
         low = -high
     return min(0.0, low * max(grid.scales)), max(0.0, high * max(grid.scales))
@@ -121,6 +126,8 @@ class _Reader:
         self._grids: dict[str, TensorGrid] = {}
         self._weights: dict[str, TensorGrid] = {}
         self._sources: dict[str, str] = {}
+        self._signs = Signs(self._graph)
+        self._rectified: dict[str, str] = {}
 
     def read(self) -> QuantizedUpload:
         kept: list[NodeProto] = []
@@ -136,6 +143,7 @@ class _Reader:
                 )
             else:
                 kept.append(node)
+            self._signs.follow(node)
         self._write(kept)
         return QuantizedUpload(self._model, self._grids, self._weights)
 
@@ -168,12 +176,31 @@ class _Reader:
             self._add_weight(node, result, _rounded(values, grid))
             return []
         tensor = self._sources.get(maker.input[0], maker.input[0])
-        self._add_grid(self._grid(maker, tensor))
+        grid = self._grid(maker, tensor)
+        if _extent(grid)[0] == 0:
+            self._signs.never_negative.add(result)
+            # What is fed is as its grid says; a Relu on it would only cost time.
+            if tensor not in self._graph.inputs and maker.input[0] not in self._signs.never_negative:
+                return self._rectify(node, grid)
+        self._add_grid(grid)
         if result in self._graph.outputs or result in self._graph.read_inside:
             # Whoever simplifies the graph keeps one of the two names.
             self._grids.setdefault(result, self._grid(maker, result))
             return [helper.make_node("Identity", [tensor], [result], node.name)]
         self._sources[result] = tensor
+        return []
+
+    def _rectify(self, node: NodeProto, grid: TensorGrid) -> list[NodeProto]:
+        """Writes out the Relu that a grid without negative values is: quantizers take one out that stood there."""
+        result = node.output[0]
+        rectified = self._rectified.setdefault(grid.tensor, result)
+        self._add_grid(replace(grid, tensor=rectified))
+        if rectified == result:
+            return [helper.make_node("Relu", [grid.tensor], [result], node.name)]
+        if result in self._graph.outputs or result in self._graph.read_inside:
+            self._grids.setdefault(result, replace(grid, tensor=result))
+            return [helper.make_node("Identity", [rectified], [result], node.name)]
+        self._sources[result] = rectified
         return []
 
     def _add_grid(self, grid: TensorGrid) -> None:
@@ -225,6 +252,11 @@ class _Reader:
                 f"{node.op_type} {_shown(node)!r:.120} has the scale {float(scales.min()):g}; export the model with "
                 "positive, finite scales, or upload its float version"
             )
+        if zeros.dtype.name.upper() not in _BOUNDS:
+            raise InvalidRecipe(
+                f"{node.op_type} {_shown(node)!r:.120} quantizes to {zeros.dtype.name}, which is no grid of integers; "
+                "ask for fp16, or upload its float version"
+            )
         # One scale in a vector is one for the whole tensor.
         axis = attribute(node, "axis", 1) if scales.size > 1 else None
         kept = tuple(float(scale) for scale in scales.astype(np.float32).reshape(-1))
@@ -256,6 +288,6 @@ def _unstated_type(node: NodeProto) -> int:
 
 def _rounded(values: Array, grid: TensorGrid) -> Array:
     """Float constants to the integers of their grid."""
-    bounds = np.iinfo(grid.datatype.lower())
     steps = np.rint(values.astype(np.float64) / _along(np.asarray(grid.scales), grid.axis, values.ndim))
-    return np.asarray((steps + grid.zero_point).clip(bounds.min, bounds.max).astype(bounds.dtype))
+    dtype = helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(grid.datatype))
+    return np.asarray((steps + grid.zero_point).clip(*_BOUNDS[grid.datatype]).astype(dtype))

@@ -160,7 +160,9 @@ def _known_from_calibration(task: PipelineTask, rows: Rows) -> list[str]:
     if task.validation is None:
         return ["no validation set was named: every figure is measured on the calibration rows, which proves less"]
     if task.calibration is None:
-        return []
+        if task.recipe.precision == "fp32":
+            return []
+        return ["no calibration set was named: ranges were measured on the validation rows too, which proves less"]
     shared = len(rows.digests() & Rows.open(task.calibration, "calibration").only(rows.arrays).digests())
     if shared:
         return [f"{shared} validation rows are calibration rows too; validate on rows that calibration has not seen"]

@@ -167,6 +167,12 @@ def test_a_dataset_that_does_not_fit_the_model_is_refused(arrays: dict[str, Tens
         check_dataset_fits("rows", arrays, [TensorSpec("x", "FP32", (-1, 3))])
 
 
+def test_an_input_that_is_called_as_the_labels_are_is_refused() -> None:
+    spec = TensorSpec("labels", "FP32", (-1, 3))
+    with pytest.raises(InvalidDataset, match=r"has an input 'labels'.*another name for that input"):
+        check_dataset_fits("rows", {"x": spec}, [spec])
+
+
 def test_surplus_arrays_do_no_harm() -> None:
     spec = TensorSpec("x", "FP32", (-1, 3))
     check_dataset_fits("rows", {"x": spec, "z": spec}, [spec])

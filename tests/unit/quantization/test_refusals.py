@@ -65,6 +65,20 @@ def test_a_model_with_nothing_to_quantize(task: PipelineTask, tmp_path: Path) ->
     assert "ask for fp16" in str(error)
 
 
+def test_a_model_that_means_something_else_at_a_newer_opset(
+    task: PipelineTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.quantization.emitters.opset.put_right", lambda model, old, opset: None)
+    upsample = helper.make_node("Upsample", ["x", "s"], ["u"], "upsample", mode="linear")
+    conv = helper.make_node("Conv", ["u", "k"], ["y"], "conv")
+    constants = {"s": np.array([1, 1, 2, 2], np.float32), "k": np.ones((4, 3, 1, 1), np.float32)}
+    shape = ("batch", 3, 8, 8)
+    old = model_of([upsample, conv], [value("x", shape)], [value("y", None)], constants, 9)
+    stage, error = refusal(replace(task, model=saved(old, tmp_path / "old.onnx")))
+    assert (stage, type(error)) == ("inspect", StageFailed)
+    assert "output 'y' is another one once the model is raised to the opset that INT8 needs" in str(error)
+
+
 def test_a_model_whose_weights_are_all_in_branches(task: PipelineTask, tmp_path: Path) -> None:
     def branch(name: str) -> GraphProto:
         conv = helper.make_node("Conv", ["x", "k"], [name], name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from service.domain.recipe import BatchProfile
 from service.errors import EngineFailed
@@ -15,7 +16,7 @@ from service.quantization.builders.openvino_builder import OpenVinoBuilder
 from service.quantization.emitters.half import emit_half
 from tests.unit.quantization.bodies import body_model, body_rows
 from tests.unit.quantization.int8 import quantize
-from tests.unit.quantization.small_models import classifier, images, saved
+from tests.unit.quantization.small_models import classifier, images, model_of, saved, value
 
 ROWS = {"x": images(16)}
 
@@ -31,6 +32,16 @@ def test_the_engine_is_the_converted_graph_and_answers(tmp_path: Path) -> None:
     builder.build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
     assert (tmp_path / "engine.onnx").read_bytes() == converted.read_bytes()
     assert builder.load(tmp_path / "engine.onnx", 1).infer(ROWS)["scores"].shape == (16, 4)
+
+
+def test_an_empty_input_that_is_written_out_is_none(tmp_path: Path) -> None:
+    gemm = helper.make_node("Gemm", ["x", "w", ""], ["y"], "gemm")
+    weights = {"w": np.eye(3, dtype=np.float32)}
+    model = model_of([gemm], [value("x", ("n", 3))], [value("y", ("n", 3))], weights, 13)
+    converted = saved(model, tmp_path / "converted.onnx")
+    OpenVinoBuilder().build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
+    rows = {"x": np.ones((2, 3), np.float32)}
+    assert OpenVinoBuilder().load(tmp_path / "engine.onnx", 1).infer(rows)["y"].tolist() == [[1, 1, 1]] * 2
 
 
 def test_a_graph_that_does_not_load_makes_no_engine(tmp_path: Path) -> None:

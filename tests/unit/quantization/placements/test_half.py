@@ -131,6 +131,12 @@ def test_what_onnx_does_not_define_in_half_stays_in_fp32() -> None:
     assert found["dynamic"] == ("FP32", "ONNX does not define DynamicQuantizeLinear in FP16")
 
 
+@pytest.mark.parametrize(("reduction", "kept"), [("add", "FP32"), ("none", "FP16")])
+def test_a_scatter_that_reduces_stays_in_fp32(reduction: str, kept: str) -> None:
+    scatter = node("ScatterElements", ["x", "i", "x"], ["y"], "scatter", axis=1, reduction=reduction)
+    assert placed(vector_model(scatter, i=np.zeros((1, 64), np.int64)))["scatter"][0] == kept
+
+
 def test_inner_graphs_and_what_they_read_stay_as_uploaded() -> None:
     def branch(kind: str) -> Any:
         return helper.make_graph([node(kind, ["a"], ["out"], kind)], kind, [], [value("out", None)])
