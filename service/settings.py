@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.domain.limits import MIB, InferLimits, StageLimits, UploadLimits
@@ -37,7 +37,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address that the server listens on.")
+    # Nothing is every interface to a socket, and that is to be asked for.
+    host: str = Field("127.0.0.1", pattern=r"\S", description="Address that the server listens on.")
     port: Port = Field(8000, description="Port that the server listens on.")
     grpc_port: Annotated[Port | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
         8001, description="Port that the server listens on for gRPC; empty for no gRPC."
@@ -83,6 +84,14 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level.")
     drain_seconds: PositiveFloat = Field(30.0, description="Longest wait for requests in flight at shutdown.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _check_data_dir(cls, folder: Path) -> Path:
+        # A database's URL ends there.
+        if "?" in str(folder.absolute()):
+            raise ValueError("a folder whose path holds '?' cannot hold the database; choose another")
+        return folder
 
     @property
     def resolved_database_url(self) -> str:

@@ -15,7 +15,7 @@ from service.api.request_body import BoundedJsonRoute
 from service.api.schemas import errors
 from service.api.schemas_requests import DeploymentBody, ModelName
 from service.domain.deployment import Deployment
-from service.errors import NotFound, NotReady, OctavoError, Stopping
+from service.errors import EngineFailed, NotFound, NotReady, OctavoError, Stopping
 
 router = APIRouter(tags=["deployments"], route_class=BoundedJsonRoute)
 # Callers that leave are not noticed meanwhile, so they ask again. A process that hangs is given up a little sooner.
@@ -66,9 +66,15 @@ async def _settled(services: Services, deployment: Deployment) -> DeploymentBody
     services.wake()
     try:
         await services.settle(deployment.model, deployment.revision)
-    except (NotFound, NotReady):
-        # Withdrawn meanwhile, or still on its way: neither says that it cannot be loaded.
+    except NotReady:
+        # Still on its way, which does not say that it cannot be loaded.
         raise
+    except NotFound as error:
+        # Withdrawn meanwhile; where it was not, it is one of its files that is missing.
+        if not await run_sync(_take_back, services, deployment):
+            raise
+        services.wake()
+        raise EngineFailed(str(error)) from error
     except OctavoError:
         await run_sync(_take_back, services, deployment)
         services.wake()
@@ -94,9 +100,11 @@ async def _wait(services: Services, deployment: Deployment) -> None:
         settling.cancel()
 
 
-def _take_back(services: Services, failed: Deployment) -> None:
-    """What cannot be loaded must not stay on record: every server would try it again and again."""
+def _take_back(services: Services, failed: Deployment) -> bool:
+    """What cannot be loaded must not stay on record: every server would try it again and again. Tells if it did."""
     with suppress(OctavoError):
         if services.deployments.find(failed.model).revision == failed.revision:
-            earlier = services.deployments.rollback(failed.model)
+            earlier = services.deployments.take_back(failed)
             _log.warning("deployment taken back", extra={"model": failed.model, "revision": earlier.revision})
+            return True
+    return False

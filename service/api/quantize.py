@@ -14,7 +14,8 @@ from service.api.request_body import BoundedJsonRoute
 from service.api.schemas import JobBody, already, errors
 from service.api.schemas_requests import QuantizeBody
 from service.domain.model import Dataset, ModelVersion
-from service.domain.recipe import QuantizeRequest
+from service.domain.recipe import QuantizeRequest, digest_of
+from service.jobs.queue import Key
 from service.quantization.recipes import candidate_runtimes, check_dataset_fits, check_recipe
 
 router = APIRouter(tags=["quantization"], route_class=BoundedJsonRoute)
@@ -37,7 +38,9 @@ def quantize(
     body: QuantizeBody, response: Response, services: ServicesDependency, idempotency_key: IdempotencyKey = None
 ) -> JobBody:
     """Enqueues a build; the same request again, over the same bytes, answers the job that already exists."""
-    job, created = services.jobs.submit(_request(services, body), idempotency_key)
+    key = None if idempotency_key is None else Key(idempotency_key, digest_of(body.model_dump(mode="json")))
+    earlier = None if key is None else services.jobs.find_keyed(key)
+    job, created = (earlier, False) if earlier else services.jobs.submit(_request(services, body), key)
     response.status_code = 202 if created else 200
     response.headers["location"] = f"/jobs/{job.id}"
     return JobBody.of(job)

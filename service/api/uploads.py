@@ -56,9 +56,11 @@ def prepare_spool(spool: Path) -> None:
     spool.mkdir(parents=True, exist_ok=True)
     oldest = time.time() - ABANDONED_SECONDS
     for folder in spool.iterdir():
-        touched = [path.stat().st_mtime for path in (folder, *folder.rglob("*"))]
-        if max(touched) < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
+        # An upload to another process may end here meanwhile.
+        with suppress(FileNotFoundError):
+            touched = [path.stat().st_mtime for path in (folder, *folder.rglob("*"))]
+            if max(touched) < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(folder: Path) -> None:

@@ -178,10 +178,6 @@ class QuantizeRequest:
         """SHA-256 of the request; equal requests over equal bytes give equal digests."""
         return digest_of(self.to_json())
 
-    def asked_digest(self) -> str:
-        """SHA-256 of what a caller asked for, whatever is installed where it was asked."""
-        return digest_of({name: value for name, value in self.to_json().items() if name != "tries"})
-
     def recipe_digest(self) -> str:
         """SHA-256 of what shapes the artifact itself: recipe and calibration bytes, not budget or deployment."""
         return digest_of({"recipe": self.recipe.to_json(), "calibration": self.calibration_sha256})

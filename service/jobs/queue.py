@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 APPLICATION = "octavo"
 QUEUE = "quantize"
 WORKFLOW = "quantize"
+
+
+class Key(NamedTuple):
+    """An Idempotency-Key and the SHA-256 of what was asked with it, before any name in it was looked up."""
+
+    key: str
+    body_digest: str
 
 
 class JobQueue:
@@ -43,14 +50,22 @@ class JobQueue:
 
         return DBOSClient(system_database_engine=self._database.engine, application_name=APPLICATION, lazy=True)
 
-    def submit(self, request: QuantizeRequest, idempotency_key: str | None = None) -> tuple[Job, bool]:
+    def find_keyed(self, key: Key) -> Job | None:
+        """The job that was asked for with this key, whatever has become of its model and data since. Raises Conflict
+        where the key was used with another request.
+        """
+        with self._database.read() as connection:
+            job_id = _keyed_job(connection, key)
+        return None if job_id is None else self._rows.find(job_id)
+
+    def submit(self, request: QuantizeRequest, key: Key | None = None) -> tuple[Job, bool]:
         """The job of this request, and whether this call made it. An equal request finds the earlier job, unless that
         failed, was cancelled, or was rejected under a `min_speedup`, for speed is measured anew. Raises Conflict for a
         key used with another request, QueueFull when full.
         """
-        digest, asked = request.digest(), request.asked_digest()
+        digest = request.digest()
         with self._database.write("jobs") as connection:
-            existing = _keyed_job(connection, idempotency_key, asked) or _active_job(connection, digest)
+            existing = _keyed_job(connection, key) or _active_job(connection, digest)
             job_id = existing or uuid.uuid4().hex
             if existing is None:
                 self._refuse_when_full(connection)
@@ -58,8 +73,8 @@ class JobQueue:
                 connection.execute(sa.insert(JOBS).values(values))
                 options = {"workflow_name": WORKFLOW, "queue_name": QUEUE, "workflow_id": job_id}
                 self._client.enqueue_in_transaction(connection, options, job_id)  # type: ignore[arg-type]
-            if idempotency_key is not None:
-                _remember_key(connection, idempotency_key, asked, job_id)
+            if key is not None:
+                _remember_key(connection, key, job_id)
             row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one()
             return job_of_row(row), existing is None
 
@@ -85,14 +100,16 @@ class JobQueue:
             )
 
 
-def _keyed_job(connection: sa.Connection, key: str | None, digest: str) -> str | None:
+def _keyed_job(connection: sa.Connection, key: Key | None) -> str | None:
     if key is None:
         return None
-    row = connection.execute(sa.select(IDEMPOTENCY_KEYS).where(IDEMPOTENCY_KEYS.c.key == key)).one_or_none()
+    row = connection.execute(sa.select(IDEMPOTENCY_KEYS).where(IDEMPOTENCY_KEYS.c.key == key.key)).one_or_none()
     if row is None:
         return None
-    if row.request_digest != digest:
-        raise Conflict(f"the Idempotency-Key {key!r} was used for another request (job {row.job}); choose another key")
+    if row.request_digest != key.body_digest:
+        raise Conflict(
+            f"the Idempotency-Key {key.key!r} was used for another request (job {row.job}); choose another key"
+        )
     return str(row.job)
 
 
@@ -101,8 +118,8 @@ def _active_job(connection: sa.Connection, digest: str) -> str | None:
     return str(found) if found is not None else None
 
 
-def _remember_key(connection: sa.Connection, key: str, digest: str, job_id: str) -> None:
-    known = connection.execute(sa.select(IDEMPOTENCY_KEYS.c.key).where(IDEMPOTENCY_KEYS.c.key == key)).first()
+def _remember_key(connection: sa.Connection, key: Key, job_id: str) -> None:
+    known = connection.execute(sa.select(IDEMPOTENCY_KEYS.c.key).where(IDEMPOTENCY_KEYS.c.key == key.key)).first()
     if known is None:
-        values = {"key": key, "request_digest": digest, "job": job_id, "created_at": datetime.now(UTC)}
+        values = {"key": key.key, "request_digest": key.body_digest, "job": job_id, "created_at": datetime.now(UTC)}
         connection.execute(sa.insert(IDEMPOTENCY_KEYS).values(values))

@@ -212,7 +212,8 @@ class QuantizationWorkflow:
             code, message = error.code, str(error)
             _log.warning("job failed", extra={"code": code, "reason": message})
         else:
-            code, message = "internal", f"{type(error).__name__}: {error}; this is a bug: see the worker's log"
+            # Its words may hold what is no caller's business, such as statements to the database.
+            code, message = "internal", f"{type(error).__name__}: this is a bug; the worker's log tells more"
             _log.error("job failed", exc_info=error)
         self._parts.rows.finish(job, "failed", error={"error": message, "code": code})
 

@@ -19,6 +19,7 @@ from service.registry.blob_cache import BlobCache
 from service.registry.database import make_folder
 
 _CHUNK_BYTES = 8 * 1024 * 1024
+_SCHEMES = ("file", "s3", "gs", "az")
 # No space, over quota, over the file size that this process may write.
 _FULL = ("os error 28", "os error 122", "os error 27", "QuotaExceeded")
 
@@ -53,6 +54,10 @@ class Blobs:
         self._folder: Path | None = None
         parts = urlsplit(store_url)
         try:
+            if parts.scheme not in _SCHEMES:
+                raise ValueError(f"its scheme is {parts.scheme!r}")
+            if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
+                raise ValueError("a folder is named from the root of this host on")
             if parts.scheme == "file":
                 self._folder = Path(unquote(parts.path))
                 make_folder(self._folder)

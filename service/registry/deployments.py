@@ -91,10 +91,29 @@ class DeploymentRegistry:
                 raise not_deployed(model)
             if row.previous is None:
                 raise Conflict(f"model {model!r} has no earlier deployment to roll back to")
-            earlier = Deployment(model=model, **row.previous)
+            earlier = _earlier(row)
             # What answered before may be restored anywhere: on a host without its proof the reference answers.
             _check(connection, earlier, None)
             return _replace(connection, earlier)
+
+    def take_back(self, failed: Deployment) -> Deployment:
+        """As if `failed` had never been asked for: what a rollback returned to before, it returns to again.
+
+        Raises NotFound, and Conflict where another deployment was asked for since, or none came before.
+        """
+        model = failed.model
+        with self._database.write(f"model:{model}") as connection:
+            row = _row(connection, model)
+            if row is None:
+                raise not_deployed(model)
+            if row.revision != failed.revision or row.previous is None:
+                raise Conflict(f"revision {failed.revision} of model {model!r} cannot be taken back")
+            earlier = _earlier(row)
+            _check(connection, earlier, None)
+            taken_back = _replace(connection, earlier)
+            values = {"previous": row.previous.get("previous")}
+            connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == model).values(values))
+            return taken_back
 
     def load(self, model: str) -> Deployment:
         """Has the model loaded as it is deployed; where it is not, as the FP32 reference of its newest version.
@@ -204,7 +223,8 @@ def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
     now = deployment_of_row(row)
     if _fields(now) == fields:
         return _set_loaded(connection, row, wanted.loaded)
-    previous = _fields(now) | {"loaded": now.loaded}
+    # With what came before it, for a deployment that is taken back.
+    previous = _fields(now) | {"loaded": now.loaded, "previous": row.previous and _without_earlier(row.previous)}
     values = fields | {"loaded": wanted.loaded, "previous": previous}
     values |= {"revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == wanted.model).values(values))
@@ -228,6 +248,14 @@ def _set_batching(connection: sa.Connection, row: sa.Row[Any], batching: Batchin
     values = {"batching": batching.to_json(), "revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == now.model).values(values))
     return replace(now, batching=batching, revision=row.revision + 1)
+
+
+def _earlier(row: sa.Row[Any]) -> Deployment:
+    return Deployment(model=row.model, **_without_earlier(row.previous))
+
+
+def _without_earlier(previous: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in previous.items() if name != "previous"}
 
 
 def _fields(deployment: Deployment) -> dict[str, Any]:

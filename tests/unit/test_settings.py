@@ -46,6 +46,11 @@ def test_grpc_is_left_out_by_an_empty_port(monkeypatch: pytest.MonkeyPatch, valu
     assert read_settings(grpc_port=9002).grpc_port == 9002
 
 
+def test_a_folder_that_cuts_the_databases_address_short_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"OCTAVO_DATA_DIR is '/srv/what\?'.*cannot hold the database"):
+        read_settings(data_dir="/srv/what?")
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -61,6 +66,8 @@ def test_grpc_is_left_out_by_an_empty_port(monkeypatch: pytest.MonkeyPatch, valu
         ("OCTAVO_MAX_UPLOAD_BYTES", "-1"),
         ("OCTAVO_LOG_LEVEL", "LOUD"),
         ("OCTAVO_BATCH_DELAY_SECONDS", "11"),
+        ("OCTAVO_HOST", ""),
+        ("OCTAVO_HOST", " "),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.api.dependencies import Services
-from service.errors import EngineFailed, NotReady
+from service.errors import EngineFailed, NotFound, NotReady
 from tests.samples import artifact, new_model
 from tests.unit.api.conftest import Router
 from tests.uploading import refusal
@@ -98,6 +98,32 @@ def test_a_deployment_that_cannot_be_loaded_is_taken_back(client: httpx.Client, 
     body = refusal(client.put(PATH, json=INT8), 500, "out of memory")
     assert body["code"] == "engine_failed"
     assert client.get(PATH).json() == REFERENCE
+
+
+def test_a_deployment_whose_engine_is_missing_is_taken_back(client: httpx.Client, router: Router) -> None:
+    router.failure = NotFound("blob 'content/ab/cd' is not in the store")
+    body = refusal(client.put(PATH, json=INT8), 500, "not in the store")
+    assert body["code"] == "engine_failed"
+    assert client.get(PATH).json() == REFERENCE
+
+
+def test_a_deployment_that_is_withdrawn_meanwhile_answers_404(
+    client: httpx.Client, router: Router, services: Services
+) -> None:
+    router.failure = NotFound("model 'digits' is not deployed")
+    router.meanwhile = lambda: services.deployments.withdraw("digits")
+    refusal(client.put(PATH, json=INT8), 404, "not deployed")
+
+
+def test_a_rollback_after_one_that_was_taken_back_goes_where_it_would_have_gone_before(
+    client: httpx.Client, router: Router
+) -> None:
+    client.put(PATH, json=INT8)
+    router.failure = EngineFailed("the engine did not load: out of memory; free some")
+    refusal(client.put(PATH, json=CANARY), 500, "out of memory")
+    router.failure = None
+    assert client.get(PATH).json() == INT8
+    assert client.post(f"{PATH}/rollback").json() == REFERENCE
 
 
 def test_a_deployment_that_is_on_its_way_stands(client: httpx.Client, router: Router) -> None:

@@ -129,6 +129,18 @@ def test_an_idempotency_key_finds_its_job_and_refuses_another_request(client: ht
     assert refusal(other, 409, "'key-1'", "another key")["code"] == "conflict"
 
 
+def test_a_key_answers_its_job_though_the_model_and_the_data_have_changed_since(
+    client: httpx.Client, services: Services
+) -> None:
+    headers = {"idempotency-key": "key-1"}
+    first = client.post("/quantize", json=ASKED | {"recipe": {"precision": "fp16"}}, headers=headers)
+    services.jobs.cancel(first.json()["id"])
+    services.models.add(new_model(sha256="b" * 64))
+    assert client.delete("/datasets/rows").status_code == 204
+    again = client.post("/quantize", json=ASKED | {"recipe": {"precision": "fp16"}}, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+
+
 @pytest.mark.parametrize("key", ["", "with space", "k" * 256, "caf\u00e9"])
 def test_an_idempotency_key_out_of_bounds_is_refused(client: httpx.Client, key: str) -> None:
     answer = client.post("/quantize", json=ASKED, headers=[(b"idempotency-key", key.encode("latin-1"))])

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from service.domain.job import Stage
 from service.errors import Conflict, NotFound, QueueFull
-from service.jobs.queue import JobQueue
+from service.jobs.queue import JobQueue, Key
 from service.registry.database import Database
 from service.registry.jobs import JobRegistry
 from tests.samples import quantize_request
@@ -69,18 +69,14 @@ def test_a_finished_job_answers_the_same_request(database: Database) -> None:
 
 def test_an_idempotency_key_finds_its_job_and_refuses_another_request(database: Database) -> None:
     queue = JobQueue(database, 10)
-    job, _ = queue.submit(quantize_request(), "key-1")
-    assert queue.submit(quantize_request(), "key-1")[0].id == job.id
+    assert queue.find_keyed(Key("key-1", "digest")) is None
+    job, _ = queue.submit(quantize_request(), Key("key-1", "digest"))
+    assert queue.find_keyed(Key("key-1", "digest")) == job
+    assert queue.submit(quantize_request("fp16"), Key("key-1", "digest")) == (job, False)
     with pytest.raises(Conflict, match="Idempotency-Key 'key-1' was used for another request"):
-        queue.submit(quantize_request("fp16"), "key-1")
-
-
-def test_a_key_finds_its_job_whatever_was_installed_since(database: Database) -> None:
-    queue, request = JobQueue(database, 10), quantize_request()
-    job, _ = queue.submit(request, "key-1")
-    more = replace(request, tries=("onnxruntime", "openvino"))
-    assert queue.submit(more, "key-1")[0].id == job.id
-    assert queue.submit(more)[0].id != job.id
+        queue.find_keyed(Key("key-1", "other"))
+    with pytest.raises(Conflict, match="Idempotency-Key 'key-1' was used for another request"):
+        queue.submit(quantize_request(), Key("key-1", "other"))
 
 
 def test_a_full_queue_refuses_and_leaves_nothing_behind(database: Database) -> None:

@@ -102,6 +102,12 @@ def test_a_store_url_that_nothing_understands_is_refused_with_what_works(tmp_pat
         Blobs("ftp://x/y", BlobCache(tmp_path, 10**9))
 
 
+@pytest.mark.parametrize("url", ["memory://", "file:relative", "file://host/srv/store", "https://host/bucket"])
+def test_a_store_that_processes_would_not_share_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidInput, match=r"cannot be used: (its scheme|a folder is named from the root).*use file:///PATH, s3://, gs:// or az://"):
+        Blobs(url, BlobCache(tmp_path, 10**9))
+
+
 def test_a_store_that_cannot_be_used_is_named_without_its_secrets(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"'ftps://host/bucket' cannot be used.*s3://") as refused:
         Blobs("ftps://user:hunter2@host/bucket?token=hunter3", BlobCache(tmp_path, 10**9))

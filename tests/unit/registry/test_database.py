@@ -36,6 +36,12 @@ def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str)
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput, match="in memory, where no other process sees it; use sqlite:///PATH"):
+        Database(url)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match=rf"{tmp_path}/file.*OCTAVO_DATA_DIR"):

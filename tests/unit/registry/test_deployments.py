@@ -50,6 +50,16 @@ def test_a_rollback_restores_what_served_before_and_a_second_one_undoes_it(deplo
     assert deployments.rollback("digits").stable == INT8
 
 
+def test_only_what_was_asked_for_last_is_taken_back(deployments: DeploymentRegistry) -> None:
+    failed = deployments.put(Deployment("digits", 1, INT8))
+    deployments.put(Deployment("digits", 1, REFERENCE_VARIANT, INT8, 10))
+    with pytest.raises(Conflict, match="revision 2 of model 'digits' cannot be taken back"):
+        deployments.take_back(failed)
+    deployments.withdraw("digits")
+    with pytest.raises(NotFound, match="not deployed"):
+        deployments.take_back(failed)
+
+
 def test_a_rollback_of_a_first_deployment_is_a_conflict(deployments: DeploymentRegistry) -> None:
     with pytest.raises(Conflict, match="no earlier deployment"):
         deployments.rollback("digits")
