@@ -31,6 +31,8 @@ from service.router.router import Router, Submitted
 _log = logging.getLogger(__name__)
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([0-9]{1,18}))?/infer")
 _KNOWN_PATHS = 1024
+# Longer than the path of any model that can be deployed.
+_KNOWN_PATH_CHARACTERS = 512
 _JSON = b"content-type: application/json\r\ncontent-length: %d\r\n"
 _BINARY = b"content-type: application/octet-stream\r\ncontent-length: %d\r\ninference-header-content-length: %d\r\n"
 
@@ -88,6 +90,8 @@ class InferenceEndpoint:
             if match is None:
                 return None
             target = match[1], int(match[2]) if match[2] else None
+            if len(path) > _KNOWN_PATH_CHARACTERS:
+                return target
             if len(self._targets) >= _KNOWN_PATHS:
                 self._targets.clear()
             self._targets[path] = target

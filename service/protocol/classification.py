@@ -42,7 +42,7 @@ def class_strings(values: Array, datatype: str, count: int, labels: Sequence[str
 def _largest(row: Array, count: int) -> Array:
     if row.dtype.kind == "f":
         # Not a number is no class's score; it comes last.
-        row = np.where(np.isnan(row), -np.inf, row)
+        return np.lexsort((-row, np.isnan(row)))[:count]
     backwards = np.argsort(row[::-1], kind="stable")[::-1]
     return np.asarray((len(row) - 1 - backwards)[:count])
 

@@ -17,10 +17,15 @@ def record_answer(submitted: Submitted, seconds: float) -> None:
 
 
 def request_metrics(router: Router, target: Target, submitted: Submitted | None) -> RouteMetrics:
-    """The request's route, or the model's stable one where it came to none; a name nobody deployed makes no series."""
+    """The request's route, or the model's stable one where it came to none, also while that is not loaded; a name
+    nobody deployed makes no series, and neither does a version that nobody did.
+    """
     if submitted is not None:
         return submitted.route.metrics
     try:
         return router.routes(*target).stable.route.metrics
     except OctavoError:
-        return metrics_of(("", "", "", ""))
+        wanted = router.wanted(target[0])
+        if wanted is None or target[1] not in (None, wanted.version):
+            return metrics_of(("", "", "", ""))
+        return metrics_of((wanted.model, str(wanted.version), wanted.stable, "stable"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from service.domain.deployment import ServedModel
+from service.domain.deployment import Deployment, ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.inference import InferRequest, InferResult
 from service.domain.limits import InferLimits
@@ -106,6 +106,11 @@ class Router:
         if state.unloaded:
             return state.wanted
         return state.routes.served if state.routes is not None and state.routes.complete else None
+
+    def wanted(self, model: str) -> Deployment | None:
+        """What is to answer for the model, whether it does or not; None where it is not deployed."""
+        state = self._states.get(model)
+        return None if state is None else state.wanted.deployment
 
     @property
     def deployed(self) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """ModelStreamInfer: requests as they come, each answered when it is ready, in whatever order; a failed one by a text.
 
-A stream holds a bounded number of unanswered requests, and frees their places when its caller leaves.
+A stream holds unanswered requests and unread answers within a number and a size, and frees their places when its
+caller leaves.
 """
 
 from __future__ import annotations
@@ -19,20 +20,25 @@ from service.rpc.wire import Part, in_stream
 
 # Of one stream, until their responses are written: a caller that does not read them is not read either.
 _MAX_UNANSWERED = 1024
+# The same in bytes; one request of any size is always taken.
+_MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
 class Streams:
     """All open streams of the server."""
 
-    def __init__(self, inference: Inference, max_unanswered: int = _MAX_UNANSWERED) -> None:
+    def __init__(
+        self, inference: Inference, max_unanswered: int = _MAX_UNANSWERED, max_held_bytes: int = _MAX_HELD_BYTES
+    ) -> None:
         self._inference = inference
         self._max_unanswered = max_unanswered
+        self._max_held_bytes = max_held_bytes
         self._open: set[Stream] = set()
         self._stopping = False
 
     async def infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """The method itself."""
-        stream = Stream(self._inference, requests, context, self._max_unanswered)
+        stream = Stream(self._inference, requests, context, (self._max_unanswered, self._max_held_bytes))
         self._open.add(stream)
         if self._stopping:
             stream.stop()
@@ -49,15 +55,24 @@ class Streams:
 
 
 class Stream:
-    """One stream. `_written` holds the responses to be written, and None behind the last."""
+    """One stream. `_written` holds the responses to be written, and None behind the last.
+
+    `_held` is the size in bytes of those, and of what is unanswered: each request counts as the largest answer so far,
+    or as itself where that is more.
+    """
 
     def __init__(
-        self, inference: Inference, requests: AsyncIterator[bytes], context: Context, max_unanswered: int
+        self, inference: Inference, requests: AsyncIterator[bytes], context: Context, most: tuple[int, int]
     ) -> None:
+        """`most`: how many requests may be unanswered, and how many bytes held."""
         self._inference = inference
         self._requests = requests
         self._context = context
-        self._places = asyncio.Semaphore(max_unanswered)
+        self._places = asyncio.Semaphore(most[0])
+        self._max_held_bytes = most[1]
+        self._held = 0
+        self._largest = 0
+        self._room = asyncio.Event()
         self._answers: set[Answer] = set()
         self._written: asyncio.Queue[list[Part] | None] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
@@ -71,8 +86,7 @@ class Stream:
         self._reading.add_done_callback(lambda _: self._end_if_done())
         try:
             while (parts := await self._written.get()) is not None:
-                await self._context.write(b"".join(parts))
-                self._places.release()
+                await self._write(b"".join(parts))
         finally:
             self._reading.cancel()
             # Each leaves the set as it is cancelled.
@@ -88,32 +102,58 @@ class Stream:
         if self._reading is not None:
             self._reading.cancel()
 
+    async def _write(self, message: bytes) -> None:
+        try:
+            await self._context.write(message)
+        except Exception:
+            # The library raises an error of its own where the caller left just now; no fault of anyone's.
+            if not self._context.cancelled():
+                raise
+        self._places.release()
+        self._release(len(message))
+
     async def _read(self) -> None:
         async for message in self._requests:
             await self._places.acquire()
+            while self._held >= self._max_held_bytes:
+                self._room.clear()
+                await self._room.wait()
             self._submit(message)
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+        self._room.set()
+
+    def _put(self, parts: list[Part]) -> None:
+        size = sum(map(len, parts))
+        self._held += size
+        self._largest = max(self._largest, size)
+        self._written.put_nowait(parts)
 
     def _submit(self, message: bytes) -> None:
         call = self._inference.call()
         try:
             answer = self._inference.submit(call, message, self._context.time_remaining())
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
-            self._written.put_nowait(self._error(call, error))
+            self._put(self._error(call, error))
             return
         self._answers.add(answer)
-        answer.add_done_callback(partial(self._answered, call))
+        size = max(len(message), self._largest)
+        self._held += size
+        answer.add_done_callback(partial(self._answered, call, size))
 
-    def _answered(self, call: Call, answer: Answer) -> None:
+    def _answered(self, call: Call, size: int, answer: Answer) -> None:
         self._answers.discard(answer)
+        self._release(size)
         if answer.cancelled():
             return
         error = answer.exception()
         try:
             if error is not None:
                 raise error
-            self._written.put_nowait(in_stream(self._inference.respond(call, answer.result(), final=True)))
+            self._put(in_stream(self._inference.respond(call, answer.result(), final=True)))
         except Exception as failure:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
-            self._written.put_nowait(self._error(call, failure))
+            self._put(self._error(call, failure))
         self._end_if_done()
 
     def _end_if_done(self) -> None:

@@ -195,6 +195,23 @@ def test_a_stream_reads_no_more_than_its_places_until_answers_are_taken(
     stream.client.close()
 
 
+def test_a_stream_holds_no_more_bytes_than_it_may_until_answers_are_taken(
+    serving: GrpcServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.grpc._streams, "_max_held_bytes", 1)
+    serving.fake.block()
+    stream = StreamClient(serving.grpc_address)
+    before = len(serving.fake.batches)
+    for number in range(6):
+        stream.send(str(number), fake_row(number), "fake")
+    assert serving.fake.running.wait(10)
+    serving.fake.gate.set()
+    assert [stream.next().get_response().id for _ in range(6)] == [str(number) for number in range(6)]
+    assert [len(batch) for batch in serving.fake.batches[before:]] == [1] * 6
+    stream.client.stop_stream()
+    stream.client.close()
+
+
 def test_a_deadline_of_the_stream_holds_for_what_waits_in_it(serving: GrpcServing, client: Any) -> None:
     serving.fake.block()
     first = Call(client, fake_row(1), "fake")

@@ -35,7 +35,7 @@ def test_a_scalar_is_one_class() -> None:
 def test_equal_values_come_by_index_and_what_is_no_number_last() -> None:
     values = np.array([[np.nan, 1, 1, -np.inf]])
     strings = class_strings(values, "FP64", 4, (), batched=True)
-    assert strings.tolist() == [[b"1.000000:1", b"1.000000:2", b"nan:0", b"-inf:3"]]
+    assert strings.tolist() == [[b"1.000000:1", b"1.000000:2", b"-inf:3", b"nan:0"]]
 
 
 @pytest.mark.parametrize(("datatype", "dtype"), [("UINT64", np.uint64), ("INT64", np.int64), ("FP16", np.float16)])

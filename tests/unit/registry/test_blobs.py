@@ -104,7 +104,9 @@ def test_a_store_url_that_nothing_understands_is_refused_with_what_works(tmp_pat
 
 @pytest.mark.parametrize("url", ["memory://", "file:relative", "file://host/srv/store", "https://host/bucket"])
 def test_a_store_that_processes_would_not_share_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidInput, match=r"cannot be used: (its scheme|a folder is named from the root).*use file:///PATH, s3://, gs:// or az://"):
+    with pytest.raises(
+        InvalidInput, match=r"cannot be used: (its scheme|a folder is named from the root).*use file:///PATH"
+    ):
         Blobs(url, BlobCache(tmp_path, 10**9))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from service.domain.batching import Batching
+from service.router.route import metrics_of
 from service.router.router import Router
 from tests.async_waiting import until
 from tests.engine_shelf import EngineShelf
@@ -32,6 +34,32 @@ def test_the_shadow_sees_every_request_and_changes_no_answer() -> None:
         await until(lambda: sample("octavo_shadow_comparisons_total", **labels, outcome="differ") == before + 5)
 
     run(scenario)
+
+
+def test_a_variant_that_is_canary_and_shadow_counts_each_row_under_its_own_part() -> None:
+    async def scenario(router: Router, shelf: EngineShelf) -> None:
+        await router.deploy(served(with_shadow(with_canary(deployment(), INT8, 50), INT8)))
+        engine = shelf.engines["m-1-" + INT8]
+        # On its thread requests wait for each other; on the loop each would be run as it comes.
+        router.routes("m").replicas[INT8].allow_inline(False)
+        before = {part: rows_of(part) for part in ("canary", "shadow")}
+        engine.block()
+        first = asyncio.ensure_future(ask(router, variant=INT8))
+        await until(lambda: engine.running.is_set())
+        asked = [asyncio.ensure_future(ask(router)) for _ in range(8)]
+        # Four wait for the canary, and four that the stable variant answered wait for the shadow.
+        await until(lambda: router.routes("m").replicas[INT8].queued_rows == 8)
+        engine.gate.set()
+        answers = await asyncio.gather(first, *asked)
+        assert sum(answer.route == "canary" for answer in answers) == 5
+        await until(lambda: rows_of("shadow") == before["shadow"] + 9)
+        assert rows_of("canary") == before["canary"] + 5
+
+    run(scenario)
+
+
+def rows_of(part: str) -> int:
+    return sum(rows * count.runs for rows, count in metrics_of(("m", "1", INT8, part)).sizes.items())
 
 
 def test_a_stuck_shadow_delays_no_answer_and_costs_no_more_than_its_queue() -> None:

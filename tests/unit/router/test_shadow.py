@@ -25,12 +25,22 @@ from tests.async_waiting import until
         ([[100.0]], [[103.0]], False),
         ([[1.0, 2.0]], [[1.0, 2.0, 3.0]], False),
         ([], [], True),
+        ([np.inf, 1.0], [np.inf, 1.0], True),
+        ([np.inf, 1.0], [3.0, 1.0], False),
+        ([3.0, 1.0], [np.inf, 1.0], False),
+        ([np.inf, 1.0], [-np.inf, 1.0], False),
+        ([[1.0], [np.nan], [2.0]], [[1.0], [np.nan], [2.0]], True),
+        ([np.nan], [np.nan], True),
     ],
 )
 def test_answers_agree_by_top_class_or_within_two_percent(
     one: list[list[float]], other: list[list[float]], same: bool
 ) -> None:
     assert agree({"y": np.array(one, np.float32)}, {"y": np.array(other, np.float32)}) is same
+
+
+def test_halves_far_apart_differ() -> None:
+    assert not agree({"y": np.array([6e4], np.float16)}, {"y": np.array([-6e4], np.float16)})
 
 
 def test_integers_and_names_must_be_equal() -> None:
