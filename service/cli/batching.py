@@ -10,6 +10,7 @@ from service.cli.client import Document, url_path
 from service.cli.exit_codes import epilog
 from service.cli.figures import facts_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
+from service.cli.shapes import BATCHING
 
 BATCHING_EPILOG = epilog(
     "octavo batching digits",
@@ -48,9 +49,9 @@ def batching(
     changes = {name: value for name, value in wished.items() if value is not None}
     with session(url, as_json) as current:
         path = url_path("models", model, "batching")
-        shown: Document = {} if reset else current.client.fetch("GET", path)
+        shown: Document = {} if reset else current.client.fetch("GET", path, BATCHING)
         if changes or reset:
-            shown = current.client.fetch("PUT", path, json=shown | changes)
+            shown = current.client.fetch("PUT", path, BATCHING, json=shown | changes)
         current.terminal.show(shown, lambda: facts_table(shown))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from service.cli.exit_codes import CommandFailed, ExitCode
+from service.cli.shapes import Shape, fits
 
 if TYPE_CHECKING:
     import httpx
@@ -19,10 +21,20 @@ CONNECT_SECONDS = 5.0
 # An upload is answered only after the server has checked the model, so the wait for an answer is long.
 ANSWER_SECONDS = 600.0
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+# As httpx writes it for the wire, so of ASCII alone; what it had to quote with a % is no host name.
+_HOST = re.compile(r"[\w.-]+|[0-9a-f.:]+(%\w+)?", re.ASCII | re.IGNORECASE)
 
 
 def url_path(*segments: str | int) -> str:
-    """`/models/digits` of `models`, `digits`; what a user typed is quoted, so it stays one segment."""
+    """`/models/digits` of `models`, `digits`; what a user typed is quoted, so it stays one segment.
+
+    Raises CommandFailed (usage) for one that no quoting keeps: it would name another address.
+    """
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise CommandFailed(
+                f"{segment!r} is no name; give that of a model, or a job's id", "invalid_name", ExitCode.USAGE
+            )
     return "/" + "/".join(quote(str(segment), safe="") for segment in segments)
 
 
@@ -62,13 +74,9 @@ class Client:
             response.read()
         return response
 
-    def fetch(self, method: str, path: str, **options: Any) -> Any:
-        """The answer's JSON; None for an empty body. Raises CommandFailed where the body is something else."""
-        response = self.send(method, path, **options)
-        try:
-            return response.json() if response.content else None
-        except ValueError:
-            raise _foreign(response) from None
+    def fetch(self, method: str, path: str, shape: Shape = dict, **options: Any) -> Any:
+        """The answer's JSON. Raises CommandFailed where the body is something else, or does not fit `shape`."""
+        return answered(self.send(method, path, **options), shape)
 
     @contextmanager
     def _failures_told(self) -> Iterator[None]:
@@ -83,7 +91,9 @@ class Client:
                 "unreachable",
                 ExitCode.UNREACHABLE,
             ) from error
-        except httpx.TransportError as error:
+        except httpx.DecodingError as error:
+            raise _foreign(f"{error.request.url} sent a body that cannot be decoded ({_reason(error)}),") from error
+        except httpx.RequestError as error:
             raise CommandFailed(
                 f"the connection to {self.base_url} broke off ({_reason(error)}); see the server's log, then try again",
                 "connection_lost",
@@ -91,23 +101,35 @@ class Client:
             ) from error
 
 
+def answered(response: httpx.Response, shape: Shape = dict) -> Any:
+    """The JSON of a successful answer, read whole. Raises CommandFailed where it is something else than `shape`."""
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        raise _foreign_answer(response) from None
+    if not fits(document, shape):
+        raise _foreign_answer(response)
+    return document
+
+
 def refusal(response: httpx.Response) -> CommandFailed:
     """The server's error as it said it, 404 with the exit code of its own. The body must have been read."""
     try:
-        body = response.json()
-    except ValueError:
-        return _foreign(response)
-    if not isinstance(body, dict) or not isinstance(body.get("error"), str):
-        return _foreign(response)
+        body = answered(response, {"error": str})
+    except CommandFailed as foreign:
+        return foreign
     missing = response.status_code == HTTPStatus.NOT_FOUND
     code = str(body.get("code") or f"http_{response.status_code}")
     return CommandFailed(body["error"], code, ExitCode.NOT_FOUND if missing else ExitCode.FAILED)
 
 
-def _foreign(response: httpx.Response) -> CommandFailed:
+def _foreign_answer(response: httpx.Response) -> CommandFailed:
+    return _foreign(f"{response.request.url} answered {response.status_code} {response.reason_phrase}")
+
+
+def _foreign(what: str) -> CommandFailed:
     return CommandFailed(
-        f"{response.request.url} answered {response.status_code} {response.reason_phrase} in a form that is not "
-        "Octavo's; check that --url names an Octavo server and no proxy in between",
+        f"{what} in a form that is not Octavo's; check that --url names an Octavo server and no proxy in between",
         "foreign_answer",
         ExitCode.FAILED,
     )
@@ -118,10 +140,14 @@ def _reason(error: Exception) -> str:
 
 
 def _checked_url(base_url: str) -> str:
+    import httpx
+
     try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port beyond 65535, or half an IPv6 address
+        parts, host = urlsplit(base_url), httpx.URL(base_url).raw_host.decode("ascii")
+        # The resolver encodes the name so too, and fails on an empty or an overlong part.
+        host.encode("idna")
+        usable = parts.scheme in ("http", "https") and bool(_HOST.fullmatch(host)) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):  # a port beyond 65535, half an IPv6 address, a control character
         usable = False
     if not usable:
         raise CommandFailed(

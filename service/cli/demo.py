@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import service
-from service.cli.client import Client, Document, url_path
+from service.cli.client import Client, Document, answered, url_path
 from service.cli.demo_server import DemoServer
 from service.cli.deploy import Routes, set_routes
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
@@ -23,7 +23,8 @@ from service.cli.infer import prediction_view
 from service.cli.quantize import request_build
 from service.cli.report_view import comparison_view
 from service.cli.session import Session, Terminal
-from service.cli.upload import send_file
+from service.cli.shapes import DATASET, MODEL_VERSION, PREDICTION, REPORT
+from service.cli.upload import post_file
 from service.cli.watch import error_text, follow
 
 DEMO_EPILOG = epilog("octavo demo", "octavo demo --models /opt/octavo/models")
@@ -123,11 +124,15 @@ class DemoSteps:
         terminal = self.current.terminal
         preprocessing = (self.folder / "preprocessing.json").read_text(encoding="utf-8")
         fields = {"name": MODEL, "preprocessing": preprocessing}
-        version = send_file(self.current, "/models", self.folder / "digits.onnx", fields, self.folder / "labels.txt")
+        version = answered(
+            post_file(self.current, "/models", self.folder / "digits.onnx", fields, self.folder / "labels.txt"),
+            MODEL_VERSION,
+        )
         _say(terminal, f"uploaded model {MODEL} version {version['version']}, {version['size_bytes']} bytes")
         for purpose in ("calibration", "validation"):
-            stored = send_file(
-                self.current, "/datasets", self.folder / f"{purpose}.npz", {"name": f"{MODEL}-{purpose}"}
+            stored = answered(
+                post_file(self.current, "/datasets", self.folder / f"{purpose}.npz", {"name": f"{MODEL}-{purpose}"}),
+                DATASET,
             )
             _say(terminal, f"uploaded dataset {stored['name']}, {stored['rows']} rows")
 
@@ -147,7 +152,7 @@ class DemoSteps:
             raise CommandFailed(f"the {precision} job ended {job['state']}: {why}", "job_failed", ExitCode.FAILED)
         stages = ", ".join(f"{s['name']} {s['seconds']:.1f} s" for s in job["stages"] if s.get("seconds") is not None)
         _say(self.current.terminal, f"built {job['result']['variant']}: {stages}")
-        report: Document = self.current.client.fetch("GET", url_path("jobs", job["id"], "report"))
+        report: Document = self.current.client.fetch("GET", url_path("jobs", job["id"], "report"), REPORT)
         return job["result"]["variant"], report
 
     def _deploy(self, variant: str) -> None:
@@ -156,9 +161,9 @@ class DemoSteps:
 
     def _classify(self) -> None:
         picture = (self.folder / "sample.png").read_bytes()
-        headers = {"Content-Type": "image/png"}
+        path, headers = url_path("models", MODEL, "predict"), {"Content-Type": "image/png"}
         answers = [
-            self.current.client.fetch("POST", url_path("models", MODEL, "predict"), content=picture, headers=headers)
+            self.current.client.fetch("POST", path, PREDICTION, content=picture, headers=headers)
             for _ in range(_PREDICTIONS)
         ]
         _say(self.current.terminal, f"classified {self.folder / 'sample.png'} {_PREDICTIONS} times")

@@ -11,6 +11,7 @@ from service.cli.client import Client, Document, url_path
 from service.cli.exit_codes import epilog
 from service.cli.figures import byte_text, facts_table, number_text, rows_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
+from service.cli.shapes import DEPLOYMENT, ENGINES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,12 +49,12 @@ def deploy(
     with session(url, as_json) as current:
         path = url_path("models", model, "deployment")
         if not any(changes):
-            shown = current.client.fetch("GET", path)
-            engines = current.client.fetch("GET", url_path("models", model, "engines"))["engines"]
+            shown = current.client.fetch("GET", path, DEPLOYMENT)
+            engines = current.client.fetch("GET", url_path("models", model, "engines"), ENGINES)["engines"]
             current.terminal.show({"deployment": shown, "engines": engines}, lambda: _both_view(shown, engines))
             return
         if promote or rollback:
-            changed = current.client.fetch("POST", f"{path}/{'promote' if promote else 'rollback'}")
+            changed = current.client.fetch("POST", f"{path}/{'promote' if promote else 'rollback'}", DEPLOYMENT)
         else:
             changed = set_routes(current.client, model, routes)
         current.terminal.show(changed, lambda: _deployment_view(changed))
@@ -73,7 +74,7 @@ class Routes:
 def set_routes(client: Client, model: str, routes: Routes) -> Document:
     """Puts the deployment: a new stable variant starts afresh, a lone canary or shadow joins what is deployed."""
     path = url_path("models", model, "deployment")
-    now: Document = client.fetch("GET", path)
+    now: Document = client.fetch("GET", path, DEPLOYMENT)
     body: Document = {"version": routes.version or now["version"]}
     body["stable"] = {"variant": routes.variant} if routes.variant else now["stable"]
     kept = {} if routes.variant else {key: now[key] for key in ("canary", "shadow") if now.get(key)}
@@ -81,7 +82,7 @@ def set_routes(client: Client, model: str, routes: Routes) -> Document:
         kept["canary"] = {"variant": routes.canary, "weight": routes.weight}
     if routes.shadow:
         kept["shadow"] = {"variant": routes.shadow}
-    changed: Document = client.fetch("PUT", path, json=body | kept)
+    changed: Document = client.fetch("PUT", path, DEPLOYMENT, json=body | kept)
     return changed
 
 
@@ -92,7 +93,7 @@ def _deployment_view(deployment: Document) -> RenderableType:
         {
             "version": deployment.get("version"),
             "stable": deployment["stable"]["variant"],
-            "canary": f"{canary['variant']} ({canary['weight']} %)" if canary else None,
+            "canary": f"{canary['variant']} ({canary.get('weight')} %)" if canary else None,
             "shadow": shadow["variant"] if shadow else None,
             "loaded": deployment.get("loaded"),
         }

@@ -12,6 +12,7 @@ from service.cli.client import Document, url_path
 from service.cli.exit_codes import epilog
 from service.cli.figures import MISSING, facts_table, rows_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
+from service.cli.shapes import PREDICTION
 from service.cli.tensors import HEADER_LENGTH, decode_answer, encode_request, read_arrays, save_outputs
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def predict(
     kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
     with session(url, as_json) as current:
         answer = current.client.fetch(
-            "POST", url_path("models", model, "predict"), params={"top_k": top_k},
+            "POST", url_path("models", model, "predict"), PREDICTION, params={"top_k": top_k},
             content=image.read_bytes(), headers={"Content-Type": kind},
         )  # fmt: skip
         current.terminal.show(answer, lambda: prediction_view(answer))

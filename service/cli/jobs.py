@@ -10,6 +10,7 @@ from service.cli.client import Client, Document, url_path
 from service.cli.exit_codes import ExitCode, epilog
 from service.cli.figures import facts_table, percent_text, rows_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
+from service.cli.shapes import JOBS
 from service.cli.watch import error_text, fetch_job, follow, outcome
 from service.domain.job import STATES
 
@@ -64,10 +65,10 @@ def _one(current: Session, job_id: str, *, watch: bool, cancel: bool) -> None:
 
 def _newest(client: Client, filters: dict[str, str], limit: int) -> Document:
     """The first `limit` jobs as one page, from as many of the server's pages as it takes."""
-    page: Document = client.fetch("GET", "/jobs", params=filters)
+    page: Document = client.fetch("GET", "/jobs", JOBS, params=filters)
     found: list[Document] = page["jobs"]
     while page.get("next") and len(found) < limit:
-        page = client.fetch("GET", page["next"])
+        page = client.fetch("GET", page["next"], JOBS)
         found += page["jobs"]
     return {"jobs": found[:limit], "next": page.get("next")}
 

@@ -10,11 +10,12 @@ import typer
 
 from service.cli import quantize_options as options
 from service.cli.asked_deployment import why_not_as_asked
-from service.cli.client import Document, url_path
+from service.cli.client import Document, answered, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.jobs import show_job
 from service.cli.report_view import report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
+from service.cli.shapes import INDEX, JOB, REPORT
 from service.cli.watch import follow, follow_deployment, outcome
 
 QUANTIZE_EPILOG = epilog(
@@ -81,7 +82,7 @@ def request_build(current: Session, body: Document, idempotency_key: str | None 
     """The job of `POST /quantize`; a note says so where the same request was made before."""
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     response = current.client.send("POST", "/quantize", json=body, headers=headers)
-    job: Document = response.json()
+    job: Document = answered(response, JOB)
     if response.status_code == HTTPStatus.OK:
         current.terminal.note(f"the same request was made before: it is job {job['id']}")
     return job
@@ -92,7 +93,7 @@ def show_outcome(current: Session, job: Document) -> None:
     show_job(current, job)
     code = outcome(job)
     if not current.terminal.as_json and code in (ExitCode.OK, ExitCode.REJECTED):
-        report: Document = current.client.fetch("GET", url_path("jobs", job["id"], "report"))
+        report: Document = current.client.fetch("GET", url_path("jobs", job["id"], "report"), REPORT)
         current.terminal.out.print(report_view(report))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
@@ -128,7 +129,7 @@ def await_deployment(current: Session, job: Document, mode: str) -> None:
 
 def _why_another_answers(current: Session, model: str) -> str:
     """In the words of the repository index, which has none where all is as deployed."""
-    index = current.client.fetch("POST", "/v2/repository/index", json={"ready": True})
+    index = current.client.fetch("POST", "/v2/repository/index", INDEX, json={"ready": True})
     return "; ".join(line["reason"] for line in index if line["name"] == model and line.get("reason"))
 
 

@@ -11,6 +11,7 @@ from service.cli.client import Client, Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.report_view import report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
+from service.cli.shapes import REPORT
 
 REPORT_EPILOG = epilog(
     "octavo report $JOB",
@@ -27,7 +28,7 @@ def report(
 ) -> None:
     """Show accuracy, error, latency and size of a built engine beside its reference."""
     with session(url, as_json) as current:
-        figures: Document = current.client.fetch("GET", url_path("jobs", job_id, "report"))
+        figures: Document = current.client.fetch("GET", url_path("jobs", job_id, "report"), REPORT)
         if html is not None:
             _download(current.client, url_path("jobs", job_id, "report.html"), html)
             current.terminal.note(f"the page is in {html}")

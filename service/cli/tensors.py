@@ -11,6 +11,7 @@ import typer
 
 from service.cli.client import Document
 from service.cli.exit_codes import CommandFailed, ExitCode
+from service.cli.shapes import INFERENCE, fits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,9 +56,11 @@ def decode_answer(content: bytes, header_length: str | None) -> Document:
     try:
         length = len(content) if header_length is None else int(header_length)
         answer: Document = orjson.loads(content[:length])
+        if not fits(answer, INFERENCE):
+            raise ValueError("it has no outputs with name, datatype and shape")
         rest = memoryview(content)[length:]
         for output in answer["outputs"]:
-            size = output.get("parameters", {}).pop("binary_data_size", None)
+            size = (output.get("parameters") or {}).pop("binary_data_size", None)
             if size is not None:
                 output["data"] = _decoded(output, bytes(rest[:size]))
                 rest = rest[size:]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from service.cli.client import Document, url_path
+from service.cli.client import Document, answered, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.figures import byte_text, facts_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, Session, session
+from service.cli.shapes import DATASET, DEPLOYMENT, MODEL_VERSION
 from service.domain.engine import REFERENCE_VARIANT
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def upload(
     fields = {"name": name} | _preprocessing_field(preprocessing)
     with session(url, as_json) as current:
         answer = post_file(current, "/models", file, fields, labels)
-        version: Document = answer.json()
+        version: Document = answered(answer, MODEL_VERSION)
         current.terminal.show(version, lambda: _version_view(version))
         if not as_json:
             _tell_what_follows(current, version, known=answer.status_code == HTTPStatus.OK)
@@ -73,14 +74,8 @@ def dataset(
         raise typer.BadParameter("give --model or --preprocessing, not both")
     fields = {"name": name} | ({"model": model} if model else {}) | _preprocessing_field(preprocessing)
     with session(url, as_json) as current:
-        stored = send_file(current, "/datasets", file, fields)
+        stored: Document = answered(post_file(current, "/datasets", file, fields), DATASET)
         current.terminal.show(stored, lambda: _dataset_view(stored))
-
-
-def send_file(current: Session, path: str, file: Path, fields: dict[str, str], labels: Path | None = None) -> Document:
-    """The server's JSON answer to `post_file`."""
-    answer: Document = post_file(current, path, file, fields, labels).json()
-    return answer
 
 
 def post_file(
@@ -148,7 +143,7 @@ def _tell_what_follows(current: Session, version: Document, known: bool) -> None
     elif number == 1:
         return
     try:
-        serving: int | None = current.client.fetch("GET", url_path("models", name, "deployment"))["version"]
+        serving: int | None = current.client.fetch("GET", url_path("models", name, "deployment"), DEPLOYMENT)["version"]
     except CommandFailed as failure:
         if failure.exit_code is not ExitCode.NOT_FOUND:
             # The upload succeeded: not being able to say more of it is no failure.
@@ -162,7 +157,7 @@ def _tell_what_follows(current: Session, version: Document, known: bool) -> None
 
 def _version_view(version: Document) -> RenderableType:
     tensors = {
-        kind: ", ".join(f"{t['name']} {t['datatype']} {t['shape']}" for t in version.get(kind, ()))
+        kind: ", ".join(f"{t['name']} {t['datatype']} {t['shape']}" for t in version.get(kind) or ())
         for kind in ("inputs", "outputs")
     }
     facts = {"model": version["name"], "version": version["version"], "size": byte_text(version.get("size_bytes"))}

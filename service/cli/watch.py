@@ -10,6 +10,7 @@ from contextlib import suppress
 from service.cli.client import ANSWER_SECONDS, Client, Document, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode
 from service.cli.session import Session
+from service.cli.shapes import DEPLOYMENT, JOB, fits
 from service.domain.job import FINISHED
 from service.errors import NotReady, Stopping
 
@@ -71,10 +72,11 @@ def follow_deployment(client: Client, model: str, pause: Callable[[float], None]
 
     A load may take minutes; one that takes longer than an answer may is given up.
     """
+    path = url_path("models", model, "deployment")
     missed, deadline = 0, time.monotonic() + ANSWER_SECONDS
     while True:
         try:
-            served: Document = client.fetch("GET", url_path("models", model, "deployment"), params={"wait": "true"})
+            served: Document = client.fetch("GET", path, DEPLOYMENT, params={"wait": "true"})
         except CommandFailed as failure:
             loading = failure.code in (NotReady.code, Stopping.code)
             missed = 0 if loading else missed + 1
@@ -88,7 +90,7 @@ def follow_deployment(client: Client, model: str, pause: Callable[[float], None]
 
 def fetch_job(client: Client, job_id: str) -> Document:
     """The job as `GET /jobs/{id}` gives it."""
-    job: Document = client.fetch("GET", url_path("jobs", job_id))
+    job: Document = client.fetch("GET", url_path("jobs", job_id), JOB)
     return job
 
 
@@ -100,7 +102,7 @@ def _streamed(client: Client, job_id: str) -> Iterator[Document]:
     with client.stream("GET", url_path("jobs", job_id, "events"), headers=headers, timeout=timeout) as response:
         for data in event_data(response.iter_bytes()):
             job = json.loads(data)
-            if isinstance(job, dict) and "state" in job:
+            if fits(job, JOB):
                 yield job
 
 

@@ -152,8 +152,9 @@ def script_demo(server: ScriptedServer, job: dict[str, Any]) -> None:
     server.answer("POST", "/quantize", job, status=202)
     server.answer("GET", f"/jobs/{job['id']}", job)
     server.answer("GET", f"/jobs/{job['id']}/report", {"variant": "int8-onnxruntime"})
-    server.answer("GET", "/models/digits/deployment", {"version": 1, "stable": {"variant": "fp32-onnxruntime"}})
-    server.answer("PUT", "/models/digits/deployment", {})
+    deployment = {"version": 1, "stable": {"variant": "fp32-onnxruntime"}}
+    server.answer("GET", "/models/digits/deployment", deployment)
+    server.answer("PUT", "/models/digits/deployment", deployment)
     prediction = {"index": 7, "label": "seven", "score": 0.99}
     server.answer("POST", "/models/digits/predict", {"variant": "int8-onnxruntime", "predictions": [prediction]})
     server.answer("GET", "/metrics", LATENCY.encode())
