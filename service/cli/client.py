@@ -22,7 +22,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 600.0
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 # As httpx writes it for the wire, so of ASCII alone; what it had to quote with a % is no host name.
-_HOST = re.compile(r"[\w.-]+|[0-9a-f.:]+(%\w+)?", re.ASCII | re.IGNORECASE)
+_HOST = re.compile(r"[\w.-]+|[0-9a-f]*:[0-9a-f.:]*(%\w+)?", re.ASCII | re.IGNORECASE)
 
 
 def url_path(*segments: str | int) -> str:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from service.cli.client import Client
 from tests.unit.cli.conftest import Octavo
 from tests.unit.cli.scripted_server import Answer, ScriptedServer
 
@@ -79,11 +80,31 @@ def test_a_connection_that_breaks_off_exits_4(octavo: Octavo, server: ScriptedSe
     assert "broke off" in outcome.err
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:99999", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8000", "ftp://host", "http://", "http://host:99999", "http://[::1", "http://a..b:1", "http://h/\x01",
+     "http://exa mple:1", "http://a%20b:1", f"http://{'a' * 64}:1", "http://\xad:1"],
+)  # fmt: skip
 def test_a_wrong_server_address_is_wrong_usage(octavo: Octavo, url: str) -> None:
     outcome = octavo("jobs", "--url", url)
     assert outcome.code == 2
     assert "http://HOST:PORT" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:1", "http://[fe80::1%25lo]:1", "https://münchen.example:1/octavo", "http://a_b-c.example.:1"]
+)
+def test_an_address_of_any_usual_form_is_taken(url: str) -> None:
+    with Client(url) as client:
+        assert client.base_url == url
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_would_change_the_address_is_wrong_usage(octavo: Octavo, server: ScriptedServer, name: str) -> None:
+    outcomes = [octavo("deploy", name), octavo("deploy", name, "v"), octavo("jobs", name), octavo("batching", name)]
+    assert [outcome.code for outcome in outcomes] == [2] * 4
+    assert all(f"{name!r} is no name" in outcome.err for outcome in outcomes)
+    assert server.received == []
 
 
 def test_a_name_with_slashes_stays_one_path_segment(octavo: Octavo, server: ScriptedServer) -> None:
