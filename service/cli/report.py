@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from service.cli.client import Client, Document, url_path
-from service.cli.exit_codes import CommandFailed, ExitCode, epilog
+from service.cli.exit_codes import epilog
 from service.cli.report_view import report_view
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
 from service.cli.shapes import REPORT
+from service.cli.whole_file import written_whole
 
 REPORT_EPILOG = epilog(
     "octavo report $JOB",
@@ -37,13 +38,6 @@ def report(
 
 def _download(client: Client, path: str, file: Path) -> None:
     """Streams the page to the file, which appears only when it is whole."""
-    partial = file.with_name(f".{file.name}.part")
-    try:
-        with client.stream("GET", path) as response, partial.open("wb") as stream:
-            for chunk in response.iter_bytes():
-                stream.write(chunk)
-        partial.replace(file)
-    except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror}", "not_written", ExitCode.FAILED) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with client.stream("GET", path) as response, written_whole(file) as stream:
+        for chunk in response.iter_bytes():
+            stream.write(chunk)

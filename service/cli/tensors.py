@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import tokenize
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +16,18 @@ import typer
 from service.cli.client import Document
 from service.cli.exit_codes import CommandFailed, ExitCode
 from service.cli.shapes import INFERENCE, fits
+from service.cli.whole_file import written_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+# What numpy, zipfile and zlib raise for damaged files; RuntimeError for encrypted or unknown members and deep headers.
+_UNREADABLE = (
+    ValueError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError, KeyError, struct.error,
+    tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -74,17 +84,38 @@ def decode_answer(content: bytes, header_length: str | None) -> Document:
 
 
 def save_outputs(file: Path, answer: Document) -> None:
-    """Writes the outputs to an .npz file, an array a name. Raises CommandFailed where the file cannot be written."""
+    """Writes the outputs to an .npz file, an array a name. Raises CommandFailed where the file cannot be written.
+
+    numpy.savez takes the names as keywords, beside its own `file`: an output may have that name too.
+    """
+    from numpy.lib.format import write_array
+
+    arrays = {output["name"]: _shaped(output) for output in answer["outputs"]}
+    # Made in memory: an archive is written with seeks, which a pipe or a device lacks.
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write_array(member, array, allow_pickle=False)
+    with written_whole(file) as stream:
+        stream.write(content.getbuffer())
+
+
+def _shaped(output: Document) -> Array:
     import numpy as np
 
-    arrays: dict[str, Any] = {
-        output["name"]: np.asarray(output["data"]).reshape(output["shape"]) for output in answer["outputs"]
-    }
+    name, shape = output["name"], output["shape"]
     try:
-        with file.open("wb") as stream:
-            np.savez(stream, **arrays)
-    except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror}", "not_written", ExitCode.FAILED) from error
+        array = np.asarray(output.get("data")).reshape(shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _unsaved(f"output {name!r} is no array of shape {shape}: {error}") from error
+    if array.dtype.hasobject:
+        raise _unsaved(f"output {name!r} holds more than numbers or text")
+    return array
+
+
+def _unsaved(why: str) -> CommandFailed:
+    return CommandFailed(f"{why}; see the answer with --json, without --save", "not_saved", ExitCode.FAILED)
 
 
 def _arrays_of(argument: str) -> dict[str, Array]:
@@ -101,11 +132,19 @@ def _arrays_of(argument: str) -> dict[str, Array]:
         with loaded:
             if name:
                 raise typer.BadParameter(f"{file} names its own inputs; give --input {file} alone")
-            return {key: loaded[key] for key in loaded.files}
+            return {key: _member(loaded, key) for key in loaded.files}
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise typer.BadParameter(f"{file} holds no plain arrays: {error}; save it with numpy.save or savez") from error
+
+
+def _member(loaded: Mapping[str, Array], key: str) -> Array:
+    """An archive's member; what is no .npy file comes as bytes. Raises ValueError for that."""
+    array: Any = loaded[key]
+    if not hasattr(array, "dtype"):
+        raise ValueError(f"member {key!r} is no .npy file")
+    return array  # type: ignore[no-any-return]
 
 
 def _encoded(name: str, array: Array) -> tuple[str, bytes]:
@@ -115,7 +154,10 @@ def _encoded(name: str, array: Array) -> tuple[str, bytes]:
     from service.domain.tensor import NUMPY_TYPES
 
     if array.dtype.kind in "SU":
-        elements = (np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array).ravel().tolist()
+        try:
+            elements = (np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array).ravel().tolist()
+        except UnicodeEncodeError as error:
+            raise typer.BadParameter(f"input {name!r} holds text that is no Unicode: {error}; mend the text") from error
         return "BYTES", b"".join(len(element).to_bytes(4, "little") + element for element in elements)
     for datatype, known in NUMPY_TYPES.items():
         # BF16 travels as 16-bit words too; a file cannot tell the two apart, so words stay UINT16.
