@@ -8,6 +8,7 @@ import typer
 
 from service import __version__
 from service.cli import batching, demo, deploy, infer, jobs, quantize, report, upload
+from service.cli.arguments import CheckedCommand
 from service.cli.exit_codes import epilog
 
 app = typer.Typer(
@@ -39,13 +40,16 @@ def _main(
     """Nothing but what every command shares; its help is the application's own."""
 
 
-app.command(epilog=upload.UPLOAD_EPILOG)(upload.upload)
-app.command(epilog=upload.DATASET_EPILOG)(upload.dataset)
-app.command(epilog=quantize.QUANTIZE_EPILOG)(quantize.quantize)
-app.command(epilog=jobs.JOBS_EPILOG)(jobs.jobs)
-app.command(epilog=report.REPORT_EPILOG)(report.report)
-app.command(epilog=deploy.DEPLOY_EPILOG)(deploy.deploy)
-app.command(epilog=batching.BATCHING_EPILOG)(batching.batching)
-app.command(epilog=infer.INFER_EPILOG)(infer.infer)
-app.command(epilog=infer.PREDICT_EPILOG)(infer.predict)
-app.command(hidden=True, epilog=demo.DEMO_EPILOG)(demo.demo)
+for _command, _epilog in (
+    (upload.upload, upload.UPLOAD_EPILOG),
+    (upload.dataset, upload.DATASET_EPILOG),
+    (quantize.quantize, quantize.QUANTIZE_EPILOG),
+    (jobs.jobs, jobs.JOBS_EPILOG),
+    (report.report, report.REPORT_EPILOG),
+    (deploy.deploy, deploy.DEPLOY_EPILOG),
+    (batching.batching, batching.BATCHING_EPILOG),
+    (infer.infer, infer.INFER_EPILOG),
+    (infer.predict, infer.PREDICT_EPILOG),
+):
+    app.command(cls=CheckedCommand, epilog=_epilog)(_command)
+app.command(cls=CheckedCommand, hidden=True, epilog=demo.DEMO_EPILOG)(demo.demo)

@@ -44,12 +44,15 @@ def batching(
         "timeout_seconds": timeout,
         "priority_levels": priority_levels,
         "default_priority": default_priority,
-        "padding": {"buckets": _numbers("--buckets", buckets)} if buckets else None,
     }
-    changes = {name: value for name, value in wished.items() if value is not None}
+    changes: Document = {name: value for name, value in wished.items() if value is not None}
+    lengths = _numbers("--buckets", buckets)
     with session(url, as_json) as current:
         path = url_path("models", model, "batching")
         shown: Document = {} if reset else current.client.fetch("GET", path, BATCHING)
+        if lengths is not None:
+            # The values that inputs are padded with are set beside the lengths, and stay.
+            changes["padding"] = (shown.get("padding") or {}) | {"buckets": lengths}
         if changes or reset:
             shown = current.client.fetch("PUT", path, BATCHING, json=shown | changes)
         current.terminal.show(shown, lambda: facts_table(shown))

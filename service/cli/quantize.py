@@ -50,7 +50,7 @@ def quantize(
     min_speedup: options.MinSpeedup = None,
     deploy: options.DeployMode = None,
     wait: Annotated[bool, typer.Option(help="Wait for the result, or print the job and leave.")] = True,
-    idempotency_key: Annotated[str | None, typer.Option(help="Key that makes repeated requests one job.")] = None,
+    idempotency_key: options.IdempotencyKey = None,
     url: ServerUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +80,7 @@ def quantize(
 
 def request_build(current: Session, body: Document, idempotency_key: str | None = None) -> Document:
     """The job of `POST /quantize`; a note says so where the same request was made before."""
-    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
     response = current.client.send("POST", "/quantize", json=body, headers=headers)
     job: Document = answered(response, JOB)
     if response.status_code == HTTPStatus.OK:

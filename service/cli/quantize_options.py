@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -46,6 +47,13 @@ def _words(allowed: tuple[str, ...], text: str, panel: str | None = None) -> Any
     return typer.Option(callback=_one_of(allowed), metavar="|".join(allowed), help=text, rich_help_panel=panel)
 
 
+def _key(value: str | None) -> str | None:
+    # As the server takes it in a header.
+    if value is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
+        raise typer.BadParameter(f"{value!r} is no key; give 1 to 255 visible ASCII characters without spaces")
+    return value
+
+
 def _rows(text: str, panel: str) -> Any:
     return typer.Option(min=1, help=text, rich_help_panel=panel)
 
@@ -67,6 +75,8 @@ KeepFloat = Annotated[
     list[str] | None, typer.Option(help="Node-name pattern or op:Type to keep in floating point; repeatable.")
 ]
 DeployMode = Annotated[str | None, _words(DEPLOY_MODES, _told("What to do with an engine in the budget.", "none"))]
+
+IdempotencyKey = Annotated[str | None, typer.Option(callback=_key, help="Key that makes repeated requests one job.")]
 
 CalibrationSet = Annotated[
     str | None, typer.Option(help="Dataset to calibrate with; INT8 needs one.", rich_help_panel=_CALIBRATION)

@@ -50,9 +50,11 @@ class Terminal:
         """Tells the failure on stderr, and with --json also as `{"error", "code"}` on stdout."""
         from rich.text import Text
 
-        self.err.print(Text("error: ", style="bold red").append(str(failure), style="default"), soft_wrap=True)
+        # A file's name may have bytes that are not UTF-8, and JSON may not.
+        told = str(failure).encode("utf-8", "backslashreplace").decode()
+        self.err.print(Text("error: ", style="bold red").append(told, style="default"), soft_wrap=True)
         if self.as_json:
-            self.show({"error": str(failure), "code": failure.code}, lambda: "")
+            self.show({"error": told, "code": failure.code}, lambda: "")
 
     def job_progress(self) -> Progress:
         """A bar for a job's stages; silent where stderr is no terminal."""

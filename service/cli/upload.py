@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from service.cli.arguments import regular_file
 from service.cli.client import Document, answered, url_path
 from service.cli.exit_codes import CommandFailed, ExitCode, epilog
 from service.cli.figures import byte_text, facts_table
@@ -37,15 +38,20 @@ DATASET_EPILOG = epilog(
 
 PreprocessingFile = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="JSON file: how a picture becomes the input tensor."),
+    typer.Option(
+        exists=True, dir_okay=False, callback=regular_file, help="JSON file: how a picture becomes the input tensor."
+    ),
 ]
 
 
 def upload(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The model, an ONNX file.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, callback=regular_file, help="The model, an ONNX file.")
+    ],
     name: Annotated[str, typer.Option(help="Name to serve it under; an existing name gets a new version.")],
     labels: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Text file of class labels, one a line.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, callback=regular_file, help="Text file of class labels, one a line."),
     ] = None,
     preprocessing: PreprocessingFile = None,
     url: ServerUrl = DEFAULT_URL,
@@ -62,7 +68,12 @@ def upload(
 
 
 def dataset(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Rows: .npz, or .zip of class folders.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, callback=regular_file, help="Rows: .npz, or .zip of class folders."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Name to call it by in `octavo quantize`.")],
     model: Annotated[str | None, typer.Option(help="Model whose preprocessing fits the pictures.")] = None,
     preprocessing: PreprocessingFile = None,
@@ -90,8 +101,8 @@ def post_file(
 
         digest = _sha256(stream, advance(progress.add_task(f"hashing {file.name}", total=size)))
         sent = CountedFile(stream, advance(progress.add_task(f"sending {file.name}", total=size)))
-        files: dict[str, Any] = {"labels": (labels.name, labels.read_bytes())} if labels else {}
-        files["file"] = (file.name, sent)
+        files: dict[str, Any] = {"labels": (_sent_name(labels), labels.read_bytes())} if labels else {}
+        files["file"] = (_sent_name(file), sent)
         return current.client.send("POST", path, data=fields | {"sha256": digest}, files=files)
 
 
@@ -114,6 +125,11 @@ class CountedFile(io.RawIOBase):
         return self._stream.fileno()
 
 
+def _sent_name(file: Path) -> str:
+    """The file's name as a form can carry it, whatever bytes the system lets it have."""
+    return file.name.encode("utf-8", "replace").decode()
+
+
 def _sha256(stream: BinaryIO, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
     while chunk := stream.read(_READ_BYTES):
@@ -128,7 +144,7 @@ def _preprocessing_field(file: Path | None) -> dict[str, str]:
         return {}
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{file} is not JSON: {error}; see `preprocessing` in the API guide") from error
     if not isinstance(document, dict):
         raise typer.BadParameter(f"{file} holds a {type(document).__name__}; give a JSON object such as {{...}}")

@@ -34,6 +34,16 @@ def test_what_is_named_changes_and_the_rest_is_kept(octavo: Octavo, server: Scri
     }
 
 
+def test_new_lengths_keep_the_values_that_inputs_are_padded_with(octavo: Octavo, server: ScriptedServer) -> None:
+    values = {"input_ids": 1.0}
+    server.answer("GET", PATH, NOW | {"padding": {"buckets": [8], "values": values}})
+    assert asked_for(octavo, server, "--buckets", "16,32")["padding"] == {"buckets": [16, 32], "values": values}
+
+
+def test_a_reset_keeps_no_value_to_pad_with(octavo: Octavo, server: ScriptedServer) -> None:
+    assert asked_for(octavo, server, "--reset", "--buckets", "16") == {"padding": {"buckets": [16]}}
+
+
 def test_a_reset_keeps_nothing_but_what_is_named(octavo: Octavo, server: ScriptedServer) -> None:
     assert asked_for(octavo, server, "--reset", "--timeout", "0.5") == {"timeout_seconds": 0.5}
 
