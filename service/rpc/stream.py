@@ -57,8 +57,8 @@ class Streams:
 class Stream:
     """One stream. `_written` holds the responses to be written, and None behind the last.
 
-    `_held` is the size in bytes of those, and of what is unanswered: each request counts as the largest answer so far,
-    or as itself where that is more.
+    `_held` is the size in bytes of those, and of what is unanswered: each request counts as the newest answer, or as
+    itself where that is more.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Stream:
         self._places = asyncio.Semaphore(most[0])
         self._max_held_bytes = most[1]
         self._held = 0
-        self._largest = 0
+        self._newest = 0
         self._room = asyncio.Event()
         self._answers: set[Answer] = set()
         self._written: asyncio.Queue[list[Part] | None] = asyncio.Queue()
@@ -127,7 +127,7 @@ class Stream:
     def _put(self, parts: list[Part]) -> None:
         size = sum(map(len, parts))
         self._held += size
-        self._largest = max(self._largest, size)
+        self._newest = size
         self._written.put_nowait(parts)
 
     def _submit(self, message: bytes) -> None:
@@ -138,7 +138,7 @@ class Stream:
             self._put(self._error(call, error))
             return
         self._answers.add(answer)
-        size = max(len(message), self._largest)
+        size = max(len(message), self._newest)
         self._held += size
         answer.add_done_callback(partial(self._answered, call, size))
 
