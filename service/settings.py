@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.domain.limits import MIB, InferLimits, StageLimits, UploadLimits
@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="Folder of all state: database, artifacts, caches.")
     database_url: str | None = Field(
-        None, description="Metadata and job database; SQLite in the data folder where none is set."
+        None,
+        validate_default=True,
+        description="Metadata and job database; SQLite in the data folder where none is set.",
     )
     store_url: str | None = Field(
         None,
@@ -85,13 +87,16 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level.")
     drain_seconds: PositiveFloat = Field(30.0, description="Longest wait for requests in flight at shutdown.")
 
-    @field_validator("data_dir")
+    @field_validator("database_url")
     @classmethod
-    def _check_data_dir(cls, folder: Path) -> Path:
-        # A database's URL ends there.
-        if "?" in str(folder.absolute()):
-            raise ValueError("a folder whose path holds '?' cannot hold the database; choose another")
-        return folder
+    def _check_database_url(cls, url: str | None, info: ValidationInfo) -> str | None:
+        # SQLite's own is named by the folder's path, which a question mark would end.
+        folder = info.data.get("data_dir")
+        if not url and folder is not None and "?" in str(folder.absolute()):
+            raise ValueError(
+                f"the folder {str(folder)!r} cannot hold the database, for its path has a '?'; choose another"
+            )
+        return url
 
     @property
     def resolved_database_url(self) -> str:

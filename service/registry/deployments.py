@@ -106,7 +106,9 @@ class DeploymentRegistry:
             row = _row(connection, model)
             if row is None:
                 raise not_deployed(model)
-            if row.revision != failed.revision or row.previous is None:
+            # Revisions begin anew after a withdrawal; one that only loads changes nothing to go back to.
+            same = row.revision == failed.revision and _fields(deployment_of_row(row)) == _fields(failed)
+            if not same or row.previous is None or row.previous.get("revision") != failed.revision:
                 raise Conflict(f"revision {failed.revision} of model {model!r} cannot be taken back")
             earlier = _earlier(row)
             _check(connection, earlier, None)
@@ -223,8 +225,10 @@ def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
     now = deployment_of_row(row)
     if _fields(now) == fields:
         return _set_loaded(connection, row, wanted.loaded)
-    # With what came before it, for a deployment that is taken back.
-    previous = _fields(now) | {"loaded": now.loaded, "previous": row.previous and _without_earlier(row.previous)}
+    # With what came before it, and the revision that follows it, for a deployment that is taken back.
+    previous = _fields(now) | {"loaded": now.loaded, "previous": row.previous, "revision": row.revision + 1}
+    if row.previous is not None:
+        previous["previous"] = row.previous | {"previous": None}
     values = fields | {"loaded": wanted.loaded, "previous": previous}
     values |= {"revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == wanted.model).values(values))
@@ -251,11 +255,8 @@ def _set_batching(connection: sa.Connection, row: sa.Row[Any], batching: Batchin
 
 
 def _earlier(row: sa.Row[Any]) -> Deployment:
-    return Deployment(model=row.model, **_without_earlier(row.previous))
-
-
-def _without_earlier(previous: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in previous.items() if name != "previous"}
+    kept = {name: value for name, value in row.previous.items() if name not in ("previous", "revision")}
+    return Deployment(model=row.model, **kept)
 
 
 def _fields(deployment: Deployment) -> dict[str, Any]:

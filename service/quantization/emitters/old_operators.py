@@ -40,7 +40,11 @@ def put_right(model: ModelProto, old: ModelProto, opset: int) -> None:
     """
     if opset >= _RESIZE:
         return
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in old.graph.initializer}
+    tensors = [tensor for graph in graphs_of(old) for tensor in graph.initializer]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+    for node in nodes_of(old):
+        if node.op_type == "Constant" and (tensor := attribute(node, "value", None)) is not None:
+            constants[node.output[0]] = numpy_helper.to_array(tensor)
     modes = {node.output[0]: _rounding(node, constants) for node in nodes_of(old) if node.op_type in _RESIZES}
     for node in nodes_of(model):
         if node.op_type == "Resize" and node.output[0] in modes:

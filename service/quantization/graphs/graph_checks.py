@@ -52,10 +52,13 @@ def nodes_of(model: ModelProto) -> Iterator[NodeProto]:
 
 
 def drop_empty_inputs(model: ModelProto) -> bool:
-    """In place: optional inputs at the end of a node that are named by nothing; tells whether there were any."""
+    """In place: optional inputs at the end of a node that are named by nothing; tells whether there were any.
+
+    A Loop keeps its own, which tell how often it runs.
+    """
     changed = False
     for node in nodes_of(model):
-        while node.input and not node.input[-1]:
+        while node.op_type != "Loop" and node.input and not node.input[-1]:
             node.input.pop()
             changed = True
     return changed

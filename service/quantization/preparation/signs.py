@@ -12,14 +12,12 @@ _NEVER = frozenset(
      "ReduceSumSquare"}
 )  # fmt: skip
 # What comes out is below zero only where something that goes in is.
-_KEEPS = frozenset(
-    {"Add", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Concat", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"}
-)
+_KEEPS = frozenset({"Add", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Concat"})
 # The same, of the first input: the others are shapes, places and sizes.
 _MOVES = frozenset(
     {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten", "Transpose", "Squeeze",
      "Unsqueeze", "Identity", "Slice", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Dropout",
-     "Cast", "QuantizeLinear", "DequantizeLinear"}
+     "QuantizeLinear", "DequantizeLinear", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"}
 )  # fmt: skip
 
 

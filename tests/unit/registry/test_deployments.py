@@ -58,6 +58,19 @@ def test_only_what_was_asked_for_last_is_taken_back(deployments: DeploymentRegis
     deployments.withdraw("digits")
     with pytest.raises(NotFound, match="not deployed"):
         deployments.take_back(failed)
+    deployments.put(Deployment("digits", 1, INT8))
+    assert deployments.put(Deployment("digits", 1, REFERENCE_VARIANT)).revision == failed.revision
+    with pytest.raises(Conflict, match="cannot be taken back"):
+        deployments.take_back(failed)
+
+
+def test_a_deployment_that_is_only_loaded_again_has_nothing_to_go_back_to(deployments: DeploymentRegistry) -> None:
+    deployments.put(Deployment("digits", 1, INT8))
+    deployments.unload("digits")
+    loaded = deployments.put(Deployment("digits", 1, INT8))
+    assert loaded.loaded
+    with pytest.raises(Conflict, match="cannot be taken back"):
+        deployments.take_back(loaded)
 
 
 def test_a_rollback_of_a_first_deployment_is_a_conflict(deployments: DeploymentRegistry) -> None:

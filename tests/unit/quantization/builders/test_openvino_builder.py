@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from service.domain.recipe import BatchProfile
 from service.errors import EngineFailed
@@ -42,6 +42,21 @@ def test_an_empty_input_that_is_written_out_is_none(tmp_path: Path) -> None:
     OpenVinoBuilder().build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
     rows = {"x": np.ones((2, 3), np.float32)}
     assert OpenVinoBuilder().load(tmp_path / "engine.onnx", 1).infer(rows)["y"].tolist() == [[1, 1, 1]] * 2
+
+
+def test_a_loop_keeps_the_condition_that_it_does_not_have(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Neg", ["x"], ["scanned"])],
+        "body",
+        [value("step", (), TensorProto.INT64), value("go", (), TensorProto.BOOL)],
+        [value("on", (), TensorProto.BOOL), value("scanned", None)],
+    )
+    loop = helper.make_node("Loop", ["times", ""], ["y"], "loop", body=body)
+    model = model_of([loop], [value("x", (2, 3))], [value("y", None)], {"times": np.array(3, np.int64)}, 13)
+    converted = saved(model, tmp_path / "converted.onnx")
+    OpenVinoBuilder().build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
+    rows = {"x": np.ones((2, 3), np.float32)}
+    assert OpenVinoBuilder().load(tmp_path / "engine.onnx", 1).infer(rows)["y"].shape == (3, 2, 3)
 
 
 def test_a_graph_that_does_not_load_makes_no_engine(tmp_path: Path) -> None:

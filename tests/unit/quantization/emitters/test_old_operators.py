@@ -41,6 +41,12 @@ def test_a_resize_of_opset_10_reads_the_same_pixels(tmp_path: Path, mode: str, s
     assert answers(converted(model, 13), tmp_path) == answers(model, tmp_path)
 
 
+def test_scales_may_be_constant_nodes(tmp_path: Path) -> None:
+    model = old_model(node("Resize", ["x", "s"], ["y"], mode="nearest"), 10, (2.0, 2.0))
+    model.graph.node.insert(0, node("Constant", [], ["s"], "scales", value=model.graph.initializer.pop()))
+    assert answers(converted(model, 13), tmp_path) == answers(model, tmp_path)
+
+
 def test_a_nearest_resize_that_grows_and_shrinks_is_refused() -> None:
     model = old_model(node("Resize", ["x", "s"], ["y"], "both", mode="nearest"), 10, (0.5, 2.0))
     with pytest.raises(StageFailed, match=r"node 'both' resizes to the nearest pixel .* opset 11 or newer"):
