@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from grpc import StatusCode
+from grpc.aio import InternalError
 
 from service.router.answer import Answer
 from service.rpc.generated.inference_pb2 import ModelInferResponse, ModelStreamInferResponse
@@ -105,10 +106,9 @@ class Stream:
     async def _write(self, message: bytes) -> None:
         try:
             await self._context.write(message)
-        except Exception:
-            # The library raises an error of its own where the caller left just now; no fault of anyone's.
-            if not self._context.cancelled():
-                raise
+        except InternalError:
+            # The library's own, where the caller has left and the handler is about to be told; no fault of anyone's.
+            raise asyncio.CancelledError from None
         self._places.release()
         self._release(len(message))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from grpc import StatusCode
+from grpc.aio import InternalError
 
 from service.domain.limits import InferLimits
 from service.protocol.trace_file import TraceFile
@@ -53,6 +54,30 @@ def test_a_stream_that_waits_for_requests_ends_when_the_server_stops(tmp_path: P
         with pytest.raises(Aborted, match="Server is stopping"):
             await asyncio.wait_for(call, 10)
         assert context.status is StatusCode.UNAVAILABLE
+        await router.close(0)
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_leaves_while_it_is_written_to_ends_its_stream_and_nothing_fails(tmp_path: Path) -> None:
+    class Leaving(FakeContext):
+        def time_remaining(self) -> float | None:
+            return None
+
+        async def write(self, message: bytes) -> None:
+            raise InternalError("the library's words")
+
+    async def one() -> AsyncIterator[bytes]:
+        yield b"no message"
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        router = Router(InferLimits(), lambda _: pytest.fail("nothing is loaded here"))
+        streams = Streams(Inference(router, Tracer(TraceFile(tmp_path / "traces.json"))))
+        context: Any = Leaving()
+        call = asyncio.create_task(streams.infer(one(), context))
+        await asyncio.wait([call], timeout=10)
+        assert call.cancelled()
         await router.close(0)
 
     asyncio.run(main())
