@@ -38,12 +38,10 @@ def quantize(
     body: QuantizeBody, response: Response, services: ServicesDependency, idempotency_key: IdempotencyKey = None
 ) -> JobBody:
     """Enqueues a build; the same request again, over the same bytes, answers the job that already exists."""
-    key = (
-        None
-        if idempotency_key is None
-        else Key(idempotency_key, digest_of(body.model_dump(mode="json", exclude_defaults=True)))
-    )
-    earlier = None if key is None else services.jobs.find_keyed(key)
+    key = earlier = None
+    if idempotency_key is not None:
+        key = Key(idempotency_key, digest_of(body.model_dump(mode="json", exclude_defaults=True)))
+        earlier = services.jobs.find_keyed(key)
     job, created = (earlier, False) if earlier else services.jobs.submit(_request(services, body), key)
     response.status_code = 202 if created else 200
     response.headers["location"] = f"/jobs/{job.id}"

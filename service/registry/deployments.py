@@ -226,9 +226,8 @@ def _replace(connection: sa.Connection, wanted: Deployment) -> Deployment:
     if _fields(now) == fields:
         return _set_loaded(connection, row, wanted.loaded)
     # With what came before it, and the revision that follows it, for a deployment that is taken back.
-    previous = _fields(now) | {"loaded": now.loaded, "previous": row.previous, "revision": row.revision + 1}
-    if row.previous is not None:
-        previous["previous"] = row.previous | {"previous": None}
+    before = None if row.previous is None else row.previous | {"previous": None}
+    previous = _fields(now) | {"loaded": now.loaded, "previous": before, "revision": row.revision + 1}
     values = fields | {"loaded": wanted.loaded, "previous": previous}
     values |= {"revision": row.revision + 1, "updated_at": datetime.now(UTC)}
     connection.execute(sa.update(DEPLOYMENTS).where(DEPLOYMENTS.c.model == wanted.model).values(values))

@@ -176,10 +176,11 @@ def open_streams(serving: GrpcServing) -> int:
     return len(streams._open)
 
 
-def test_a_stream_reads_no_more_than_its_places_until_answers_are_taken(
-    serving: GrpcServing, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "most", "rows"), [("_max_unanswered", 2, 2), ("_max_held_bytes", 1, 1)])
+def test_a_stream_reads_no_more_than_it_may_hold_until_answers_are_taken(
+    serving: GrpcServing, monkeypatch: pytest.MonkeyPatch, limit: str, most: int, rows: int
 ) -> None:
-    monkeypatch.setattr(serving.grpc._streams, "_max_unanswered", 2)
+    monkeypatch.setattr(serving.grpc._streams, limit, most)
     serving.fake.block()
     stream = StreamClient(serving.grpc_address)
     before = len(serving.fake.batches)
@@ -187,27 +188,10 @@ def test_a_stream_reads_no_more_than_its_places_until_answers_are_taken(
     assert serving.fake.running.wait(10)
     for number in range(1, 6):
         stream.send(str(number), fake_row(number), "fake")
-    wait_until(lambda: queued(serving) == 1)
+    wait_until(lambda: queued(serving) == rows - 1)
     serving.fake.gate.set()
     assert [stream.next().get_response().id for _ in range(6)] == [str(number) for number in range(6)]
-    assert max(len(batch) for batch in serving.fake.batches[before:]) <= 2
-    stream.client.stop_stream()
-    stream.client.close()
-
-
-def test_a_stream_holds_no_more_bytes_than_it_may_until_answers_are_taken(
-    serving: GrpcServing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving.grpc._streams, "_max_held_bytes", 1)
-    serving.fake.block()
-    stream = StreamClient(serving.grpc_address)
-    before = len(serving.fake.batches)
-    for number in range(6):
-        stream.send(str(number), fake_row(number), "fake")
-    assert serving.fake.running.wait(10)
-    serving.fake.gate.set()
-    assert [stream.next().get_response().id for _ in range(6)] == [str(number) for number in range(6)]
-    assert [len(batch) for batch in serving.fake.batches[before:]] == [1] * 6
+    assert max(len(batch) for batch in serving.fake.batches[before:]) <= rows
     stream.client.stop_stream()
     stream.client.close()
 
