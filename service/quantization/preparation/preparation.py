@@ -34,6 +34,7 @@ from service.quantization.placements.placement import WEIGHTED, matching_pattern
 from service.quantization.preparation.quantized_upload import is_quantized, read_quantized
 from service.quantization.preparation.ranked_outputs import ranked_outputs
 from service.quantization.preparation.same_meaning import check_same_meaning
+from service.quantization.preparation.stated_types import state_types
 from service.quantization.task import PipelineTask, Progress
 
 PREPARED = "prepared.onnx"
@@ -150,6 +151,7 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
             # The converter spells attributes of old operators as Constant nodes, which are to be constants again.
             model = converted(model, lowest_opset)
             model = _simplified(model, destination, how.fold_norms)
+        state_types(model)
     except OctavoError:
         raise
     except Exception as error:
