@@ -31,6 +31,7 @@ from service.quantization.graphs.sparsity import prune
 from service.quantization.measures.decisions import check_labels, chosen_metric
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import WEIGHTED, matching_pattern
+from service.quantization.preparation.plain_biases import write_plain_biases
 from service.quantization.preparation.quantized_upload import is_quantized, read_quantized
 from service.quantization.preparation.ranked_outputs import ranked_outputs
 from service.quantization.preparation.same_meaning import check_same_meaning
@@ -159,6 +160,7 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
         raise StageFailed(f"the model cannot be simplified: {words}; export it with opset 13 or newer") from error
     _name_inserted_casts(model)
     _name_nodes(model)
+    write_plain_biases(model)
     for rewrite in how.rewrites:
         rewrite(model)
     onnx.save_model(model, destination)
