@@ -1,5 +1,5 @@
 """OpenVINO compiles at load, from ONNX as fast as from its own format, so its engine is the converted graph, but for
-reductions that it would compute wrongly, activations that it would compute slowly and empty inputs that it cannot read.
+operators that it would compute wrongly, activations that it would compute slowly and empty inputs that it cannot read.
 
 What the compiled model runs is read from its runtime model, which names the operators that each kernel was made of.
 """
@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from service.engines.openvino_engine import OpenVinoEngine, compile_model
 from service.quantization.builders.builder import BuildOptions, ExecutedOperator
 from service.quantization.builders.openvino_activations import write_activations
+from service.quantization.builders.openvino_operators import write_operators
 from service.quantization.builders.openvino_reductions import separate_reductions
 from service.quantization.graphs.graph_checks import drop_empty_inputs
 
@@ -40,8 +41,10 @@ class OpenVinoBuilder:
         # What is no model, OpenVINO says in its own words.
         with suppress(DecodeError):
             model = onnx.load_model(converted)
-            if drop_empty_inputs(model) | separate_reductions(model) | write_activations(model):
-                onnx.save_model(model, engine)
+            written = write_operators(model)
+            changed = drop_empty_inputs(written) | separate_reductions(written) | write_activations(written)
+            if changed or written is not model:
+                onnx.save_model(written, engine)
         try:
             OpenVinoEngine.load(engine, options.threads).close()
         except BaseException:
