@@ -8,6 +8,7 @@ from service import __version__
 from service.api import batching, datasets, deployments, jobs, models, operations, quantize
 from service.api.dependencies import Services
 from service.api.error_responses import install_error_handlers
+from service.api.head_requests import AnswerHead
 from service.api.uploads import prepare_spool
 
 _DESCRIPTION = "Turns an uploaded model into engines proven on the host that serves them, and serves them."
@@ -20,6 +21,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     install_error_handlers(app)
     app.add_middleware(operations.CountRequests)
+    app.add_middleware(AnswerHead)
     app.router.routes.extend(services.routes)
     for part in (models, datasets, quantize, jobs, deployments, batching, operations):
         app.include_router(part.router)

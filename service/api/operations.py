@@ -24,7 +24,7 @@ from service.metrics import HTTP_REQUESTS, JOB_SECONDS_BUCKETS
 router = APIRouter(tags=["operations"])
 
 _log = logging.getLogger(__name__)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _KIND = "quantize"
 
 

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from onnx import TensorProto
 
 from service.api.error_responses import install_error_handlers
+from service.api.head_requests import AnswerHead
 from service.api.infer_protocol import infer_protocol
 from service.api.inference import InferenceEndpoint, InferenceGate
 from service.api.predict import Predictor, predict_routes
@@ -104,6 +105,7 @@ class Serving:
 
     def _application(self) -> InferenceGate:
         app = FastAPI()
+        app.add_middleware(AnswerHead)
         install_error_handlers(app)
         registries = DeploymentRegistry(self._database), ModelRegistry(self._database)
         self.loading = ModelLoading(self.router, Reconciler(self.router, dict), *registries)

@@ -175,6 +175,7 @@ def test_unknown_codings_and_damaged_bodies_are_refused(serving: Serving) -> Non
         ("POST", "/v2/repository/models/a%00b/load", 404),
         ("POST", "/v2/repository/models/gr%C3%BCn/unload", 404),
         ("GET", "/v2/repository/models/linear/load", 405),
+        ("HEAD", "/v2/health/live", 200),
         ("DELETE", "/v2/health/live", 405),
     ],
 )
