@@ -50,8 +50,11 @@ class Database:
         if self.url.get_backend_name() not in ("sqlite", "postgresql"):
             raise InvalidInput(f"the database {self.url.drivername!r} is not supported; use sqlite or postgresql")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        if self.is_sqlite and self.url.database in (None, "", ":memory:"):
-            raise InvalidInput("the database is in memory, where no other process sees it; use sqlite:///PATH")
+        if self.is_sqlite and (self.url.database or ":memory:").startswith((":memory:", "file:")):
+            raise InvalidInput(
+                f"the database {self.url.database!r} is in memory or no path, where other processes may not see it; "
+                "use sqlite:///PATH"
+            )
         if self.is_sqlite and self.url.database:
             make_folder(Path(self.url.database).parent)
         self.engine = sa.create_engine(

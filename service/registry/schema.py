@@ -15,7 +15,7 @@ _NO_DATABASE = ("file is not a database", "unable to open database file")
 def migrate(database: Database) -> None:
     """Safe to call from several processes at once: one migrates, the others wait and find it done.
 
-    Raises InvalidInput for a file that is no database, and for a database of a newer Octavo.
+    Raises InvalidInput for a file that is no database, and for a database of a newer Octavo or of another program.
     """
     try:
         current = _at_head(database)
@@ -42,11 +42,16 @@ def _at_head(database: Database) -> bool:
     with database.read() as connection:
         tables = sa.inspect(connection)
         jobs_schema = None if database.is_sqlite else "dbos"
-        if not tables.has_table("alembic_version") or not tables.has_table("workflow_status", schema=jobs_schema):
+        if not tables.has_table("alembic_version"):
             return False
+        has_jobs = tables.has_table("workflow_status", schema=jobs_schema)
         version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    if version is not None and not (version.isdigit() and len(version) == len(HEAD)):
+        raise InvalidInput(
+            f"the database has schema {version!r} of another program; name one of Octavo's own in OCTAVO_DATABASE_URL"
+        )
     if version is not None and version > HEAD:
         raise InvalidInput(
             f"the database has schema {version} of a newer Octavo, and this one knows {HEAD}; install that Octavo again"
         )
-    return version == HEAD
+    return has_jobs and version == HEAD

@@ -36,9 +36,11 @@ def test_an_address_that_leads_nowhere_is_refused_without_its_password(url: str)
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"])
 def test_a_database_in_memory_is_refused(url: str) -> None:
-    with pytest.raises(InvalidInput, match="in memory, where no other process sees it; use sqlite:///PATH"):
+    with pytest.raises(
+        InvalidInput, match="in memory or no path, where other processes may not see it; use sqlite:///PATH"
+    ):
         Database(url)
 
 

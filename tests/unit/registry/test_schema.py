@@ -76,3 +76,13 @@ def test_the_migrations_make_the_tables_that_the_service_uses(database: Database
         for table in METADATA.sorted_tables:
             made = {column["name"] for column in inspector.get_columns(table.name)}
             assert made == set(table.columns.keys()), table.name
+
+
+@pytest.mark.parametrize("version", ["ae1027a6acf", "00ff12", "head"])
+def test_a_database_of_another_program_is_refused(
+    database: Database, request: pytest.FixtureRequest, version: str
+) -> None:
+    request.addfinalizer(lambda: set_version(database, HEAD))
+    set_version(database, version)
+    with pytest.raises(InvalidInput, match=f"schema '{version}' of another program"):
+        migrate(database)
