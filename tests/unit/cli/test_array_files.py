@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable
+from errno import EBUSY, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,39 @@ def test_a_link_stays_one_and_a_device_is_written_to_itself(save: Callable[..., 
     (tmp_path / "null").symlink_to("/dev/null")
     assert save(tmp_path / "null", FP32).code == 0
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("step", ["open", "replace"])
+def test_a_file_that_nothing_can_be_put_in_place_of_is_written_itself(
+    save: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    whole = getattr(Path, step)
+
+    def busy(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.suffix == ".part":
+            raise OSError(EBUSY, "Device or resource busy")
+        return whole(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, step, busy)
+    file = tmp_path / "mounted.npz"
+    file.write_bytes(b"before")
+    assert save(file, FP32).code == 0
+    assert file.read_bytes() != b"before"
+    assert list(tmp_path.glob(".octavo-*")) == []
+
+
+def test_a_full_disk_leaves_the_older_file(
+    save: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    file = tmp_path / "answers.npz"
+    file.write_bytes(b"before")
+    assert "No space left on device" in save(file, FP32).err
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.glob(".octavo-*")) == []
 
 
 def test_a_file_that_cannot_be_saved_is_told(save: Callable[..., Any], tmp_path: Path) -> None:
