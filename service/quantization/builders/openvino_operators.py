@@ -34,11 +34,22 @@ def write_operators(model: ModelProto) -> ModelProto:
 
 
 def _wanted_opset(model: ModelProto) -> int:
+    """The opset that says what is meant so that OpenVINO reads it; 0 where the graph's own does."""
     opset = opset_of(model)
-    kinds = {node.op_type for node in nodes_of(model)}
-    if 13 <= opset < 18 and kinds & _AXES_UNSEEN:
+    if 13 <= opset < 18 and any(node.op_type in _AXES_UNSEEN for node in nodes_of(model)):
         return 18
-    return 13 if opset in (11, 12) and "Softmax" in kinds else 0
+    if opset not in (11, 12) or all(node.op_type != "Softmax" for node in nodes_of(model)):
+        return 0
+    shapes = tensor_shapes(model)
+    return 13 if any(_is_over_several_axes(node, shapes) for node in nodes_of(model)) else 0
+
+
+def _is_over_several_axes(node: NodeProto, shapes: Shapes) -> bool:
+    """Whether it is a Softmax of an old opset over its axis and all behind it, as far as can be told."""
+    if node.op_type != "Softmax":
+        return False
+    axis: int = attribute(node, "axis", 1)
+    return axis != -1 and axis + 1 != len(shapes.get(node.input[0], ()))
 
 
 def _with_stated_padding(model: ModelProto) -> ModelProto:

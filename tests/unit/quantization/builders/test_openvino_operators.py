@@ -102,6 +102,11 @@ def test_what_cannot_be_said_otherwise_is_left_alone() -> None:
 
 
 def test_a_graph_without_such_an_operator_keeps_its_opset() -> None:
-    model = network(helper.make_node("ReduceMean", ["x"], ["y"], "it", axes=[1]), 13)
-    assert write_operators(model) is model
+    for node, opset in (
+        (helper.make_node("ReduceMean", ["x"], ["y"], "it", axes=[1]), 13),
+        (helper.make_node("Softmax", ["x"], ["y"], "it", axis=-1), 12),
+        (helper.make_node("Softmax", ["x"], ["y"], "it", axis=3), 11),
+    ):
+        model = network(node, opset)
+        assert write_operators(model) is model
     assert opset_of(write_operators(network(helper.make_node("ReduceL1", ["x"], ["y"], "it", axes=[1]), 13))) == 18
