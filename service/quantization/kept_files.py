@@ -4,8 +4,9 @@ from __future__ import annotations
 
 # What calibration has seen of a model on some rows.
 CALIBRATION = "calibration.npz"
-# Grows when the meaning of that file or of its histograms changes, so that no older one is taken for it.
-LAYOUT = 1
+# Grows when the meaning of that file or of its histograms changes, or which tensors of a graph it tells of, so that no
+# older one is taken for it.
+LAYOUT = 2
 # What timing kernels on a GPU has shown, and its place in a job's folder: the one runtime that times when it builds.
 TIMING_CACHE = "timing.cache"
 TIMINGS = f"tensorrt/{TIMING_CACHE}"

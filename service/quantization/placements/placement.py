@@ -67,7 +67,7 @@ def float_precision(node: NodeProto, graph: Graph, kept_by: str | None, reason: 
     precision = _FLOATS.get(made, made)
     if kept_by is not None:
         reason = f"kept in floating point by keep_float {kept_by!r}"
-    elif precision not in _FLOATS.values():
+    elif precision not in (*_FLOATS.values(), "unknown"):
         reason = "works on shapes or integers"
     return OperatorPrecision(node.name, node.op_type, precision, reason)
 

@@ -1,4 +1,4 @@
-"""States in a graph the types that ONNX's own inference leaves open: those behind operators of com.microsoft."""
+"""States in a graph the types that ONNX infers none of: behind operators of com.microsoft, and most of ai.onnx.ml."""
 
 from __future__ import annotations
 

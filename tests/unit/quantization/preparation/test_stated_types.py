@@ -1,4 +1,4 @@
-"""What stands behind an operator of ONNX Runtime's own domain is quantized as everything else."""
+"""What stands behind an operator whose types ONNX does not infer is quantized as everything else."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from service.quantization.graphs.graph import Graph
 from service.quantization.placements.onnxruntime import place
 from service.quantization.preparation.preparation import LOWEST_OPSET, prepare
 from service.quantization.preparation.stated_types import state_types
-from tests.unit.quantization.int8 import run
-from tests.unit.quantization.small_models import model_of, saved, value
+from tests.unit.quantization.int8 import quantize, run
+from tests.unit.quantization.small_models import fp32, model_of, saved, value
 
 ROWS = {"x": np.random.default_rng(1).normal(0, 1, (6, 8)).astype(np.float32)}
 
@@ -33,6 +33,21 @@ def feed_forward(gate: str = "FastGelu") -> ModelProto:
         helper.make_node("MatMul", ["less", "v"], ["scores"], "second"),
     ]
     return model_of(nodes, [value("x", ("n", 8))], [value("scores", ("n", 4))], weights)
+
+
+def scaled() -> ModelProto:
+    """Columns that are scaled, multiplied and added to, as scikit-learn's pipelines begin: FP32 [n, 8] to [n, 3]."""
+    weights = np.random.default_rng(4).normal(0, 1, (8, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Scaler", ["x"], ["s"], "scale", domain="ai.onnx.ml", offset=[1.0] * 8, scale=[0.5] * 8),
+        helper.make_node("MatMul", ["s", "w"], ["m"], "multiply"),
+        helper.make_node("Add", ["m", "b"], ["y"], "add"),
+        helper.make_node("ArgMax", ["y"], ["best"], "argmax", axis=1, keepdims=0),
+        helper.make_node("ArrayFeatureExtractor", ["classes", "best"], ["label"], "pick", domain="ai.onnx.ml"),
+    ]
+    constants = {"w": weights, "b": fp32([[1, 2, 3]]), "classes": np.array([3, 5, 7], np.int32)}
+    outputs = [value("y", ("n", 3)), value("label", (1, "n"), TensorProto.INT32)]
+    return model_of(nodes, [value("x", ("n", 8))], outputs, constants)
 
 
 def prepared(folder: Path) -> ModelProto:
@@ -56,6 +71,13 @@ def test_an_fp16_graph_around_a_runtimes_own_operator_answers_as_the_upload(tmp_
     meant = run(feed_forward(), ROWS, tmp_path)["scores"]
     given = run(emit_half(prepared(tmp_path), (), "fp16"), ROWS, tmp_path)["scores"]
     assert np.allclose(meant, given, rtol=0.02, atol=0.02)
+
+
+def test_a_pipeline_that_scales_its_columns_first_runs_in_int8(tmp_path: Path) -> None:
+    emitted, plan = quantize(scaled(), ROWS, tmp_path)
+    assert "INT8" in {operator.precision for operator in plan.operators}
+    meant, given = (run(model, ROWS, tmp_path)["y"] for model in (scaled(), emitted))
+    assert np.abs(meant - given).max() < np.abs(meant).max() * 0.05
 
 
 def test_types_and_axes_are_stated_of_what_was_open_alone() -> None:
