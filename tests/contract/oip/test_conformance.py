@@ -90,6 +90,15 @@ def test_a_golden_answer_with_another_number_status_or_framing_is_noticed() -> N
             compare(other, recorded)
 
 
+def test_a_golden_answer_of_another_engine_is_skipped_and_says_so() -> None:
+    recorded = parsed(Path(__file__).with_name("vectors").joinpath("flat-json.response").read_bytes())
+    told = recorded.json
+    told["parameters"]["variant"] = "int8-onnxruntime"
+    told["outputs"][0]["data"][0] += 1
+    with pytest.raises(NotOffered, match="int8-onnxruntime answers"):
+        compare(recorded.__class__(200, recorded.headers, json.dumps(told).encode()), recorded)
+
+
 def test_a_row_that_the_server_does_not_claim_is_skipped_and_says_so(target: Target) -> None:
     def unclaimed(asked: Target) -> None:
         asked.needs("sequence")
