@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service import errors
 from service.settings import Settings, read_settings
 from tests.metric_families import Family, declared_families
 
@@ -218,6 +219,17 @@ def test_a_query_names_series_and_labels_that_exist(where: str, query: str, fami
     grouped = {label.strip() for group in re.findall(r"\bby \(([^)]*)\)", query) for label in group.split(",")}
     matched = set(re.findall(r"[{,]\s*(\w+)\s*(?:=~|!~|!=|=)", query))
     assert grouped | matched <= labels
+
+
+def test_the_alerts_know_every_code_of_a_request_that_is_turned_away_or_failed() -> None:
+    outcomes = {where: re.findall(r'outcome=~"([^"]*)"', query) for where, query in queries()}
+    turned_away: set[type[errors.OctavoError]] = {errors.Unavailable, *errors.Unavailable.__subclasses__()}
+    turned_away.add(errors.NoReadyVersion)
+    # Only uploads and jobs write to the store.
+    turned_away -= {errors.StoreUnavailable, errors.StorageFull}
+    failed: set[type[errors.OctavoError]] = {errors.OctavoError, errors.EngineFailed, errors.DeviceFailed}
+    for alert, kinds in (("OctavoRejectsRequests", turned_away), ("OctavoEngineFails", failed)):
+        assert set(outcomes[alert][0].split("|")) == {kind.code for kind in kinds}
 
 
 def test_every_metric_has_a_place_on_the_dashboard(families: dict[str, Family]) -> None:
