@@ -29,13 +29,13 @@ class ErrorBody(Body):
 
 
 _STATUSES = {
-    400: "The request is not well formed.",
+    400: "The request is wrong; the message says how.",
     404: "No such model, version, dataset, job or variant.",
     409: "The right request in the wrong state.",
     413: "The request is too large.",
     422: "A value is wrong; the message names it.",
-    429: "As many jobs wait as may.",
-    500: "The engine could not be loaded.",
+    429: "As much waits as may, or a timeout cannot be met; try again after the seconds in Retry-After.",
+    500: "The engine could not be loaded, or could not answer.",
     501: "Known to the protocol, not offered here.",
     503: "Try again later.",
     507: "No storage is left.",

@@ -26,7 +26,12 @@ def metadata_router(router: Router, ready: Callable[[], bool]) -> APIRouter:
     async def read_live() -> Response:
         return Response()
 
-    @routes.get("/health/ready", summary="Whether the server answers inference", response_class=Response)
+    @routes.get(
+        "/health/ready",
+        summary="Whether the server answers inference",
+        response_class=Response,
+        responses=errors(400, 503),
+    )
     async def read_ready() -> Response:
         if router.stopping:
             raise Stopping("Server is stopping; send requests elsewhere")

@@ -45,6 +45,19 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield schema
 
 
+def test_every_error_of_the_whole_document_has_the_one_form(document: Any) -> None:
+    found = {
+        f"{method} {path} {status}": answer["content"]["application/json"]["schema"]
+        for path, operations in document.raw_schema["paths"].items()
+        for method, operation in operations.items()
+        for status, answer in operation["responses"].items()
+        if not status.startswith("2")
+    }
+    assert "get /v2/health/ready 400" in found
+    assert {name for name, schema in found.items() if schema != {"$ref": "#/components/schemas/ErrorBody"}} == set()
+    assert not {"HTTPValidationError", "ValidationError"} & set(document.raw_schema["components"]["schemas"])
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 def test_every_operation_answers_as_documented(document: Any, mode: GenerationMode) -> None:
