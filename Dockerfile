@@ -2,9 +2,8 @@
 # Octavo as two images of one source, built from the repository's root:
 #   docker build --target cpu --tag octavo:cpu .
 #   docker build --target gpu --tag octavo:gpu .
-#   docker run --init --hostname octavo --publish 127.0.0.1:8000:8000 \
-#     --publish 127.0.0.1:8001:8001 --volume octavo:/data octavo:cpu
-# Keep the host's name: a worker goes by it, and takes up its unfinished jobs only under the same name.
+#   docker run --init --publish 127.0.0.1:8000:8000 --publish 127.0.0.1:8001:8001 \
+#     --volume octavo:/data octavo:cpu
 # Every package is pinned with its hash in requirements/. Build tools stay in the build stages.
 
 # ---- gpu: TensorRT and ONNX Runtime for CUDA 13; pycuda is compiled here, against this image's CUDA ----
