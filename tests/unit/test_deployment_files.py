@@ -194,6 +194,15 @@ def test_kubernetes_runs_both_processes_with_settings_that_exist_and_without_rig
     assert all(isinstance(value, str) for value in shared.values())
 
 
+def test_kubernetes_measures_engines_with_the_threads_that_serve_them() -> None:
+    for process in PROCESSES:
+        (pod, *_) = documents(DEPLOY / "kubernetes" / f"{process}.yaml")
+        container = pod["spec"]["template"]["spec"]["containers"][0]
+        assert "OCTAVO_ENGINE_THREADS" not in {entry["name"] for entry in container.get("env", [])}
+        shared = documents(DEPLOY / "kubernetes" / "configmap.yaml")[0]["data"]
+        assert container["resources"]["requests"]["cpu"] == shared["OCTAVO_ENGINE_THREADS"]
+
+
 # ---- Prometheus and Grafana ----
 
 
