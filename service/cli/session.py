@@ -22,7 +22,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _PIPED_COLUMNS = 160
 
 ServerUrl = Annotated[str, typer.Option("--url", envvar="OCTAVO_URL", help="Address of the server.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors but of usage too.")]
 
 
 class Terminal:
