@@ -104,4 +104,6 @@ class Lease:
         if self.rows.strike_off(row):
             self.jobs.release(row.id)
             self.rows.remove(row.id)
-            _log.warning("a worker is gone; its unfinished jobs are queued again", extra={"gone": row.id})
+            # Who signed off did what it was told.
+            level = logging.INFO if row.signed_off else logging.WARNING
+            _log.log(level, "a worker is gone; its unfinished jobs are queued again", extra={"gone": row.id})

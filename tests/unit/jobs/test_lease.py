@@ -77,12 +77,15 @@ def test_another_workers_longer_lease_is_honoured(rows: WorkerRegistry, tmp_path
     assert jobs.released == ["slow"]
 
 
-def test_a_worker_that_signed_off_is_replaced_at_once(rows: WorkerRegistry, tmp_path: Path) -> None:
+def test_a_worker_that_signed_off_is_replaced_at_once_and_warned_of_by_nobody(
+    rows: WorkerRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     jobs = _Jobs()
     a, gone = (_worker(name, rows, jobs, tmp_path / name) for name in ("a", "gone"))
     gone.end()
     a.look()
     assert jobs.released == ["gone"]
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_a_worker_that_died_on_the_same_folder_is_replaced_at_once(rows: WorkerRegistry, tmp_path: Path) -> None:
