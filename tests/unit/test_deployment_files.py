@@ -203,6 +203,16 @@ def test_kubernetes_measures_engines_with_the_threads_that_serve_them() -> None:
         assert container["resources"]["requests"]["cpu"] == shared["OCTAVO_ENGINE_THREADS"]
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_stage_or_a_check_of_an_upload_fits_into_its_container(process: str) -> None:
+    (pod, *_) = documents(DEPLOY / "kubernetes" / f"{process}.yaml")
+    container = pod["spec"]["template"]["spec"]["containers"][0]
+    shared = documents(DEPLOY / "kubernetes" / "configmap.yaml")[0]["data"]
+    values = shared | {entry["name"]: entry["value"] for entry in container.get("env", [])}
+    limit = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+    assert int(values["OCTAVO_STAGE_MEMORY_BYTES"]) < limit
+
+
 # ---- Prometheus and Grafana ----
 
 
