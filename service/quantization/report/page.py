@@ -134,7 +134,7 @@ def _comparison(report: dict[str, Any]) -> str:
         for key in ("p50", "p99"):
             pair = before[f"{key}_seconds"], after[f"{key}_seconds"]
             shown = (f"{seconds * 1000:.3f}" for seconds in pair)
-            rows.append((f"ms {key}, batch {size}", *shown, f"{pair[0] / pair[1]:.2f}x faster"))
+            rows.append((f"ms {key}, batch {size}", *shown, f"{pair[0] / pair[1]:.2f}x the speed"))
         speeds = before["rows_per_second"], after["rows_per_second"]
         rows.append((f"rows/s, batch {size}", f"{speeds[0]:.0f}", f"{speeds[1]:.0f}", f"{speeds[1] / speeds[0]:.2f}x"))
     return table(("", "reference", "engine", "loss or ratio"), rows)

@@ -62,7 +62,7 @@ def test_no_string_of_the_report_becomes_markup() -> None:
 
 def test_the_page_says_the_verdict_the_loss_and_the_reasons() -> None:
     text = " ".join(read(render_page(figures())).text)
-    for words in ("rejected", "top1 went from 0.99 to 0.98", "0.0101 [0.0000, 0.0200]", "2.00x faster", "0.50x",
+    for words in ("rejected", "top1 went from 0.99 to 0.98", "0.0101 [0.0000, 0.0200]", "2.00x the speed", "0.50x",
                   "QLinearConv", "(fused)", "r2", "too much", "unknown", "none",
                   "loss of top1, budget 0.01", "1.88x", "75.0% weight rounding", "21.5", "12.50%", "BROKEN", "87.5% of",
                   "not judged", "weight rounding, unfused", "b2.3", "bias correction", "17.5", "off"):  # fmt: skip
