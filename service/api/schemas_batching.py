@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from service.api.schemas_requests import WHOLE, RequestBody
+from service.api.schemas_requests import WHOLE, RequestBody, shown_as
 from service.domain.batching import MAX_PRIORITY_LEVELS, Batching
 
 _MAX_ROWS = 2**20
@@ -40,6 +40,8 @@ class PaddingBody(RequestBody):
 
 class BatchingBody(RequestBody):
     """Every field has a default, and null leaves it to the server's settings."""
+
+    model_config = shown_as({"preferred_batch_rows": [8, 16], "batch_delay_seconds": 0.002, "timeout_seconds": 0.5})
 
     max_batch_rows: Annotated[
         _Rows | None, Field(description="Rows in one batch and one request at most; what the engine takes bounds it.")

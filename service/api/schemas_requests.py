@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -56,6 +56,11 @@ class RequestBody(BaseModel):
     """What callers send: every field known, of its own JSON type, and in bounds."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def shown_as(example: dict[str, Any]) -> ConfigDict:
+    """Settings of a body whose schema shows this example, as a page made from the document does."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class CalibrationBody(RequestBody):
@@ -164,6 +169,17 @@ class BudgetBody(RequestBody):
 class QuantizeBody(RequestBody):
     """A build asked for. The version defaults to the newest, and every other field but `model` has a default."""
 
+    model_config = shown_as(
+        {
+            "model": "digits",
+            "recipe": {"precision": "int8"},
+            "calibration": "rows",
+            "validation": "unseen",
+            "budget": {"metric": "top1", "max_loss": 0.01},
+            "deploy": "promote",
+        }
+    )
+
     model: ModelName
     version: Annotated[int, Field(ge=1, le=MAX_VERSION), WHOLE] | None = None
     recipe: RecipeBody = RecipeBody()
@@ -186,6 +202,14 @@ class CanaryBody(RequestBody):
 
 class DeploymentBody(RequestBody):
     """Which variants answer, if it is loaded. Answers carry the same fields, so one can be sent back as it is."""
+
+    model_config = shown_as(
+        {
+            "version": 1,
+            "stable": {"variant": "fp32-onnxruntime"},
+            "canary": {"variant": "int8-onnxruntime", "weight": 10},
+        }
+    )
 
     version: Annotated[int, Field(ge=1, le=MAX_VERSION), WHOLE]
     stable: RouteBody

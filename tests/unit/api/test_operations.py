@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -9,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.dependencies import Services
+from service.api.schemas_batching import BatchingBody
+from service.api.schemas_requests import DeploymentBody, QuantizeBody
 from service.errors import Unavailable
 from service.registry.database import Database
 from service.registry.jobs import JobRegistry
@@ -152,3 +155,11 @@ def test_the_bounds_of_numbers_are_in_the_openapi_document(client: httpx.Client)
     assert (rows["type"], rows["minimum"], rows["maximum"]) == ("integer", 1, 100_000)
     weight = schemas["CanaryBody"]["properties"]["weight"]
     assert (weight["type"], weight["minimum"], weight["maximum"]) == ("integer", 0, 100)
+
+
+def test_the_document_shows_a_body_that_is_taken_for_each_request_that_has_one() -> None:
+    for body in (QuantizeBody, DeploymentBody, BatchingBody):
+        (example,) = body.model_json_schema()["examples"]
+        assert body.model_validate_json(json.dumps(example)).model_fields_set == example.keys()
+        with pytest.raises(ValueError, match="Extra inputs"):
+            body.model_validate_json(json.dumps(example | {"another": 1}))
