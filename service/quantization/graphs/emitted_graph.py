@@ -15,6 +15,7 @@ from service.quantization.graphs.graph import Graph
 
 Floats = npt.NDArray[np.float64]
 _PASSED_ON = frozenset({"Cast", "Identity"})
+_HALVES = ("FLOAT16", "BFLOAT16")
 LOCAL = "emitted/"
 # These give values of their input: on its very grid they round nothing.
 _MOVERS = frozenset(
@@ -117,14 +118,24 @@ class EmittedGraph:
 
     def _local_nodes(self) -> list[NodeProto]:
         nodes = [self._renamed(node, {}) for node in self.graph.nodes if node.output[0] in self.constant]
+        fed_as: dict[str, NodeProto] = {}
         for step in self.steps():
             if step.node is not None:
-                read = {name: self.float_of[name] for name in step.node.input if name in self.float_of}
+                read = {name: self._fed(name, fed_as) for name in step.node.input if name in self.float_of}
                 nodes.append(self._renamed(step.node, read))
             if step.pair is not None:
                 fed = {} if step.node is not None else {step.made: step.tensor}
                 nodes += [self._renamed(step.pair.quantize, fed), self._renamed(step.pair.dequantize, {})]
-        return nodes
+        return [*fed_as.values(), *nodes]
+
+    def _fed(self, name: str, fed_as: dict[str, NodeProto]) -> str:
+        """The float graph's tensor for this one, in its type: behind a Cast in `fed_as` where it is in half."""
+        source, kind = self.float_of[name], self.graph.type_name(name)
+        if kind not in _HALVES or self.original.type_name(source) == kind:
+            return source
+        made = f"{LOCAL}{name}/fed"
+        fed_as[made] = helper.make_node("Cast", [source], [made], made, to=TensorProto.DataType.Value(kind))
+        return made
 
     @staticmethod
     def _renamed(node: NodeProto, read: dict[str, str]) -> NodeProto:

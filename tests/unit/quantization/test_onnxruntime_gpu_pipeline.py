@@ -78,6 +78,8 @@ def test_the_report_says_that_cuda_computes_int8_graphs_in_floating_point(task: 
     assert not any(entry["predicted"] or entry["executed"] for entry in report["lint"])
     assert report["speed"]["speedup"] is None
     assert "no integer kernel behind Q/DQ pairs" in json.dumps(report["lint"])
+    # Each operator's part is told, with FP16 around it.
+    assert report["waterfall"]["operators"]
 
 
 def test_what_stands_around_int8_may_be_fp32(task: PipelineTask) -> None:

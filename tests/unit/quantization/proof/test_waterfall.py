@@ -13,7 +13,9 @@ from onnx import ModelProto, helper
 from service.domain.recipe import Calibration, Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.quantization.data.rows import Array, Feed, Rows
+from service.quantization.emitters.tensorrt import emit_tensorrt, plan_in_half
 from service.quantization.graphs.emitted_graph import EmittedGraph
+from service.quantization.graphs.graph import Graph
 from service.quantization.measures.simulation import simulated
 from service.quantization.proof.step_figures import StepFigures
 from service.quantization.proof.waterfall import Waterfall, explain, kernels_differ
@@ -55,11 +57,17 @@ def test_every_quantized_operator_stands_in_the_graphs_order_with_its_own_and_th
     assert found["head"]["accumulated_sqnr_db"] < found["x"]["accumulated_sqnr_db"]
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
-def test_every_runtimes_graph_is_read(tmp_path: Path, runtime: str) -> None:
+@pytest.mark.parametrize(
+    ("runtime", "around"), [("onnxruntime", "fp32"), ("openvino", "fp32"), ("tensorrt", "fp32"), ("tensorrt", "fp16")]
+)
+def test_every_runtimes_graph_is_read(tmp_path: Path, runtime: str, around: str) -> None:
     rows = images(32)
     recipe = Recipe(calibration=Calibration("minmax"))
     emitted, plan = quantize(classifier(), {"x": rows}, tmp_path, recipe, runtime=runtime)
+    if around == "fp16":
+        graph = Graph.load(tmp_path / "prepared.onnx")
+        plan = plan_in_half(plan, graph, (), around)
+        emitted = emit_tensorrt(graph.model, plan, around)
     path = saved(emitted, tmp_path / "emitted.onnx")
     feed = Feed.of(Rows("validation", {"x": rows}, None), OnnxRuntimeEngine.load(path, 1).inputs)
     found = {
