@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service import metrics
-from service.api.operations import JobMetrics
+from service.api.job_metrics import JobMetrics
 from service.jobs.queue import JobQueue
 from service.registry.database import Database
 from service.registry.schema import migrate

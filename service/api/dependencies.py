@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from starlette.routing import BaseRoute
 
 from service.api.content import Content
+from service.api.job_metrics import JobScrapes
 from service.domain.engine import Fingerprint
 from service.domain.limits import StageLimits, UploadLimits
 from service.jobs.queue import JobQueue
@@ -64,6 +65,7 @@ class Services:
     run_task: RunTask = run_in_sandbox
     # This server's, in Prometheus' text: of all its processes.
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
+    job_scrapes: JobScrapes = field(default_factory=JobScrapes)
     # Ready-made routes of the inference half, added to the app as they are.
     routes: Sequence[BaseRoute] = ()
     # What engines must have been proven on; None where that is not asked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Event
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from service.registry.database import Database
 from service.registry.jobs import JobRegistry
 from tests.samples import quantize_request
 from tests.uploading import refusal
+from tests.waiting import wait_until
 
 
 def samples(client: httpx.Client, family: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -63,6 +65,28 @@ def test_metrics_are_answered_while_the_database_is_away(
     assert answer.status_code == 200
     assert "octavo_jobs{" not in answer.text
     assert "octavo_http_requests_total" in answer.text
+
+
+def test_metrics_are_answered_while_the_database_hangs_and_one_thread_waits_for_it(
+    client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, goes_on = [], Event()
+
+    def hang() -> dict[tuple[str, str], int]:
+        asked.append(1)
+        goes_on.wait(30)
+        return {}
+
+    monkeypatch.setattr(services.jobs, "counts", hang)
+    try:
+        for _ in range(2):
+            answer = client.get("/metrics", timeout=5)
+            assert "octavo_jobs{" not in answer.text
+            assert "octavo_http_requests_total" in answer.text
+        assert len(asked) == 1
+    finally:
+        goes_on.set()
+    wait_until(lambda: "octavo_jobs{" in client.get("/metrics").text)
 
 
 def test_answers_are_counted_by_route_and_never_by_the_callers_path(client: httpx.Client) -> None:
