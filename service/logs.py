@@ -104,5 +104,8 @@ def set_up_logging(level: str, **fields: object) -> None:
     root.handlers[:] = [handler]
     least = logging.getLevelNamesMapping()[level]
     LEVELS.now = Levels(least <= logging.INFO, least <= logging.WARNING, True, int(least <= logging.DEBUG))
+    # A logger without a handler gets one of DBOS's own from it, which writes plain text.
+    durable = logging.getLogger("dbos")
+    durable.handlers[:], durable.propagate = [logging.NullHandler()], True
     for chatty in ("alembic", "dbos", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from dbos import DBOS
 
 from service.logs import LEVELS, JsonFormatter, Levels, log_context, set_up_logging
 
@@ -71,3 +73,16 @@ def test_each_level_is_logged_or_not_by_itself(root: logging.Logger, capsys: pyt
     assert levels == ["INFO", "ERROR"]
     LEVELS.now = Levels(False, False, False, 0)
     assert not log.isEnabledFor(logging.CRITICAL)
+
+
+def test_the_library_of_the_durable_workflows_writes_json_lines_too(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    set_up_logging("INFO")
+    DBOS(config={"name": "test", "system_database_url": f"sqlite:///{tmp_path / 'jobs.db'}", "enable_otlp": False})
+    try:
+        logging.getLogger("dbos").warning("the database\nis away")
+    finally:
+        DBOS.destroy()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert ("dbos", "the database\nis away") in [(line["logger"], line["message"]) for line in lines]
