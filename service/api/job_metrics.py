@@ -1,4 +1,4 @@
-"""The metrics of the whole installation's jobs, read from their rows at each scrape: every server answers the same."""
+"""The metrics of the whole installation's jobs and workers, read at each scrape: every server answers the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class JobMetrics(Collector):
-    """Job counts and durations."""
+    """Job counts and durations, and the workers that live."""
 
     def __init__(self, jobs: JobQueue) -> None:
         self._jobs = jobs
@@ -42,6 +42,7 @@ class JobMetrics(Collector):
             bounds = zip(map(str, JOB_SECONDS_BUCKETS), under, strict=True)
             histogram.add_metric(labels, [*bounds, ("+Inf", number)], total)
         yield gauge
+        yield GaugeMetricFamily("octavo_workers", "Workers that live.", value=self._jobs.living_workers())
         yield histogram
 
 

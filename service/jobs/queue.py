@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from service.domain.job import FINISHED, Job
 from service.domain.recipe import QuantizeRequest
 from service.errors import Conflict, QueueFull
+from service.jobs.living_workers import LivingWorkers
 from service.registry.database import Database
 from service.registry.jobs import JobRegistry, job_of_row, new_job_values
 from service.registry.tables import IDEMPOTENCY_KEYS, JOBS
+from service.registry.workers import WorkerRegistry
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -32,7 +34,7 @@ class Key(NamedTuple):
 
 
 class JobQueue:
-    """The callers' end of the queue. Thread-safe."""
+    """The callers' end of the queue. Thread-safe, but for `living_workers`."""
 
     def __init__(self, database: Database, max_unfinished: int) -> None:
         self._database = database
@@ -42,6 +44,7 @@ class JobQueue:
         self.list = self._rows.list
         self.counts = self._rows.counts
         self.durations = self._rows.durations
+        self.living_workers = LivingWorkers(WorkerRegistry(database)).count
 
     @cached_property
     def _client(self) -> DBOSClient:

@@ -25,6 +25,11 @@ class WorkerRow:
     lease_seconds: float
 
     @property
+    def lives(self) -> bool:
+        """Whether it has neither signed off nor been struck off."""
+        return self.beat >= 0
+
+    @property
     def signed_off(self) -> bool:
         return self.beat == _SIGNED_OFF
 

@@ -16,6 +16,7 @@ from service.api.schemas_requests import DeploymentBody, QuantizeBody
 from service.errors import Unavailable
 from service.registry.database import Database
 from service.registry.jobs import JobRegistry
+from service.registry.workers import WorkerRegistry
 from tests.samples import quantize_request
 from tests.uploading import refusal
 from tests.waiting import wait_until
@@ -41,6 +42,12 @@ def test_jobs_are_counted_by_state(client: httpx.Client, services: Services, dat
     JobRegistry(database).begin(job.id)
     found = {labels[1][1]: value for (_, labels), value in samples(client, "octavo_jobs").items()}
     assert found == {"queued": 1, "running": 1, "succeeded": 0, "rejected": 0, "failed": 0, "cancelled": 0}
+
+
+def test_workers_that_live_are_counted(client: httpx.Client, database: Database) -> None:
+    assert samples(client, "octavo_workers") == {("octavo_workers", ()): 0}
+    WorkerRegistry(database).sign_on("a", 60.0)
+    assert samples(client, "octavo_workers") == {("octavo_workers", ()): 1}
 
 
 def test_job_durations_are_a_histogram(client: httpx.Client, services: Services, database: Database) -> None:
