@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     processes: Annotated[int, Field(gt=0, le=MAX_PROCESSES)] = Field(
         1, description="Serving processes that share the ports, each with every engine."
     )
-    engine_threads: PositiveInt = Field(
+    engine_threads: Annotated[int, Field(gt=0, le=1024)] = Field(
         # Half of the host, shared out: processes that each took it would wait for one another.
         default_factory=lambda fields: max(1, (os.cpu_count() or 2) // 2 // fields["processes"]),
         description="Intra-op threads of a CPU engine.",
@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     max_queued_jobs: PositiveInt = Field(1000, description="Jobs that may be waiting or running at once.")
     job_concurrency: PositiveInt = Field(1, description="Jobs that one worker runs at once.")
     stage_time_seconds: PositiveFloat = Field(3600.0, description="Wall time that one stage of a job may take.")
-    stage_memory_bytes: PositiveInt = Field(16384 * MIB, description="Private memory of one stage's process.")
+    stage_memory_bytes: Annotated[int, Field(ge=128 * MIB, le=2**63 - 1)] = Field(
+        16384 * MIB, description="Private memory of one stage's process."
+    )
     worker_lease_seconds: Annotated[float, Field(ge=3, le=3600)] = Field(
         60.0, description="How long a worker may be silent before others take its jobs over."
     )
@@ -85,7 +87,9 @@ class Settings(BaseSettings):
         60.0, description="How long a process under a supervisor may give no sign of life before it is restarted."
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log level.")
-    drain_seconds: PositiveFloat = Field(30.0, description="Longest wait for requests in flight at shutdown.")
+    drain_seconds: Annotated[float, Field(gt=0, le=86400)] = Field(
+        30.0, description="Longest wait for requests in flight at shutdown."
+    )
 
     @field_validator("database_url")
     @classmethod
