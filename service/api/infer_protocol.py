@@ -233,7 +233,7 @@ class InferProtocol(GuardedProtocol):
         try:
             reply = self.endpoint.reply(exchange, answer.result())
         except asyncio.CancelledError:
-            return
+            return self.endpoint.left(exchange)
         except Exception as failure:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             reply = self.endpoint.refusal(exchange, failure)
         self._write(cycle, reply)

@@ -156,6 +156,11 @@ class InferenceEndpoint:
             reply.head += f"{name.lower()}: {value}\r\n".encode()
         return reply
 
+    def left(self, exchange: Exchange) -> None:
+        """Records that nobody waits for the answer; a caller that left before its body's end made no request."""
+        if exchange.submitted is not None:
+            exchange.submitted.route.metrics.record_left()
+
     def _record_failure(self, exchange: Exchange, code: str) -> None:
         metrics = request_metrics(self._router, exchange.target, exchange.submitted)
         metrics.record_failure(code, self._clock() - exchange.began)
@@ -171,7 +176,7 @@ class InferenceEndpoint:
             if coding is not None:
                 reply = await _compressed(reply, coding)
         except ClientLeft:
-            return
+            return self.left(exchange)
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             reply = self.refusal(exchange, error)
         await _send(send, reply)

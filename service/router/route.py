@@ -17,6 +17,8 @@ class RunCount:
 
 
 Labels = tuple[str, str, str, str]
+# Beside ok the one outcome that is no error's code: there is nobody to tell it.
+CALLER_LEFT = "caller_left"
 
 
 class RouteMetrics:
@@ -64,6 +66,10 @@ class RouteMetrics:
         REQUESTS.labels(*self.labels, code).value += 1
         self.failures.runs += 1
         self.failures.seconds += seconds
+
+    def record_left(self) -> None:
+        """A caller that left before its answer: nothing was answered, so nothing took its time."""
+        REQUESTS.labels(*self.labels, CALLER_LEFT).value += 1
 
 
 # By model and version, then by variant and route.

@@ -5,6 +5,7 @@ Records each request under the series that HTTP counts its own in.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,12 +88,20 @@ class Inference:
         request_metrics(self._router, target, call.submitted).record_failure(refusal.code, self._clock() - call.began)
         return refusal
 
+    def left(self, call: Call) -> None:
+        """Records that nobody waits for the answer."""
+        if call.submitted is not None:
+            call.submitted.route.metrics.record_left()
+
     async def infer(self, message: bytes, context: Context) -> bytes:
         """The method itself. gRPC cancels it where the caller leaves or its deadline passes."""
         call = self.call()
         try:
             result = await self.submit(call, message, context.time_remaining())
             return b"".join(self.respond(call, result))
+        except asyncio.CancelledError:
+            self.left(call)
+            raise
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             refusal = self.refuse(call, error)
         await context.abort(refusal.status, refusal.message, refusal.metadata)

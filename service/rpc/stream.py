@@ -146,7 +146,7 @@ class Stream:
         self._answers.discard(answer)
         self._release(size)
         if answer.cancelled():
-            return
+            return self._inference.left(call)
         error = answer.exception()
         try:
             if error is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.metrics import REGISTRY
 from service.rpc.inference import Inference
 from service.rpc.queries import Queries
 from service.rpc.server import GrpcServer
@@ -53,3 +54,9 @@ def running(folder: Path, migrated: Path) -> Iterator[GrpcServing]:
         yield serving
     finally:
         serving.stop()
+
+
+def outcomes(code: str) -> float:
+    """How many requests of the fake model ended so."""
+    labels = {"model": "fake", "version": "1", "variant": "fp32-onnxruntime", "route": "stable", "outcome": code}
+    return REGISTRY.get_sample_value("octavo_requests_total", labels) or 0.0

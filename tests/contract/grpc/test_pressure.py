@@ -11,9 +11,8 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from service.metrics import REGISTRY
 from service.rpc.request import HeadReader
-from tests.contract.grpc.serving import GrpcServing, running
+from tests.contract.grpc.serving import GrpcServing, outcomes, running
 from tests.contract.grpc.tensors import ANSWER, Call, fake_row, one_input
 from tests.contract.oip.serving import LIMITS
 from tests.waiting import wait_until
@@ -31,12 +30,8 @@ def occupied(serving: GrpcServing, client: Any) -> Call:
     return call
 
 
-def outcomes(code: str) -> float:
-    labels = {"model": "fake", "version": "1", "variant": "fp32-onnxruntime", "route": "stable", "outcome": code}
-    return REGISTRY.get_sample_value("octavo_requests_total", labels) or 0.0
-
-
-def test_a_cancelled_call_frees_its_place_and_is_not_run(serving: GrpcServing, client: Any) -> None:
+def test_a_cancelled_call_frees_its_place_and_is_counted_but_not_run(serving: GrpcServing, client: Any) -> None:
+    left = outcomes("caller_left")
     first = occupied(serving, client)
     leaving = Call(client, fake_row(22), "fake")
     wait_until(lambda: queued(serving) == 1)
@@ -48,6 +43,7 @@ def test_a_cancelled_call_frees_its_place_and_is_not_run(serving: GrpcServing, c
     assert first.answer() == [[1]]
     assert staying.answer() == [[3]]
     assert [batch for batch in serving.fake.batches if 22 in batch] == []
+    assert outcomes("caller_left") == left + 1
 
 
 def answers_waiting(serving: GrpcServing) -> bool:

@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from service.rpc import server
 from service.rpc.stream import Streams
-from tests.contract.grpc.serving import GrpcServing, running
+from tests.contract.grpc.serving import GrpcServing, outcomes, running
 from tests.contract.grpc.tensors import ONES, Call, fake_row, one_input
 from tests.contract.oip.serving import LIMITS
 from tests.waiting import wait_until
@@ -148,6 +148,7 @@ def test_a_full_queue_is_told_to_those_that_do_not_fit(serving: GrpcServing, str
 
 @pytest.mark.parametrize("leave", ["cancel", "disconnect"])
 def test_a_caller_that_leaves_frees_the_places_of_its_stream(serving: GrpcServing, leave: str) -> None:
+    left = outcomes("caller_left")
     serving.fake.block()
     leaver = StreamClient(serving.grpc_address)
     leaver.send("runs", fake_row(1), "fake")
@@ -167,6 +168,7 @@ def test_a_caller_that_leaves_frees_the_places_of_its_stream(serving: GrpcServin
     serving.fake.gate.set()
     assert late.answer() == [[5]]
     assert serving.fake.batches[before:] == [[5]]
+    assert outcomes("caller_left") == left + 4
     other.close()
     leaver.client.close()
 

@@ -74,7 +74,11 @@ def test_a_full_queue_answers_429_and_when_to_come_back(serving: Serving, pool: 
     assert answer(post(serving, fake_row(5), "fake")) == 5
 
 
-def test_a_caller_that_leaves_is_not_run_and_the_others_are(serving: Serving, pool: ThreadPoolExecutor) -> None:
+def test_a_caller_that_leaves_is_counted_but_not_run_and_the_others_are(
+    serving: Serving, pool: ThreadPoolExecutor
+) -> None:
+    labels = {"model": "fake", "version": "1", "variant": STABLE, "route": "stable", "outcome": "caller_left"}
+    left = REGISTRY.get_sample_value("octavo_requests_total", labels) or 0
     first = block(serving, pool)
     body = json.dumps(fake_row(7)).encode()
     leaving = socket.create_connection(serving.endpoint_address)
@@ -88,6 +92,7 @@ def test_a_caller_that_leaves_is_not_run_and_the_others_are(serving: Serving, po
     serving.fake.gate.set()
     assert [answer(one.result()) for one in (first, stays)] == [0, 8]
     assert serving.fake.batches[-1] == [8]
+    assert REGISTRY.get_sample_value("octavo_requests_total", labels) == left + 1
 
 
 def test_a_caller_that_leaves_in_the_middle_of_its_body_costs_nothing(serving: Serving) -> None:
