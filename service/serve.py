@@ -40,7 +40,7 @@ from service.jobs.revalidation import Revalidation
 from service.processes.dealing import Dealer
 from service.processes.membership import Membership
 from service.processes.place import Place
-from service.processes.ports import http_refused, shared_sockets
+from service.processes.ports import http_refused, shared_sockets, take_last
 from service.processes.siblings import Siblings
 from service.protocol.following import Following
 from service.protocol.model_loading import ModelLoading
@@ -140,6 +140,7 @@ class Server(uvicorn.Server):
         stopping_grpc = asyncio.create_task(self._stop_grpc())
         if self._dealer is not None:
             await self._dealer.stop()
+        await take_last(self.servers, sockets or [], self._take_connection)
         await super().shutdown(sockets)
         await stopping_grpc
 
@@ -152,11 +153,9 @@ class Server(uvicorn.Server):
         return dealt(self._dealer.hand_on, self._http)
 
     async def _take_connection(self, connection: socket.socket) -> None:
-        """Serves one that came to a sibling, as uvicorn serves those that come here."""
-        state = self.lifespan.state
-        await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: self._http(config=self.config, server_state=self.server_state, app_state=state), connection
-        )
+        """Serves one that uvicorn did not accept, as it serves those that it does."""
+        made = partial(self._http, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        await asyncio.get_running_loop().connect_accepted_socket(made, connection)
 
     def _bind_grpc(self) -> None:
         settings = self._settings

@@ -5,15 +5,18 @@ Linux only: elsewhere SO_REUSEPORT gives all connections to one of them.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from service.errors import InvalidInput
 
+# Who has just connected sends its request at once.
+_READ_SECONDS = 0.1
 _Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
@@ -43,6 +46,40 @@ def shared_sockets(host: str, port: int) -> list[socket.socket]:
         _bind(each, place, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
         sockets.append(each)
     return sockets
+
+
+async def take_last(
+    servers: Sequence[asyncio.Server],
+    sockets: Sequence[socket.socket],
+    take: Callable[[socket.socket], Awaitable[None]],
+) -> None:
+    """Closes what is listened on, `sockets` of the servers' own among it, and hands connections that came until then to
+    `take`: the kernel took them, and would reset them with their requests. Waits a moment for those to be read.
+    """
+    kept = [socket.socket(fileno=os.dup(each.fileno())) for server in servers for each in server.sockets]
+    for server in servers:
+        server.close()
+    for own in sockets:
+        own.close()
+    last = [connection for each in kept for connection in _accepted(each)]
+    for connection in last:
+        try:
+            connection.setblocking(False)
+            await take(connection)
+        except OSError:
+            connection.close()
+    if last:
+        await asyncio.sleep(_READ_SECONDS)
+
+
+def _accepted(listening: socket.socket) -> list[socket.socket]:
+    """All that wait there, which is closed then."""
+    connections = []
+    with listening, suppress(OSError):
+        listening.setblocking(False)
+        while True:
+            connections.append(listening.accept()[0])
+    return connections
 
 
 def http_refused(host: str, port: int, error: OSError) -> InvalidInput:

@@ -1,18 +1,23 @@
-"""What the serving process lends the engines that it loads, and how long it drains."""
+"""What the serving process lends the engines that it loads, and how it stops."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import socket
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import uvicorn
 
 from service import serve
 from service.domain.engine import Fingerprint, Gpu
 from service.engines.runtime_cache import CacheStore
+from service.processes.ports import shared_sockets
 from service.registry.blob_cache import BlobCache
 from service.registry.blobs import Blobs
 from service.registry.database import Database
@@ -42,6 +47,34 @@ def test_an_engines_compiled_kernels_are_kept_in_the_store_under_the_engine_and_
     assert lent(b"engine", HOST).read() == b"kernels"
     assert lent(b"another", HOST).read() is None
     assert lent(b"engine", replace(HOST, gpu=Gpu("RTX 5090", "12.0", "13.1"))).read() is None
+
+
+def test_a_connection_that_came_before_the_stop_is_answered_though_it_was_not_accepted_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_end_without_threads", lambda: None)
+    database = Database(f"sqlite:///{tmp_path / 'octavo.db'}")
+    migrate(database)
+
+    async def main(sockets: list[socket.socket]) -> list[bytes]:
+        server = serve.Server(Settings(data_dir=tmp_path, port=0, grpc_port=None), database)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets or None)
+        callers = []
+        with ExitStack() as opened:
+            # Nothing is awaited meanwhile, so the kernel alone takes them.
+            for _ in range(5):
+                caller = socket.create_connection(server.servers[0].sockets[0].getsockname())
+                callers.append(opened.enter_context(caller))
+                caller.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            await server.shutdown(sockets or None)
+            return [caller.recv(12) for caller in callers]
+
+    for sockets in ([], shared_sockets("127.0.0.1", 0)):
+        with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+            assert runner.run(main(sockets)) == [b"HTTP/1.1 200"] * 5
+    database.close()
 
 
 def test_a_drain_of_less_than_a_second_is_no_drain_of_none(tmp_path: Path) -> None:
