@@ -27,6 +27,7 @@ from service.quantization.graphs.graph_checks import check_graph, graphs_of, nod
 OLDEST_OPSET = 7
 OLDEST_IR = 3
 _PROBE_OPSET = 13
+_DEFAULT_DOMAIN = ("", "ai.onnx")
 MAX_SAMPLE_ELEMENTS = 2**28
 _STARTS = (
     (b"PK", "a zip archive (a PyTorch or Keras file?)"),
@@ -84,11 +85,17 @@ def read_model(path: Path) -> ModelProto:
 
 
 def check_versions(model: ModelProto) -> int:
-    """The model's opset, where this onnxruntime and onnx know it and the IR version. Raises InvalidModel."""
+    """The model's opset, where this onnxruntime and onnx know it and the IR version. Raises InvalidModel.
+
+    One that is stated twice, as skl2onnx does, is one. Where no operator is of ai.onnx, as in onnxmltools' trees, none
+    need be stated: it is the newest then, as ONNX Runtime reads it.
+    """
     newest_opset, newest_ir = known_versions()
     if not OLDEST_IR <= model.ir_version <= newest_ir:
         raise InvalidModel(f"the IR version is {model.ir_version}; export the model with IR {OLDEST_IR} to {newest_ir}")
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    opsets = list({entry.version for entry in model.opset_import if entry.domain in _DEFAULT_DOMAIN})
+    if not opsets and not any(node.domain in _DEFAULT_DOMAIN for node in nodes_of(model)):
+        return newest_opset
     if len(opsets) != 1:
         raise InvalidModel(f"the model imports {len(opsets)} versions of ai.onnx; export it with exactly one opset")
     if not OLDEST_OPSET <= opsets[0] <= newest_opset:

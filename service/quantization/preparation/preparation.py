@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from service.domain.plan import OperatorPrecision
 from service.domain.recipe import Recipe
@@ -139,6 +139,9 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     require_space(destination.parent, 2 * source.stat().st_size)
     _constants_are_no_inputs(model)
     open_unstated_axes(model)
+    if not opset_of(model):
+        # No operator is of ai.onnx, so that any opset says the same.
+        model.opset_import.append(helper.make_opsetid("", LOWEST_OPSET))
     other = bool(how.rewrites)
     if how.strip_pairs and is_quantized(model):
         model, other = read_quantized(model).model, True

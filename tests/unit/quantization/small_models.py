@@ -49,6 +49,20 @@ def relu_model(shape: Shape = ("batch", 4), **changes: Any) -> ModelProto:
     )
 
 
+def linear_regressor() -> ModelProto:
+    """A regressor as scikit-learn's converter writes it, of ai.onnx.ml alone: FP32 [batch, 4] to [batch, 1]."""
+    node = helper.make_node(
+        "LinearRegressor",
+        ["x"],
+        ["y"],
+        "linear",
+        domain="ai.onnx.ml",
+        coefficients=[1.0, 2.0, 3.0, 4.0],
+        intercepts=[0.5],
+    )
+    return model_of([node], [value("x", ("batch", 4))], [value("y", ("batch", 1))])
+
+
 def u_net() -> ModelProto:
     """Down by two and up again beside what came before, FP32 [batch, 3, height, width] to [batch, 7, height, width].
 

@@ -19,7 +19,15 @@ from service.quantization.graphs.inspection import known_versions
 from service.quantization.sandbox.parent import run_in_sandbox
 from tests.unit.quantization.inspecting import inspect
 from tests.unit.quantization.int8 import quantize, run
-from tests.unit.quantization.small_models import classifier, images, model_of, relu_model, saved, value
+from tests.unit.quantization.small_models import (
+    classifier,
+    images,
+    linear_regressor,
+    model_of,
+    relu_model,
+    saved,
+    value,
+)
 
 
 def test_a_sound_model_gives_its_specs_operators_and_size(tmp_path: Path) -> None:
@@ -102,6 +110,23 @@ def test_two_opsets_are_refused(tmp_path: Path) -> None:
     model = relu_model()
     model.opset_import.append(helper.make_opsetid("ai.onnx", 16))
     with pytest.raises(InvalidModel, match=r"imports 2 versions of ai.onnx"):
+        inspect(tmp_path, model)
+
+
+def test_one_opset_that_is_stated_twice_is_taken(tmp_path: Path) -> None:
+    for domain in ("", "ai.onnx"):
+        model = relu_model()
+        model.opset_import.append(helper.make_opsetid(domain, 17))
+        assert inspect(tmp_path, model)["opset"] == 17
+
+
+def test_a_model_without_operators_of_onnx_need_not_state_its_opset(tmp_path: Path) -> None:
+    model = linear_regressor()
+    del model.opset_import[0]
+    assert [entry.domain for entry in model.opset_import] == ["ai.onnx.ml"]
+    assert inspect(tmp_path, model)["opset"] == known_versions()[0]
+    model.graph.node.append(helper.make_node("Neg", ["x"], ["z"]))
+    with pytest.raises(InvalidModel, match=r"imports 0 versions of ai.onnx; export it with exactly one opset"):
         inspect(tmp_path, model)
 
 

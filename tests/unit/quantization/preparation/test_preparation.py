@@ -26,7 +26,16 @@ from service.quantization.preparation.preparation import (
 from service.quantization.preparation.quantized_upload import is_quantized
 from service.quantization.task import PipelineTask
 from tests.unit.quantization.int8 import quantize, run
-from tests.unit.quantization.small_models import classifier, images, model_of, relu_model, saved, saved_rows, value
+from tests.unit.quantization.small_models import (
+    classifier,
+    images,
+    linear_regressor,
+    model_of,
+    relu_model,
+    saved,
+    saved_rows,
+    value,
+)
 
 ROWS = {"x": images(8)}
 
@@ -112,6 +121,15 @@ def test_names_of_nodes_stay_and_nameless_ones_get_their_own(tmp_path: Path) -> 
     names = [node.name for node in prepared(model, tmp_path).graph.node]
     assert names[:2] == ["Relu_0", "Sigmoid_2"]
     assert len(set(names)) == 3
+
+
+def test_a_model_that_states_no_opset_is_prepared_as_it_is(tmp_path: Path) -> None:
+    model = linear_regressor()
+    del model.opset_import[0]
+    assert [node.name for node in prepared(model, tmp_path, LOWEST_OPSET).graph.node] == ["linear"]
+    rows = saved_rows(tmp_path / "columns.npz", x=np.ones((4, 4), np.float32))
+    with pytest.raises(InvalidRecipe, match="nothing in the model can run in INT8: it has no Conv"):
+        inspect(replace(task_for(tmp_path, model), calibration=rows, validation=rows))
 
 
 @pytest.mark.parametrize("opset", [8, 9, 10, 11, 12])
