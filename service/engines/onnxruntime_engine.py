@@ -92,7 +92,7 @@ class OnnxRuntimeEngine:
         try:
             arrays = self._session.run(names, inputs, self._quiet)
         except Exception as error:
-            refused = onnxruntime_refusal(inputs, error) if self._shapes_vary else None
+            refused = onnxruntime_refusal(inputs, error, self._shapes_vary)
             if refused is not None:
                 raise refused from error
             raise EngineFailed(f"ONNX Runtime failed on this batch: {error}") from error

@@ -66,10 +66,10 @@ class Sampler:
 
 
 def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Sampler | None:
-    """One whose single row the engine takes; an engine without open axes but the batch is not run to find it.
+    """One whose single row the engine takes.
 
-    None where it refuses the shapes of all that were tried, in bounds of time and size: it may still take a caller's.
-    Raises DeviceFailed, and EngineFailed where the first failed of anything else than its shapes and no other ran.
+    None where it refuses the shapes of all that were tried, in bounds of time and size, or what they hold: it may still
+    take a caller's. Raises DeviceFailed, and EngineFailed where the first failed of anything else and no other ran.
     """
     axes = [
         (spec.name, axis)
@@ -79,7 +79,7 @@ def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> 
     ]
     began = clock()
     shortest = Sampler(engine.inputs)
-    refusal = _refusal(engine, shortest) if axes else None
+    refusal = _refusal(engine, shortest)
     if refusal is None:
         return shortest
     for sampler in _longer_samplers(engine.inputs, axes):
@@ -94,8 +94,9 @@ def sampler_for(engine: Engine, clock: Callable[[], float] = time.monotonic) -> 
 
 
 def _longer_samplers(specs: Sequence[TensorSpec], axes: Sequence[tuple[str, int]]) -> Iterator[Sampler]:
-    """All open axes of one length, then each alone of another than the rest."""
-    yield from (Sampler(specs, extent) for extent in EXTENTS)
+    """All open axes of one length, then each alone of another than the rest; nothing where no axis is open."""
+    if axes:
+        yield from (Sampler(specs, extent) for extent in EXTENTS)
     if len(axes) > 1:
         yield from (Sampler(specs, extent, axis) for extent in _LONE_EXTENTS for axis in axes)
 

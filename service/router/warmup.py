@@ -56,8 +56,8 @@ class WarmEngine:
 def warm_up(engine: Engine, max_rows: int, clock: Callable[[], float]) -> WarmEngine:
     """Blocks for the runs: sizes 1, 2, 4 up to `max_rows`. Raises EngineFailed when even one row cannot be run.
 
-    An engine that refuses the shapes of all rows made up for it, as where its lengths depend on each other, is not run:
-    its callers know what it takes.
+    An engine that refuses all rows made up for it, as where its lengths depend on each other or it knows no category 0,
+    is not run: its callers know what it takes.
     """
     sampler = sampler_for(engine, clock)
     if sampler is None:

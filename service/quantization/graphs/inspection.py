@@ -150,7 +150,7 @@ def _loaded(path: Path) -> OnnxRuntimeEngine:
 
 
 def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
-    """Runs one row of zeros, and two where the batch is open; warns where only open inner axes can be to blame."""
+    """Runs one row of zeros, and two where the batch is open; warns where open inner axes can be to blame, or zeros."""
     warnings: list[str] = []
     open_axes = [spec.name for spec in engine.inputs if -1 in spec.row_shape]
     if open_axes:
@@ -164,6 +164,9 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
             results = engine.infer(sampler.zeros(rows))
         except (EngineFailed, InvalidTensor) as error:
             words = f"the model cannot run on {rows} rows of zeros: {str(error)[:400]}"
+            if not open_axes and isinstance(error, InvalidTensor):
+                warnings.append(f"{words}; it is served without having run, and none of its requests share a batch")
+                break
             if not open_axes:
                 advice = "a working dynamic batch, or with a fixed first axis" if rows == 2 else "sound shapes"
                 raise InvalidModel(f"{words}; export it with {advice}") from error

@@ -114,6 +114,58 @@ def test_what_reaches_beyond_a_table_is_refused_with_the_way_out(tmp_path: Path)
         engine.infer({"x": np.arange(4)[None]})
 
 
+INTEGERS = value("x", ("batch",), TensorProto.INT64)
+NUMBERS = value("y", ("batch",), TensorProto.INT64)
+
+
+def recommender() -> ModelProto:
+    table = {"table": fp32(np.ones((3, 2)))}
+    return model_of([node("Gather", ["table", "x"], ["y"], "g")], [INTEGERS], [value("y", ("batch", 2))], table)
+
+
+def encoder() -> ModelProto:
+    encode = node("OneHotEncoder", ["x"], ["y"], "o", domain="ai.onnx.ml", cats_int64s=[1, 2], zeros=0)
+    return model_of([encode], [INTEGERS], [value("y", ("batch", 2))])
+
+
+def quotient() -> ModelProto:
+    return model_of([node("Div", ["k", "x"], ["y"], "d")], [INTEGERS], [NUMBERS], {"k": np.array([6])})
+
+
+def taken(operator: str, domain: str = "") -> Callable[[], ModelProto]:
+    def model() -> ModelProto:
+        columns = node("Reshape", ["x", "to"], ["i"], "r")
+        reader = node(operator, ["table", "i"], ["y"], "g", domain=domain)
+        to = (1, -1) if operator == "GatherElements" else (-1, 1)
+        constants = {"table": fp32(np.ones((3, 3))), "to": np.array(to)}
+        return model_of([columns, reader], [INTEGERS], [value("y", ("a", "b"))], constants)
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "bad", "why"),
+    [
+        (taken("GatherElements"), 5, "GatherElements op: Out of range value"),
+        (taken("GatherND"), 5, "invalid index found, index = 5"),
+        (taken("ArrayFeatureExtractor", "ai.onnx.ml"), 5, r"index is out of range: Y\[1\] \(5\)"),
+        (recommender, 3, r"idx=3 must be within the inclusive range \[-3,2\]"),
+        (encoder, 7, "Unknown Category"),
+        (quotient, 0, "Integer division by zero"),
+    ],
+)
+def test_a_number_that_a_model_of_fixed_shapes_does_not_know_is_its_callers_fault(
+    tmp_path: Path, model: Callable[[], ModelProto], bad: int, why: str
+) -> None:
+    engine = onnxruntime(saved(model(), tmp_path / "m.onnx"))
+    with pytest.raises(
+        InvalidTensor, match=rf"input 'x' of shape \[2\]: .*{why}.*; send values that the model knows"
+    ) as caught:
+        engine.infer({"x": np.array([1, bad])})
+    assert "onnxruntime" not in str(caught.value)
+    assert engine.infer({"x": np.array([1, 2])})["y"].size
+
+
 @pytest.mark.parametrize("kind", ["too much memory", "fixed shapes"])
 def test_what_is_not_of_the_callers_shape_stays_a_failure_of_the_engine(tmp_path: Path, kind: str) -> None:
     length: int | str = "length"

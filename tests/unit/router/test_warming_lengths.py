@@ -50,6 +50,23 @@ def test_an_engine_that_fails_of_more_than_its_shapes_is_not_served() -> None:
     assert warm_up(Picky(64, refusal=EngineFailed), 4, lambda: 0.0).max_rows == 4
 
 
+class Knowing(FakeEngine):
+    """Takes no row with a zero, though its shapes are fixed."""
+
+    def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        if not inputs["x"].all():
+            raise InvalidTensor("Unknown Category")
+        return super().infer(inputs, outputs)
+
+
+def test_an_engine_that_does_not_know_zeros_is_served_cold(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Knowing()
+    warm = warm_up(engine, 4, lambda: 0.0)
+    assert (warm.max_rows, warm.inline_rows, warm.seconds) == (0, 0, {})
+    assert "served cold" in caplog.text
+    assert not engine.closed
+
+
 def test_lengths_are_not_looked_for_for_ever() -> None:
     engine, seconds = Picky(224), iter(range(0, 1000, 6))
     assert warm_up(engine, 4, lambda: next(seconds)).seconds == {}

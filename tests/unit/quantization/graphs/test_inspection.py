@@ -130,6 +130,20 @@ def test_a_model_without_operators_of_onnx_need_not_state_its_opset(tmp_path: Pa
         inspect(tmp_path, model)
 
 
+def test_a_model_that_knows_no_category_0_is_taken_with_a_warning(tmp_path: Path) -> None:
+    encode = helper.make_node(
+        "OneHotEncoder", ["x"], ["y"], "encode", domain="ai.onnx.ml", cats_int64s=[1, 2, 3], zeros=0
+    )
+    ids = value("x", ("batch", 1), TensorProto.INT64)
+    warnings = inspect(tmp_path, model_of([encode], [ids], [value("y", ("batch", 1, 3))]))["warnings"]
+    assert len(warnings) == 1
+    assert (
+        "cannot run on 1 rows of zeros: the model cannot take input 'x' of shape [1, 1]: Unknown Category"
+        in warnings[0]
+    )
+    assert warnings[0].endswith("it is served without having run, and none of its requests share a batch")
+
+
 def edited(change: Callable[[ModelProto], object]) -> ModelProto:
     model = model_of(
         [helper.make_node("Relu", ["x"], ["t"], "first"), helper.make_node("Relu", ["t"], ["y"], "second")],
