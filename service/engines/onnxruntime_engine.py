@@ -18,8 +18,9 @@ _SPIN_MICROSECONDS = "100"
 _FATAL = 4
 # ONNX Runtime 1.32 ends the process where one of these meets an empty axis; RNN is of their family.
 _ENDS_ON_EMPTY = ("GRU", "LSTM", "RNN", "DynamicQuantizeLSTM", "Einsum")
-# How a node's type stands in an ONNX file.
-_NODE_TYPES = tuple(b'"' + bytes([len(name)]) + name.encode() for name in _ENDS_ON_EMPTY)
+# It ends where this divides the least integer of these types by -1, and a file does not tell who divides by what.
+_ENDS_ON_LEAST = "Div"
+_DIVIDED = ("INT32", "INT64")
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -55,10 +56,15 @@ def left_out_optimizers(file: bytes | mmap) -> tuple[str, ...]:
     return (*LEFT_OUT_OPTIMIZERS, *((_FUSES_TRANSPOSES,) if turned else ()))
 
 
+def _mentions(file: mmap, *node_types: str) -> bool:
+    """Whether an ONNX file may hold a node of one of these types, told by how it spells them."""
+    return any(file.find(b'"' + bytes([len(name)]) + name.encode()) >= 0 for name in node_types)
+
+
 class OnnxRuntimeEngine:
     """One inference session. Loads any ONNX file that ONNX Runtime's CPU provider can run."""
 
-    def __init__(self, session: ort.InferenceSession, takes_empty: bool = True) -> None:
+    def __init__(self, session: ort.InferenceSession, takes_empty: bool = True, takes_least: bool = True) -> None:
         self._session = session
         self._takes_empty = takes_empty
         self.inputs = tuple(tensor_spec(node) for node in session.get_inputs())
@@ -68,6 +74,7 @@ class OnnxRuntimeEngine:
         # What fails is told by the exception; on stderr it would be told again, in colour and for each bad request.
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = _FATAL
+        self._divided = [spec.name for spec in self.inputs if not takes_least and spec.datatype in _DIVIDED]
         self._text_inputs = [spec.name for spec in self.inputs if spec.datatype == "BYTES"]
 
     @classmethod
@@ -76,17 +83,20 @@ class OnnxRuntimeEngine:
         try:
             with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
                 left_out = left_out_optimizers(content)
-                takes_empty = all(content.find(kind) < 0 for kind in _NODE_TYPES)
+                takes_empty = not _mentions(content, *_ENDS_ON_EMPTY)
+                takes_least = not _mentions(content, _ENDS_ON_LEAST)
             options, providers = session_options(threads), ["CPUExecutionProvider"]
             session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=left_out)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
-        return cls(session, takes_empty)
+        return cls(session, takes_empty, takes_least)
 
     def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         names = self._output_names if outputs is None else list(outputs)
         if not self._takes_empty:
             _refuse_empty(inputs)
+        for name in self._divided:
+            _refuse_least(name, inputs[name])
         if self._text_inputs:
             inputs = dict(inputs) | {name: text_of(name, inputs[name]) for name in self._text_inputs}
         try:
@@ -117,6 +127,14 @@ def _refuse_empty(inputs: Mapping[str, Array]) -> None:
     for name, array in inputs.items():
         if not array.size:
             raise InvalidTensor(f"input {name!r} has shape {list(array.shape)}; this model takes no empty tensors")
+
+
+def _refuse_least(name: str, array: Array) -> None:
+    least = int(np.iinfo(array.dtype).min)
+    if array.size and int(array.min()) == least:
+        raise InvalidTensor(
+            f"input {name!r} holds {least}, which this model may divide by -1; send {least + 1} or more"
+        )
 
 
 def text_of(name: str, elements: Array) -> Array:

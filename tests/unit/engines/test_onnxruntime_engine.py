@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.samples import Sampler
 from service.errors import EngineFailed, InvalidTensor
 from tests.served_models import write_identity, write_linear
+from tests.unit.quantization.small_models import model_of, saved, value
 
 KINDS = {
     "b": (TensorProto.BOOL, "BOOL"),
@@ -58,6 +60,20 @@ def test_a_batch_that_the_runtime_refuses_fails_in_its_words(tmp_path: Path) -> 
     engine = OnnxRuntimeEngine.load(write_linear(tmp_path / "m.onnx"), threads=1)
     with pytest.raises(EngineFailed, match="ONNX Runtime failed on this batch: "):
         engine.infer({"x": np.zeros((1, 1, 2, 7), np.float32)})
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_an_integer_that_would_end_the_process_where_it_is_divided_by_minus_one_is_refused(
+    tmp_path: Path, kind: type[np.signedinteger[Any]]
+) -> None:
+    element = TensorProto.INT32 if kind is np.int32 else TensorProto.INT64
+    pair, quotient = [value("a", ["n"], element), value("b", ["n"], element)], [value("y", ["n"], element)]
+    model = model_of([helper.make_node("Div", ["a", "b"], ["y"])], pair, quotient)
+    engine = OnnxRuntimeEngine.load(saved(model, tmp_path / "m.onnx"), threads=1)
+    least, ones = np.iinfo(kind).min, np.full(2, -1, kind)
+    with pytest.raises(InvalidTensor, match=f"input 'a' holds {least}, .* by -1; send {least + 1} or more"):
+        engine.infer({"a": np.array([1, least], kind), "b": ones})
+    assert engine.infer({"a": np.array([1, least + 1], kind), "b": ones})["y"].tolist() == [-1, -(least + 1)]
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN", "Einsum"])
