@@ -158,6 +158,7 @@ def _stage_warnings(task: PipelineTask) -> list[str]:
 def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict[str, Any]]) -> list[str]:
     warnings = [*_stage_warnings(parts.task), *parts.found["warnings"], *_untold_warnings(measured["outputs"])]
     warnings += unjudged_warnings(measured, parts.certificate.metric)
+    warnings += _float_warnings(parts.task.recipe.precision, operators)
     planned = [entry["name"] for entry in operators if entry["precision"] == "INT8" and entry["runs_int8"] is False]
     if planned:
         warnings.append(f"{len(planned)} operators planned in INT8 run in floating point, for example {planned[0]!r}")
@@ -175,6 +176,17 @@ def _warnings(parts: ReportParts, measured: dict[str, Any], operators: list[dict
         f"{key.replace('_', ' ')}: {measured[key]['note']}"
         for key in ("loss_split", "waterfall")
         if measured[key] is not None and measured[key]["note"]
+    ]
+
+
+def _float_warnings(precision: str, operators: list[dict[str, Any]]) -> list[str]:
+    """An engine in half precision of which no operator computes in it is the upload once more."""
+    if precision not in ("fp16", "bf16") or any(entry["precision"] == precision.upper() for entry in operators):
+        return []
+    one = operators[0]
+    return [
+        f"no operator of this engine computes in {precision.upper()}: it is the upload once more, for example "
+        f"{one['operator']} {one['name']!r} in {one['precision']}: {one['reason']}; keep serving the reference"
     ]
 
 
