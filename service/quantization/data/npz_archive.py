@@ -130,6 +130,11 @@ def _common_rows(headers: list[_Array], limits: UploadLimits) -> int:
 
 
 def _datatype(header: _Array) -> str:
+    if header.stored.kind in "SU":
+        raise InvalidDataset(
+            f"array {header.name!r} holds text, dtype {header.stored}, which no dataset can: a model that takes text "
+            "is served as it was uploaded, and no engine of it can be proven"
+        )
     if header.dtype not in _DATATYPES:
         known = ", ".join(str(dtype) for dtype in _DATATYPES)
         raise InvalidDataset(f"array {header.name!r} has dtype {header.stored}; save it as one of {known}")

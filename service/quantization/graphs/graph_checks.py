@@ -195,7 +195,10 @@ def check_value(value: ValueInfoProto, kind: str) -> None:
         )
     what = value.type.WhichOneof("value")
     if what != "tensor_type":
-        raise InvalidModel(f"{kind} {value.name!r:.120} is of {what or 'no type'}; only plain tensors can be served")
+        raise InvalidModel(
+            f"{kind} {value.name!r:.120} is of {what or 'no type'}; only plain tensors can be served: export the model "
+            "with tensors alone, classifiers of scikit-learn and LightGBM with zipmap=False"
+        )
     tensor = value.type.tensor_type
     names = {number: name for name, number in TensorProto.DataType.items()}
     if names.get(tensor.elem_type) not in SERVED_TYPES:

@@ -205,6 +205,23 @@ def test_inputs_that_are_no_tensors_are_refused(tmp_path: Path, kind: str) -> No
         inspect(tmp_path, model)
 
 
+def test_a_classifier_that_gives_maps_is_refused_with_the_option_that_leaves_them_out(tmp_path: Path) -> None:
+    model = model_of(
+        [helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])],
+        [value("x", ("batch", 4))],
+        [
+            helper.make_value_info(
+                "y",
+                helper.make_sequence_type_proto(
+                    helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+                ),
+            )
+        ],
+    )
+    with pytest.raises(InvalidModel, match=r"output 'y' is of sequence_type; .* scikit-learn .* with zipmap=False"):
+        inspect(tmp_path, model)
+
+
 def test_custom_operators_are_refused_by_domain_and_name(tmp_path: Path) -> None:
     model = model_of(
         [helper.make_node("Magic", ["x"], ["y"], "wand", domain="com.acme")], [value("x", [4])], [value("y", [4])]
