@@ -43,6 +43,11 @@ INSPECTED = "inspect.json"
 # Per-channel DequantizeLinear came with opset 13.
 LOWEST_OPSET = 13
 LOWEST_IR = 7
+_UNUSED_LABELS = (
+    "the {rows} set has labels, but no output of the model is a vector of class scores, so they are not used and "
+    "{metric} judges: one probability a row may change sides unnoticed; export one score a class, or send a lower "
+    "budget.max_loss"
+)
 _INSERTED = "InsertedPrecisionFreeCast_"
 _NORM_FOLDS = ("ConvBNFusion", "MatMul_BatchNormalization_Fusion")
 
@@ -54,12 +59,12 @@ def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     with replacing(task.folder / PREPARED) as partial:
         raised = prepare(task.model, partial, LOWEST_OPSET if int8 else 0, preparation_of(task.recipe))
     report_progress(0.6)
-    reference, feed = _check_data(task)
+    reference, feed, warnings = _check_data(task)
     if raised:
         check_same_meaning(reference, task.folder / PREPARED, feed, task.threads)
     graph = Graph.load(task.folder / PREPARED)
     found: dict[str, Any] = {
-        "warnings": _unmatched_patterns(graph, task.recipe.keep_float),
+        "warnings": [*warnings, *_unmatched_patterns(graph, task.recipe.keep_float)],
         "graph_digest": graph_digest(graph.model),
     }
     if int8:
@@ -67,10 +72,10 @@ def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     return {"files": [PREPARED, task.write(INSPECTED, found)], **found}
 
 
-def _check_data(task: PipelineTask) -> tuple[Engine, Feed]:
+def _check_data(task: PipelineTask) -> tuple[Engine, Feed, list[str]]:
     """Whether the data feeds the model and the budget's metric can be told from it, before hours are spent.
 
-    Gives the upload and the rows that judge.
+    Gives the upload, the rows that judge, and warnings.
     """
     reference = OnnxRuntimeEngine.load(task.model, task.threads)
     if task.calibration is not None:
@@ -80,13 +85,14 @@ def _check_data(task: PipelineTask) -> tuple[Engine, Feed]:
     rows = judging_rows(task)
     feed = Feed.of(rows, reference.inputs)
     scores = ranked_outputs(reference, feed)
-    chosen_metric(task.budget, rows.labels is not None, bool(scores))
+    metric = chosen_metric(task.budget, rows.labels is not None, bool(scores))
     if rows.labels is not None and scores:
         # Which output the labels are of is told later, by what the reference gets right.
         count = feed.batch_rows(1)
         outputs = reference.infer(feed.take(0, count), scores)
         check_labels(rows.labels, max(outputs[name].size // count for name in scores))
-    return reference, feed
+    unused = rows.labels is not None and not scores and task.budget.metric is None
+    return reference, feed, [_UNUSED_LABELS.format(rows=rows.name, metric=metric)] if unused else []
 
 
 def judging_rows(task: PipelineTask) -> Rows:
