@@ -40,6 +40,7 @@ _WIDE = ("UINT32", "UINT64", "INT64")
 _COMPUTED = np.iinfo(np.int32)
 _MAX_WORDS = 500
 _NO_ROWS = "this batch holds no rows, which this engine has no answer to; send at least one"
+_NEXT_STEP = "check the model, or have it built by runtime onnxruntime, which reads more"
 _PLACES = ("Exception from ", "Caught exception: Exception from ", "Check '")
 
 
@@ -158,7 +159,7 @@ def compile_model(
     except EngineFailed:
         raise
     except Exception as error:
-        raise EngineFailed(f"OpenVINO cannot load {path.name}: {_words(error)}; check the model") from error
+        raise EngineFailed(f"OpenVINO cannot load {path.name}: {_words(error)}; {_NEXT_STEP}") from error
 
 
 def _check_copied(compiled: ov.CompiledModel, path: Path) -> None:

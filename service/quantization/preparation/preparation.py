@@ -29,6 +29,7 @@ from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import graphs_of, nodes_of, open_unstated_axes
 from service.quantization.graphs.sparsity import prune
 from service.quantization.measures.decisions import check_labels, chosen_metric
+from service.quantization.placements.half import place_half
 from service.quantization.placements.onnxruntime import place
 from service.quantization.placements.placement import WEIGHTED, matching_pattern
 from service.quantization.preparation.plain_biases import write_plain_biases
@@ -267,5 +268,13 @@ def _why_nothing(graph: Graph, operators: tuple[OperatorPrecision, ...]) -> str:
             "export the branch that you need as a model of its own, or ask for fp16"
         )
     if not weighted:
-        return ": it has no Conv, Gemm or MatMul with constant weights; ask for fp16"
-    return f", for example {weighted[0].operator} {weighted[0].name!r:.120}: {weighted[0].reason}; ask for fp16"
+        return f": it has no Conv, Gemm or MatMul with constant weights; {_step(graph)}"
+    return f", for example {weighted[0].operator} {weighted[0].name!r:.120}: {weighted[0].reason}; {_step(graph)}"
+
+
+def _step(graph: Graph) -> str:
+    """Where whatever is measured leaves nothing to FP16, as in trees, it is no way out."""
+    small = {name: (-1.0, 1.0) for node in graph.nodes for name in (*node.input, *node.output)}
+    if any(entry.precision == "FP16" for entry in place_half(graph, (), "fp16", small)):
+        return "ask for fp16"
+    return "serve it as it was uploaded, for nothing in it computes in FP16 either"

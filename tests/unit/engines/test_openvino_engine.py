@@ -16,7 +16,7 @@ from service.engines.openvino_engine import OpenVinoEngine
 from service.engines.samples import Sampler
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 from tests.served_models import save, write_identity, write_linear
-from tests.unit.quantization.small_models import model_of, saved, value
+from tests.unit.quantization.small_models import linear_regressor, model_of, saved, value
 
 KINDS = {
     "b": (TensorProto.BOOL, "BOOL"),
@@ -105,6 +105,14 @@ def test_an_empty_batch_is_never_answered_with_the_rows_of_an_earlier_one(tmp_pa
     assert engine.infer({"x": np.ones((4, 2, 6, 6), np.float32)})["y"].shape == (4, 2, 6, 6)
     with pytest.raises(InvalidTensor, match="holds no rows"):
         engine.infer({"x": np.ones((0, 2, 6, 6), np.float32)})
+
+
+def test_a_model_that_only_the_other_runtime_reads_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = saved(linear_regressor(), tmp_path / "m.onnx")
+    with pytest.raises(
+        EngineFailed, match=r"ai\.onnx\.ml\.LinearRegressor; .* or have it built by runtime onnxruntime"
+    ):
+        OpenVinoEngine.load(path, threads=1)
 
 
 @pytest.mark.parametrize("content", [b"not a model", b""])
