@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import onnx
-import onnx.shape_inference
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from service.quantization.graphs.graph import attribute
+from service.quantization.graphs.inferred_values import inferred_values
 
 _EXTREMA = frozenset({"ReduceMax", "ReduceMin"})
 _REDUCTIONS = _EXTREMA | {
@@ -130,7 +129,5 @@ class _Writer:
 
 def _ranks_of(model: ModelProto) -> dict[str, int]:
     """The number of axes of every tensor for which it can be told."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    values = (*graph.input, *graph.value_info, *graph.output)
-    known = {value.name: value.type.tensor_type for value in values if value.type.tensor_type.HasField("shape")}
-    return {name: len(kind.shape.dim) for name, kind in known.items()}
+    kinds = {value.name: value.type.tensor_type for value in inferred_values(model)}
+    return {name: len(kind.shape.dim) for name, kind in kinds.items() if kind.HasField("shape")}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-import onnx
+from onnx import NodeProto
 
 from service.quantization.graphs.graph import Graph
+from service.quantization.graphs.inferred_values import inferred_values
 from service.quantization.placements.placement import WEIGHTED
 
 
@@ -25,16 +26,15 @@ def multiply_accumulates(graph: Graph) -> dict[str, int]:
 
 def tensor_sizes(graph: Graph) -> dict[str, int]:
     """Elements a row of every tensor of known rank; the first axis of those that are computed is the rows'."""
-    inferred = onnx.shape_inference.infer_shapes(graph.model).graph
     sizes = {}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+    for value in inferred_values(graph.model):
         if value.type.tensor_type.HasField("shape"):
             dims = value.type.tensor_type.shape.dim
             sizes[value.name] = prod(max(1, dim.dim_value) for dim in dims[1:])
     return sizes
 
 
-def _output_channels(node: onnx.NodeProto, dims: list[int]) -> int:
+def _output_channels(node: NodeProto, dims: list[int]) -> int:
     if node.op_type == "Conv":
         return dims[0]
     transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from service.quantization.graphs.graph_checks import graphs_of
+from service.quantization.graphs.inferred_values import inferred_values
 
 
 class Graph:
@@ -85,7 +86,5 @@ def clip_bounds(node: NodeProto, graph: Graph) -> tuple[float, float] | None:
 
 
 def _element_types(model: ModelProto) -> dict[str, int]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred_values(model)}
     return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx
 from onnx import ModelProto, NodeProto
 
 from service.quantization.graphs.graph import Graph, attribute
+from service.quantization.graphs.inferred_values import inferred_values
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 WEIGHTED = CONVOLUTIONS | {"Gemm", "MatMul"}
@@ -26,9 +26,8 @@ Shapes = dict[str, tuple[int | None, ...]]
 
 def tensor_shapes(model: ModelProto) -> Shapes:
     """Tensor -> its extents, None for those that only a request knows; tensors of unknown rank are left out."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
     shapes: Shapes = {}
-    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+    for value in inferred_values(model):
         if value.type.tensor_type.HasField("shape"):
             extents = value.type.tensor_type.shape.dim
             shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in extents)
