@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from grpc.aio import ServicerContext
@@ -23,11 +24,13 @@ from service.rpc.status import Refusal, refusal_of
 from service.rpc.wire import InferMessage, Part, take_apart
 
 Context = ServicerContext[bytes, bytes]
+# Far more than a stop holds answers back.
+_LONG_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One request between its arrival and its response; what is None was not come to.
+    """One request between its arrival and its response; what is None was not come to, or not asked for.
 
     `queued` is when it was decoded, noted while requests are traced.
     """
@@ -37,6 +40,7 @@ class Call:
     head: InferHead | None = None
     submitted: Submitted | None = None
     queued: float | None = None
+    timeout_seconds: float | None = None
 
 
 class Inference:
@@ -47,6 +51,17 @@ class Inference:
         self._tracer = tracer
         self._clock = clock
         self._heads = HeadReader()
+        # While the server begins to stop: what answers wait for.
+        self._held: asyncio.Event | None = None
+
+    @asynccontextmanager
+    async def holding(self) -> AsyncIterator[None]:
+        """Answers nobody within, unless a time limit is near: whoever waits for an answer sends no further call."""
+        self._held = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._held.set()
 
     def call(self) -> Call:
         return Call(self._clock())
@@ -64,6 +79,7 @@ class Inference:
             request = request._replace(timeout_seconds=seconds if asked is None else min(asked, seconds))
         if self._tracer.active:
             call.queued = self._clock()
+        call.timeout_seconds = request.timeout_seconds
         call.submitted = self._router.submit(*call.head.target, request)
         return call.submitted.answer
 
@@ -98,10 +114,19 @@ class Inference:
         call = self.call()
         try:
             result = await self.submit(call, message, context.time_remaining())
-            return b"".join(self.respond(call, result))
+            answer: bytes | Refusal = b"".join(self.respond(call, result))
         except asyncio.CancelledError:
             self.left(call)
             raise
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
-            refusal = self.refuse(call, error)
-        await context.abort(refusal.status, refusal.message, refusal.metadata)
+            answer = self.refuse(call, error)
+        if self._held is not None and self._can_wait(call):
+            await self._held.wait()
+        if isinstance(answer, bytes):
+            return answer
+        await context.abort(answer.status, answer.message, answer.metadata)
+
+    def _can_wait(self, call: Call) -> bool:
+        own = None if call.submitted is None else call.submitted.replica.policy.timeout_seconds
+        limits = [limit for limit in (call.timeout_seconds, own) if limit is not None]
+        return not limits or min(limits) - (self._clock() - call.began) > _LONG_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import grpc
@@ -20,6 +21,8 @@ SERVICE = "inference.GRPCInferenceService"
 _MAX_CALLS = 1024
 # A caller whose calls are under way is asked whether it is still there; a network that fails closes no connection.
 _PING_SECONDS, _PONG_SECONDS = 60.0, 20.0
+# A round trip to a caller, twice in a stop.
+_HOLD_SECONDS = 0.05
 # What gRPC's own option can hold.
 _MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -30,6 +33,7 @@ class GrpcServer:
     def __init__(self, inference: Inference, queries: Queries, max_message_bytes: int, shared: bool = False) -> None:
         """`shared`: the port is reserved for several processes, of which this is one."""
         self._shared = shared
+        self._inference = inference
         self._streams = Streams(inference)
         options = [
             # Another server on the same port would take half of the calls unnoticed; this one's siblings are to.
@@ -61,10 +65,19 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, drain_seconds: float) -> None:
-        """Refuses new calls, and waits up to `drain_seconds` for those in flight; then they are cancelled."""
+        """Refuses new calls, and waits up to `drain_seconds` for those in flight; then they are cancelled.
+
+        gRPC answers what comes as it stops by CANCELLED, as if its caller had, who does not send it elsewhere then.
+        """
         self._streams.stop()
         self._health.stop()
-        await self._server.stop(drain_seconds)
+        async with self._inference.holding():
+            # What is on its way comes in, and nobody who waits for an answer sends more.
+            await asyncio.sleep(_HOLD_SECONDS)
+            stopping = asyncio.create_task(self._server.stop(drain_seconds))
+            # Callers are told of the end before they are answered.
+            await asyncio.sleep(_HOLD_SECONDS)
+        await stopping
 
 
 def _check_free(host: str, port: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import grpc
@@ -148,6 +150,31 @@ def test_a_stopping_server_answers_what_is_in_flight_and_refuses_newcomers(
         assert last.answer() == [[1]]
         stopping.result(30)
         client.close()
+
+
+def call_until_refused(address: str, answered: Event) -> grpc.StatusCode:
+    """The status by which a caller with a connection of its own is refused first; it calls again with each answer."""
+    request = service_pb2.ModelInferRequest(model_name="fake", raw_input_contents=[b"\0" * 8])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        try:
+            while True:
+                infer(request)
+                answered.set()
+        except grpc.RpcError as refused:
+            return refused.code()
+
+
+def test_callers_that_call_on_while_the_server_stops_are_told_that_it_is_unavailable(
+    tmp_path_factory: Any, migrated: Path
+) -> None:
+    with running(tmp_path_factory.mktemp("stopping"), migrated) as serving, ThreadPoolExecutor(6) as pool:
+        events = [Event() for _ in range(6)]
+        callers = [pool.submit(call_until_refused, serving.grpc_address, event) for event in events]
+        assert all(event.wait(30) for event in events)
+        serving.begin(serving.grpc.stop(30)).result(30)
+        assert {caller.result(30) for caller in callers} == {grpc.StatusCode.UNAVAILABLE}
 
 
 def test_requests_of_many_callers_share_batches(serving: GrpcServing, client: Any) -> None:
