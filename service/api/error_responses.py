@@ -163,6 +163,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
+def cut_off() -> errors.Stopping:
+    """What a request is told that a stopping server cancels."""
+    return errors.Stopping("the server stops before the request could be finished; send it again")
+
+
 class CrashBarrier:
     """Turns an exception that no handler knows into a plain 500 and a logged traceback.
 
@@ -188,8 +193,7 @@ class CrashBarrier:
         except asyncio.CancelledError:
             if started:
                 raise
-            stopping = errors.Stopping("the server stops before the request could be finished; send it again")
-            await error_response(stopping)(scope, receive, send)
+            await error_response(cut_off())(scope, receive, send)
         except Exception as error:
             if started:
                 # Half an answer is out; breaking the connection is all that can tell the caller.

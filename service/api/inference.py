@@ -5,6 +5,7 @@ Refuses bodies over the limit and whatever the steps refuse, in the protocol's w
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.body_reader import SplitBody
 from service.api.content_coding import CODINGS, deflated, inflated, wanted_coding
-from service.api.error_responses import error_body, error_headers, status_of
+from service.api.error_responses import cut_off, error_body, error_headers, status_of
 from service.api.infer_body import ClientLeft, Headers, check_declared_length, read_body, unless_left
 from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
@@ -177,6 +178,9 @@ class InferenceEndpoint:
                 reply = await _compressed(reply, coding)
         except ClientLeft:
             return self.left(exchange)
+        except asyncio.CancelledError:
+            # A stop cannot wait for it any longer, and nothing else cancels it.
+            reply = self.refusal(exchange, cut_off())
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             reply = self.refusal(exchange, error)
         await _send(send, reply)
