@@ -279,10 +279,11 @@ def serve(settings: Settings, place: Place | None = None) -> None:
     parent = os.getppid()
     database = Database(settings.resolved_database_url)
     migrate(database)
-    # The signal that stopped the server is raised again when it has drained: by then the process ends anyway.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     server = Server(settings, database, place)
+    # The signal that stopped the server is raised again when it has drained: by then the process ends anyway. One that
+    # comes before the server looks for any finds nothing in flight.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None if server.should_exit else os._exit(0))
     server.run(None if place is None else _shared_sockets(settings))
     database.close()
     _log.info("server stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.installation import free_port, served
+from tests.installation import free_port, running, served
+from tests.waiting import wait_until
 
 
 def started(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +35,20 @@ def last_word(ended: subprocess.CompletedProcess[str]) -> str:
 def taken_port() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield str(listener.getsockname()[1])
+
+
+def test_a_signal_that_comes_while_the_server_starts_ends_it(tmp_path: Path) -> None:
+    with running("serve", tmp_path, OCTAVO_PORT="0") as process:
+        wait_until(lambda: _handles(process.pid, signal.SIGTERM))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether the process does something of its own about the signal, as the kernel has it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (caught,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")]
+    return bool(caught >> (number - 1) & 1)
 
 
 @pytest.mark.parametrize("command", ["serve", "up"])
