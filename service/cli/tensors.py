@@ -28,6 +28,7 @@ _UNREADABLE = (
     ValueError, EOFError, MemoryError, OverflowError, RuntimeError, SyntaxError, TypeError, KeyError, struct.error,
     tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
+_SAVE_STEP = "save numbers, or text of its own type (array.astype(str)), with numpy.save or savez"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -136,7 +137,7 @@ def _arrays_of(argument: str) -> dict[str, Array]:
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read: {error.strerror or error}") from error
     except _UNREADABLE as error:
-        raise typer.BadParameter(f"{file} holds no plain arrays: {error}; save it with numpy.save or savez") from error
+        raise typer.BadParameter(f"{file} holds no plain arrays: {error}; {_SAVE_STEP}") from error
 
 
 def _member(loaded: Mapping[str, Array], key: str) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from service.quantization.emitters.opset import opset_of
 from service.quantization.graphs.graph import Graph, attribute
 from service.quantization.graphs.graph_checks import nodes_of
 
@@ -40,7 +41,7 @@ def write_activations(model: ModelProto) -> bool:
 class _Writer:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._opset = next(entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx"))
+        self._opset = opset_of(graph.model)
         self._taken = {name for node in nodes_of(graph.model) for name in (*node.input, *node.output)}
         self._taken |= {*graph.constants, *graph.inputs}
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from service.quantization.emitters.opset import opset_of
 from service.quantization.graphs.graph import attribute
 from service.quantization.graphs.inferred_values import inferred_values
 
@@ -49,7 +50,7 @@ def separate_reductions(model: ModelProto) -> bool:
 class _Writer:
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
-        self._opset = next(entry.version for entry in model.opset_import if entry.domain in _DEFAULT_DOMAIN)
+        self._opset = opset_of(model)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._ranks = _ranks_of(model)
         self._names = {name for node in model.graph.node for name in (node.name, *node.input, *node.output)}

@@ -172,7 +172,7 @@ def _refuse_order(graph: GraphProto, node: NodeProto, late: str) -> None:
         raise InvalidModel(f"the graph has a cycle through {shown}; remove it") from error
     raise InvalidModel(
         f"node {node.name or node.op_type!r:.120} reads {late!r:.120} before any node makes it; sort the nodes "
-        "topologically"
+        "topologically, as OnnxModel(model).topological_sort() of onnxruntime.transformers.onnx_model does"
     )
 
 

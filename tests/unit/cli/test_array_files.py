@@ -116,9 +116,9 @@ def archive(name: str, content: bytes) -> bytes:
     return stream.getvalue()
 
 
-def text_array(text: str) -> bytes:
+def text_array(text: str, kind: type | None = None) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, np.array([text]))
+    np.save(stream, np.array([text], kind))
     return stream.getvalue()
 
 
@@ -130,8 +130,10 @@ ENORMOUS = claims((10**12,))
     [("rows.npz", archive("readme.txt", b"rows"), "'readme.txt' is no .npy file"),
      ("rows.npz", archive("x.npy", ENORMOUS), "no plain arrays"), ("x=rows.npy", ENORMOUS, "no plain arrays"),
      ("x=rows.npy", claims((2,)).replace(b"{'descr'", b"{{{{{{{{"), "no plain arrays"),
-     ("x=rows.npy", claims((10**30,)), "no plain arrays"), ("x=rows.npy", text_array("a\ud800"), "no Unicode")],
-    ids=["no array", "enormous in an archive", "enormous", "no header", "beyond 64 bits", "a lone surrogate"],
+     ("x=rows.npy", claims((10**30,)), "no plain arrays"), ("x=rows.npy", text_array("a\ud800"), "no Unicode"),
+     ("x=rows.npy", text_array("a", object), "save numbers, or text of its own type (array.astype(str)), with")],
+    ids=["no array", "enormous in an archive", "enormous", "no header", "beyond 64 bits", "a lone surrogate",
+         "text as objects"],
 )  # fmt: skip
 def test_damaged_arrays_are_wrong_usage(
     octavo: Octavo, server: ScriptedServer, tmp_path: Path, name: str, content: bytes, told: str

@@ -16,7 +16,7 @@ from service.quantization.builders.openvino_builder import OpenVinoBuilder
 from service.quantization.emitters.half import emit_half
 from tests.unit.quantization.bodies import body_model, body_rows
 from tests.unit.quantization.int8 import quantize
-from tests.unit.quantization.small_models import classifier, images, model_of, saved, value
+from tests.unit.quantization.small_models import classifier, images, linear_regressor, model_of, saved, value
 
 ROWS = {"x": images(16)}
 
@@ -42,6 +42,14 @@ def test_an_empty_input_that_is_written_out_is_none(tmp_path: Path) -> None:
     OpenVinoBuilder().build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
     rows = {"x": np.ones((2, 3), np.float32)}
     assert OpenVinoBuilder().load(tmp_path / "engine.onnx", 1).infer(rows)["y"].tolist() == [[1, 1, 1]] * 2
+
+
+def test_a_model_that_states_no_opset_is_refused_in_openvinos_words(tmp_path: Path) -> None:
+    model = linear_regressor()
+    del model.opset_import[0]
+    converted = saved(model, tmp_path / "converted.onnx")
+    with pytest.raises(EngineFailed, match=r"No conversion rule found for operations: ai\.onnx\.ml\.LinearRegressor"):
+        OpenVinoBuilder().build(converted, tmp_path / "engine.onnx", BuildOptions(1, BatchProfile()))
 
 
 def test_a_loop_keeps_the_condition_that_it_does_not_have(tmp_path: Path) -> None:

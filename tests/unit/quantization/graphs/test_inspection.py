@@ -165,7 +165,7 @@ def reverse(model: ModelProto) -> None:
     [
         (lambda m: m.graph.ClearField("node"), "the graph holds no nodes"),
         (lambda m: m.graph.node[0].input.__setitem__(0, "y"), "a cycle through 'first', 'second', 'first'; remove it"),
-        (reverse, "node 'second' reads 't' before any node makes it; sort the nodes"),
+        (reverse, "node 'second' reads 't' before any node makes it; sort the nodes .* OnnxModel"),
         (lambda m: m.graph.node[1].output.__setitem__(0, "t"), "tensor 't' is made by more than one input or node"),
         (lambda m: m.graph.input.append(m.graph.input[0]), "tensor 'x' is made by more than one"),
         (lambda m: m.graph.output.append(m.graph.output[0]), "tensor 'y' is listed twice as an output"),
