@@ -12,6 +12,7 @@ from service.errors import StageFailed
 from service.quantization.calibration import calibrated
 from service.quantization.calibration.calibrated import Calibrated
 from service.quantization.calibration.ranges import find_range
+from service.quantization.kept_files import LAYOUT
 from service.quantization.measures.histogram import Histogram
 
 
@@ -119,7 +120,7 @@ def test_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(calibrated, "LAYOUT", 99)
     filled().save(tmp_path / "c.npz")
     monkeypatch.undo()
-    with pytest.raises(StageFailed, match="its layout is 99, not 1"):
+    with pytest.raises(StageFailed, match=f"its layout is 99, not {LAYOUT}"):
         Calibrated.load(tmp_path / "c.npz")
 
 
