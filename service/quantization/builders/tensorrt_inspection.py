@@ -28,7 +28,12 @@ _ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 def network_layers(network: Any) -> list[dict[str, str]]:
     """Name, kind and the type of the first result of each layer that the parser made."""
     layers = (network.get_layer(index) for index in range(min(network.num_layers, _KEPT_LAYERS)))
-    return [{"name": layer.name, "kind": layer.type.name, "type": layer.get_output(0).dtype.name} for layer in layers]
+    return [{"name": layer.name, "kind": layer.type.name, "type": _result_type(layer)} for layer in layers]
+
+
+def _result_type(layer: Any) -> str:
+    # What bounds a loop, or chooses a branch, gives no tensor.
+    return str(layer.get_output(0).dtype.name) if layer.num_outputs else "none"
 
 
 def compiled_operators(layers: Iterable[dict[str, Any]]) -> tuple[ExecutedOperator, ...]:

@@ -75,6 +75,19 @@ def test_an_engine_is_built_and_tells_of_itself(tmp_path: Path) -> None:
     assert builder.why_not_here() == "no NVIDIA device on this host; no driver; install one"
 
 
+def recurrent() -> ModelProto:
+    """A GRU over five steps of four numbers: TensorRT's parser makes a loop of it."""
+    weights = {"w": np.ones((1, 12, 4), np.float32), "r": np.ones((1, 12, 4), np.float32)}
+    nodes = [node("Transpose", ["x"], ["t"], "t", perm=[1, 0, 2]), node("GRU", ["t", "w", "r"], ["y"], hidden_size=4)]
+    return model(nodes, weights, shape=["batch", 5, 4])
+
+
+def test_a_network_whose_loop_has_layers_without_a_result_is_built_and_told_of(tmp_path: Path) -> None:
+    notes = build(recurrent(), tmp_path)
+    assert {layer["kind"] for layer in notes["network"] if layer["type"] == "none"} == {"TRIP_LIMIT"}
+    assert (tmp_path / "engine.plan").stat().st_size > 1000
+
+
 def test_with_a_gpu_what_tensorrt_lacks_there_leaves_the_engine_unproven(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch)
     assert TensorRtBuilder().why_not_here() == ""
