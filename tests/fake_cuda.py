@@ -61,6 +61,9 @@ class _Allocation:
         self._driver.check("free")
         del self._driver.memory[self._address]
 
+    def __del__(self) -> None:
+        self._driver.drop(self._address in self._driver.memory)
+
 
 class _Pinned:
     """What numpy keeps as the base of a page-locked array."""
@@ -74,6 +77,9 @@ class _Pinned:
     def free(self) -> None:
         self._driver.check("free")
         self._driver.pinned.remove(id(self))
+
+    def __del__(self) -> None:
+        self._driver.drop(id(self) in self._driver.pinned)
 
 
 class _Context:
@@ -89,6 +95,8 @@ class _Context:
             raise CudaError("cuCtxPopCurrent failed: an illegal memory access was encountered")
 
     def detach(self) -> None:
+        if self._driver.detached:
+            raise CudaError("context::detach failed: cannot detach from invalid context")
         self._driver.detached = True
 
 
@@ -116,6 +124,8 @@ class FakeDriver:
         self.allocations = 0
         self.depth = threading.local()
         self.pop_fails = self.detached = False
+        # Of buffers that nobody freed by name, while pycuda would still have entered the context for them.
+        self.dropped = 0
         self.next_address = 4096
         self._next_stream = 1
 
@@ -141,6 +151,10 @@ class FakeDriver:
             raise CudaError(f"{call}: no currently active context?")
         if call in self.failing:
             raise CudaError(f"{call} failed: an illegal memory access was encountered")
+
+    def drop(self, held: bool) -> None:
+        """Memory's last reference goes: what is held then pycuda frees in a destructor, unless its context is dead."""
+        self.dropped += held and not self.detached
 
     @property
     def used_bytes(self) -> int:

@@ -59,17 +59,24 @@ class CudaContext:
             self._lost = (
                 f"the GPU failed: {error}; this server's engines on it are lost, restart the server to use it again"
             )
+            self._detach()
             raise DeviceFailed(self._lost) from error
 
     def _pop(self) -> None:
-        driver = self.driver
         try:
             self._primary.pop()
-        except driver.Error:
+        except self.driver.Error:
             # Left on this thread's stack, pycuda would abort the process when the thread ends; detaching empties it.
-            with suppress(driver.Error):
-                self._primary.detach()
+            self._detach()
             raise
+
+    def _detach(self) -> None:
+        """Lets what a lost device still holds be dropped anywhere: pycuda leaves alone what is of a detached context.
+
+        Otherwise it would enter the context once more to free it, in a destructor, where a refusal ends the process.
+        """
+        with suppress(self.driver.Error):
+            self._primary.detach()
 
     def stream(self) -> Any:
         return self.driver.Stream(_NON_BLOCKING)

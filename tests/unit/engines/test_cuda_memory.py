@@ -93,6 +93,7 @@ def test_a_driver_error_loses_the_device_and_the_context_is_left_all_the_same(
     with pytest.raises(DeviceFailed, match=r"illegal memory access .*restart the server"), cuda.active():
         DeviceBuffer(cuda).reserve(1)
     assert driver.depth.value == 0
+    assert driver.detached
 
 
 def test_a_context_that_cannot_be_left_is_detached_and_never_entered_again(

@@ -5,6 +5,7 @@ These prove the buffer logic alone; that TensorRT answers right is for tests/gpu
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 
@@ -235,13 +236,16 @@ def test_a_device_error_loses_the_engine_for_good_and_no_later_batch_reaches_the
     assert len(gpu.driver.ran) == ran
 
 
-def test_a_lost_engine_closes_without_raising(gpu: FakeGpu) -> None:
+def test_a_lost_engine_closes_without_raising_and_no_destructor_reaches_the_device(gpu: FakeGpu) -> None:
     engine = gpu.load()
     engine.infer({"x": rows(1)})
     gpu.driver.failing = {"synchronize", "free", "memcpy"}
     with pytest.raises(DeviceFailed):
         engine.infer({"x": rows(1)})
     engine.close()
+    del engine
+    gc.collect()
+    assert gpu.trt.contexts == gpu.driver.dropped == 0
 
 
 def test_a_full_device_fails_the_batch_and_not_the_engine(gpu: FakeGpu) -> None:
