@@ -83,6 +83,8 @@ class _Pinned:
 
 
 class _Context:
+    """pycuda keeps a stack of contexts for each thread, and aborts the process where one ends with any left on it."""
+
     def __init__(self, driver: FakeDriver) -> None:
         self._driver = driver
 
@@ -90,14 +92,24 @@ class _Context:
         self._driver.depth.value = getattr(self._driver.depth, "value", 0) + 1
 
     def pop(self) -> None:
-        self._driver.depth.value -= 1
         if self._driver.pop_fails:
             raise CudaError("cuCtxPopCurrent failed: an illegal memory access was encountered")
+        if self._driver.detached:
+            self.get_current()
+            raise CudaError("m_stack::pop failed: invalid device context - cannot pop context from empty stack")
+        self._driver.depth.value -= 1
 
     def detach(self) -> None:
         if self._driver.detached:
             raise CudaError("context::detach failed: cannot detach from invalid context")
         self._driver.detached = True
+        self.get_current()
+
+    def get_current(self) -> _Context | None:
+        if self._driver.detached:
+            # Detached contexts go from the stack of the thread that asks.
+            self._driver.depth.value = 0
+        return self if getattr(self._driver.depth, "value", 0) else None
 
 
 class _Device:

@@ -56,7 +56,8 @@ class CudaContext:
         except driver.MemoryError as error:
             raise EngineFailed(f"the GPU's memory is used up: {error}; deploy fewer engines on it") from error
         except driver.Error as error:
-            self._lost = (
+            # The first tells why; what other threads meet from then on follows from it.
+            self._lost = self._lost or (
                 f"the GPU failed: {error}; this server's engines on it are lost, restart the server to use it again"
             )
             self._detach()
@@ -66,7 +67,6 @@ class CudaContext:
         try:
             self._primary.pop()
         except self.driver.Error:
-            # Left on this thread's stack, pycuda would abort the process when the thread ends; detaching empties it.
             self._detach()
             raise
 
@@ -77,6 +77,9 @@ class CudaContext:
         """
         with suppress(self.driver.Error):
             self._primary.detach()
+        # Another thread may have detached it. Left on this one's stack, a context makes pycuda abort the process when
+        # the thread ends; asking for the current one takes those off that are detached.
+        self._primary.get_current()
 
     def stream(self) -> Any:
         return self.driver.Stream(_NON_BLOCKING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,32 @@ def test_a_driver_error_loses_the_device_and_the_context_is_left_all_the_same(
         DeviceBuffer(cuda).reserve(1)
     assert driver.depth.value == 0
     assert driver.detached
+
+
+def test_every_thread_inside_leaves_a_lost_context_and_tells_the_first_reason(
+    driver: FakeDriver, cuda: CudaContext
+) -> None:
+    inside, lost = Event(), Event()
+    told: list[tuple[str, int]] = []
+
+    def beside() -> None:
+        try:
+            with cuda.active():
+                inside.set()
+                lost.wait(20)
+        except DeviceFailed as error:
+            told.append((str(error), driver.depth.value))
+
+    thread = Thread(target=beside)
+    thread.start()
+    inside.wait(20)
+    driver.failing, driver.pop_fails = {"mem_alloc"}, True
+    with pytest.raises(DeviceFailed) as first, cuda.active():
+        DeviceBuffer(cuda).reserve(1)
+    lost.set()
+    thread.join()
+    assert told == [(str(first.value), 0)]
+    assert driver.depth.value == 0
 
 
 def test_a_context_that_cannot_be_left_is_detached_and_never_entered_again(
