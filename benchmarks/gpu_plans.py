@@ -12,13 +12,18 @@ from service.quantization.builders.tensorrt_flags import flags_of, set_flags
 
 # Of a varying extent that is no row: MiniLM's words.
 WORDS = 128
+# The smallest and the largest of rows, or of another varying extent.
+Range = tuple[int, int]
 
 
-def build_plan(graph: Path, plan: Path, batches: tuple[int, ...], tf32: bool) -> Path:
-    """Builds for `batches` rows, tuned for the largest. Raises CannotMeasure with TensorRT's own words."""
+def build_plan(graph: Path, plan: Path, batches: tuple[int, ...], tf32: bool, extents: Range = (WORDS, WORDS)) -> Path:
+    """Builds for `batches` rows and, where more than the rows varies, for `extents`; tuned for the largest.
+
+    Raises CannotMeasure with TensorRT's own words.
+    """
     trt, log = tensorrt_module(), RuntimeLog()
     with listening(log.take):
-        content = _built(trt, graph, batches, tf32)
+        content = _built(trt, graph, ((min(batches), max(batches)), extents), tf32)
     if content is None:
         raise CannotMeasure(f"TensorRT builds no engine of {graph}: {log.words()}")
     plan.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +31,7 @@ def build_plan(graph: Path, plan: Path, batches: tuple[int, ...], tf32: bool) ->
     return plan
 
 
-def _built(trt: Any, graph: Path, batches: tuple[int, ...], tf32: bool) -> Any:
+def _built(trt: Any, graph: Path, ranges: tuple[Range, Range], tf32: bool) -> Any:
     builder = trt.Builder(process_logger(trt))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, process_logger(trt))
@@ -38,20 +43,20 @@ def _built(trt: Any, graph: Path, batches: tuple[int, ...], tf32: bool) -> Any:
     set_flags(trt, config, flags_of(trt, "fixed", sparse=False))
     if tf32:
         config.set_flag(trt.BuilderFlag.TF32)
-    config.add_optimization_profile(_profile(builder, network, batches))
+    config.add_optimization_profile(profile_of(builder, network, *ranges))
     return builder.build_serialized_network(network, config)
 
 
-def _profile(builder: Any, network: Any, batches: tuple[int, ...]) -> Any:
+def profile_of(builder: Any, network: Any, rows: Range, extents: Range) -> Any:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         fed = network.get_input(index)
-        least, most = (shape_for(tuple(fed.shape), rows) for rows in (min(batches), max(batches)))
+        least, most = (shape_for(tuple(fed.shape), *sizes) for sizes in zip(rows, extents, strict=True))
         profile.set_shape(fed.name, least, most, most)
     return profile
 
 
-def shape_for(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """`shape` with its open extents closed: the first is the rows, another one the words."""
-    sizes = [rows if axis == 0 else WORDS for axis in range(len(shape))]
+def shape_for(shape: tuple[int, ...], rows: int, extent: int = WORDS) -> tuple[int, ...]:
+    """`shape` with its open extents closed: the first is the rows, every other one `extent`."""
+    sizes = [rows if axis == 0 else extent for axis in range(len(shape))]
     return tuple(size if extent < 0 else extent for extent, size in zip(shape, sizes, strict=True))

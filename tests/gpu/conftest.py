@@ -17,6 +17,9 @@ from tests.served_models import artifact
 
 Load = Callable[[Path], Engine]
 LARGEST_BATCH = 64
+# Of other axes than the rows: where the contract finds the first size that its network of open axes takes, and what it
+# asks of it then.
+OPEN_EXTENTS = (32, 64)
 
 
 @pytest.fixture(params=GPU_RUNTIMES)
@@ -29,7 +32,12 @@ def load(request: pytest.FixtureRequest) -> Load:
 
     def open_one(path: Path) -> Engine:
         if runtime == "tensorrt":
-            path = build_plan(path, path.with_suffix(".plan"), (1, LARGEST_BATCH), tf32=False)
+            path = compiled(path)
         return load_engine(path, replace(artifact(), runtime=runtime), threads=1)
 
     return open_one
+
+
+def compiled(model: Path) -> Path:
+    """The plan of an ONNX file, beside it."""
+    return build_plan(model, model.with_suffix(".plan"), (1, LARGEST_BATCH), tf32=False, extents=OPEN_EXTENTS)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from benchmarks.gpu_plans import build_plan
 from service.engines.cuda_memory import cuda_context
 from service.engines.engine import Compiling
 from service.engines.gpu_requirements import missing_for
@@ -19,7 +18,7 @@ from service.engines.samples import Sampler
 from service.engines.tensorrt_import import tensorrt_module
 from service.errors import EngineFailed, InvalidTensor
 from tests.contract.engines.test_engines import *  # noqa: F403 (the suite itself, over this folder's `load`)
-from tests.gpu.conftest import LARGEST_BATCH, Load
+from tests.gpu.conftest import LARGEST_BATCH, Load, compiled
 from tests.served_models import artifact
 from tests.unit.quantization.small_models import classifier, images, model_of, saved, value
 
@@ -74,7 +73,7 @@ def test_kept_kernels_are_taken_by_the_next_load_which_answers_alike_and_has_not
     if not hasattr(tensorrt_module(), "IRuntimeCache"):
         pytest.skip("TensorRT proper compiles when it builds")
     model = saved(classifier(), tmp_path / "m.onnx")
-    plan = build_plan(model, tmp_path / "m.plan", (1, LARGEST_BATCH), tf32=False)
+    plan = compiled(model)
     written: list[bytes] = []
     kernels = CacheStore(lambda: written[-1] if written else None, written.append)
     answers = []
