@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ def main() -> int:
     if len(missing) == len(GPU_RUNTIMES):
         print(f"No test was run, for they need an NVIDIA GPU: {missing['tensorrt']}", file=sys.stderr)
         return 2
-    return int(pytest.main(["-m", "gpu"]))
+    # This folder alone: no other has such tests, and importing all of them takes longer than running these.
+    return int(pytest.main(["-m", "gpu", str(Path(__file__).parent)]))
 
 
 if __name__ == "__main__":
