@@ -9,6 +9,7 @@ from benchmarks.errors import CannotMeasure
 from service.engines.tensorrt_import import tensorrt_module
 from service.engines.tensorrt_log import RuntimeLog, listening, process_logger
 from service.quantization.builders.tensorrt_flags import flags_of, set_flags
+from service.quantization.builders.tensorrt_targets import set_targets
 
 # Of a varying extent that is no row: MiniLM's words.
 WORDS = 128
@@ -43,6 +44,8 @@ def _built(trt: Any, graph: Path, ranges: tuple[Range, Range], tf32: bool) -> An
     set_flags(trt, config, flags_of(trt, "fixed", sparse=False))
     if tf32:
         config.set_flag(trt.BuilderFlag.TF32)
+    # Left to itself TensorRT-RTX compiles for some kinds of GPU, and this one need not be among them.
+    set_targets(trt, config, this_gpu=True)
     config.add_optimization_profile(profile_of(builder, network, *ranges))
     return builder.build_serialized_network(network, config)
 
