@@ -39,6 +39,8 @@ from service.quantization.kept_files import RUNTIME_CACHE
 # Scratch memory that one layer's kernel may ask for where no GPU says how much there is: a small card has 8 GiB in all.
 _WORKSPACE_BYTES = 4 * 1024**3
 _MIB = 1024 * 1024
+# How TensorRT says that scratch memory, or the GPU's as a whole, did not suffice.
+_NO_ROOM = ("workspace limit", "out of memory", "outofmemory", "amount of gpu memory")
 
 
 class TensorRtBuilder:
@@ -177,7 +179,7 @@ def _of_the_gpu_free() -> str:
 
 def _why_not_built(log: BuildLog) -> str:
     step = "lower batch.max, keep what it names in floating point, or build for runtime onnxruntime"
-    if "workspace limit" in log.reason or "out of memory" in log.reason.lower():
+    if any(words in log.reason.lower() for words in _NO_ROOM):
         scratch = f"{_workspace_bytes() / _MIB:.0f} MiB on this host{_of_the_gpu_free()}"
         step = f"its kernels may take {scratch}: lower batch.max"
     return f"TensorRT gave no engine: {log.reason}; {step}"

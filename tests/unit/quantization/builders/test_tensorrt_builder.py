@@ -20,6 +20,7 @@ from service.errors import EngineFailed, InvalidModel
 from service.quantization.builders import tensorrt_builder, tensorrt_targets
 from service.quantization.builders.builder import BuildOptions, builder_for
 from service.quantization.builders.tensorrt_builder import TensorRtBuilder
+from service.quantization.builders.tensorrt_log import BuildLog
 from service.quantization.kept_files import RUNTIME_CACHE
 from tests.unit.quantization.small_models import classifier, saved
 
@@ -196,6 +197,21 @@ def test_kernels_that_find_no_room_for_scratch_say_how_much_there_was(
     monkeypatch.setattr(tensorrt_builder, "free_device_bytes", lambda: 3 * 2**20)
     with pytest.raises(EngineFailed, match=r"may take 1 MiB on this host, 3\.0 MiB of it free: lower batch\.max"):
         build(classifier(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory (Requested size was 8388608 bytes.)",
+        "Requested amount of GPU memory (8388608 bytes) could not be allocated.",
+        "Error Code 1: Cuda Runtime (out of memory)",
+    ],
+)
+def test_a_gpu_too_full_to_build_on_is_told_in_memory_and_not_in_operators(words: str) -> None:
+    log = BuildLog()
+    log.take("ERROR", words)
+    told = tensorrt_builder._why_not_built(log)
+    assert told.endswith("its kernels may take 4096 MiB on this host: lower batch.max")
 
 
 def test_the_data_centre_package_builds_on_a_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
