@@ -32,12 +32,16 @@ class FakeStream:
     blocking: bool = True
     waiting: list[tuple[str, Work]] = field(default_factory=list)
     captured: list[tuple[str, Work]] | None = None
+    # The thread that began the capture, which may not allocate, free or wait for this stream until it has ended it.
+    capturer: int = 0
 
     def enqueue(self, name: str, work: Work) -> None:
         (self.waiting if self.captured is None else self.captured).append((name, work))
 
     def synchronize(self) -> None:
         self.driver.check("synchronize")
+        if self.captured is not None:
+            raise CudaError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
         while self.waiting:
             name, work = self.waiting.pop(0)
             self.driver.ran.append((self.handle, name))
@@ -58,7 +62,7 @@ class _Allocation:
         return self._address
 
     def free(self) -> None:
-        self._driver.check("free")
+        self._driver.check_memory("free")
         del self._driver.memory[self._address]
 
     def __del__(self) -> None:
@@ -75,7 +79,7 @@ class _Pinned:
         driver.pinned.add(id(self))
 
     def free(self) -> None:
-        self._driver.check("free")
+        self._driver.check_memory("free")
         self._driver.pinned.remove(id(self))
 
     def __del__(self) -> None:
@@ -164,6 +168,21 @@ class FakeDriver:
         if call in self.failing:
             raise CudaError(f"{call} failed: an illegal memory access was encountered")
 
+    def check_memory(self, call: str) -> None:
+        """Nothing is allocated or freed by a thread that captures."""
+        self.check(call)
+        streams = [weak.get() for weak in list(self.streams.values())]  # type: ignore[attr-defined]
+        if any(stream is not None and stream.capturer == threading.get_ident() for stream in streams):
+            raise CudaError(f"{call} failed: operation not permitted when stream is capturing")
+
+    def check_pinned(self, host: np.ndarray[Any, Any]) -> None:
+        """Copies that run beside the processor need memory that stays where it is."""
+        held: Any = host
+        while isinstance(held, np.ndarray):
+            held = held.base
+        assert id(held) in self.pinned, "a copy of memory that is not page-locked, or no longer"
+        assert host.flags.c_contiguous, "a copy of memory with gaps"
+
     def drop(self, held: bool) -> None:
         """Memory's last reference goes: what is held then pycuda frees in a destructor, unless its context is dead."""
         self.dropped += held and not self.detached
@@ -173,26 +192,29 @@ class FakeDriver:
         return sum(len(block) for block in self.memory.values())
 
     def mem_get_info(self) -> tuple[int, int]:
+        self.check("mem_get_info")
         return self.size_bytes - self.used_bytes, self.size_bytes
 
     def mem_alloc(self, size_bytes: int) -> _Allocation:
-        self.check("mem_alloc")
+        self.check_memory("mem_alloc")
         if self.used_bytes + size_bytes > self.size_bytes:
             raise CudaMemoryError("cuMemAlloc failed: out of memory")
         self.allocations += 1
         return _Allocation(self, size_bytes)
 
     def pagelocked_empty(self, size_bytes: int, dtype: object) -> np.ndarray[Any, Any]:
-        self.check("pagelocked_empty")
+        self.check_memory("pagelocked_empty")
         assert dtype is np.uint8
         return np.asarray(_Pinned(self, size_bytes))
 
     def memcpy_htod_async(self, address: int, source: np.ndarray[Any, Any], stream: FakeStream) -> None:
         self.check("memcpy")
+        self.check_pinned(source)
         stream.enqueue("in", lambda: self.write(address, source))
 
     def memcpy_dtoh_async(self, target: np.ndarray[Any, Any], address: int, stream: FakeStream) -> None:
         self.check("memcpy")
+        self.check_pinned(target)
         stream.enqueue("out", lambda: np.copyto(target, self.read(address, len(target))))
 
     def read(self, address: int, size_bytes: int) -> np.ndarray[Any, Any]:
@@ -231,12 +253,14 @@ class FakeGraphLibrary:
         if recorded.blocking:
             # Any copy of another library on the legacy stream would end the capture; there is always one here.
             return 906
-        recorded.captured = []
+        recorded.captured, recorded.capturer = [], threading.get_ident()
         return 0
 
     def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:  # noqa: N802
-        captured = self._driver.stream_of(stream.value).captured
-        self._driver.stream_of(stream.value).captured = None
+        recorded = self._driver.stream_of(stream.value)
+        if recorded.capturer != threading.get_ident():
+            return 908
+        captured, recorded.captured, recorded.capturer = recorded.captured, None, 0
         if "cuStreamEndCapture" in self.failing:
             return 901
         graph._obj.value = self._keep(self.graphs, captured or [])
