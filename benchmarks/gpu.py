@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.errors import CannotMeasure
-from benchmarks.gpu_figures import BATCHES, Figures, Times, add_figures
+from benchmarks.gpu_figures import BATCHES, Figures, Times, add_figures, medians
 from benchmarks.gpu_graphs import PRECISIONS, Network, find_networks, graph_of
 from benchmarks.gpu_plans import build_plan
 from benchmarks.gpu_service import measure_service
@@ -83,6 +83,8 @@ def _measure(network: Network, folder: Path, options: Options, to: tuple[Report,
                 _time(network, (precision, runtime), folder, options.rounds, times)
             if times:
                 figures[runtime, precision] = times
+                # Said at once as well: whoever has the GPU for so long only may have to end the run before its report.
+                say(f"{what}: {medians(times)}")
     return figures
 
 

@@ -60,6 +60,15 @@ def test_an_engine_that_does_not_fit_costs_that_batch_and_the_rest_is_kept(said:
     assert f"ResNet50, int8 on tensorrt, was not measured in every batch: {FULL}" in report.notes
 
 
+def test_figures_are_said_as_they_come_so_that_a_run_that_is_ended_leaves_them(said: list[str]) -> None:
+    measured(said)
+    told = "1 rows 1.000 ms, 8 rows 1.000 ms, 32 rows 1.000 ms"
+    assert f"ResNet50, int8 on tensorrt: {told}" in said
+    assert not any(line.startswith("ResNet50, fp16 on onnxruntime-cuda:") for line in said)
+    first = f"ResNet50, fp32 on tensorrt: {told}, 128 rows 1.000 ms"
+    assert said.index(first) < said.index("ResNet50, tf32 on tensorrt")
+
+
 def test_an_error_of_a_runtimes_own_is_a_note_with_its_class(said: list[str]) -> None:
     words = "ResNet50, fp16 on onnxruntime-cuda, was not measured in every batch: RuntimeError: CUBLAS failure 3"
     assert words in measured(said).notes
