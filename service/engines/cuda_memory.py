@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ _NON_BLOCKING = 1
 # that fails, and ends the capture, in whatever mode it was begun. A capture holds both, and is short; a load is not.
 loading = RLock()
 capturing = RLock()
+# A cache lets threads that come while it is empty make one each, and starting the driver lets others go on meanwhile.
+_making = Lock()
 
 
 class CudaContext:
@@ -85,9 +87,14 @@ class CudaContext:
         return self.driver.Stream(_NON_BLOCKING)
 
 
-@lru_cache(maxsize=1)
 def cuda_context() -> CudaContext:
     """The process's only one. Raises Unsupported where pycuda cannot be imported."""
+    with _making:
+        return _made_context()
+
+
+@lru_cache(maxsize=1)
+def _made_context() -> CudaContext:
     try:
         import pycuda.driver as driver
     except ImportError as error:

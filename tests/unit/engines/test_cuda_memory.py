@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from threading import Event, Thread
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError, Event, Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +100,25 @@ def test_a_driver_error_loses_the_device_and_the_context_is_left_all_the_same(
         DeviceBuffer(cuda).reserve(1)
     assert driver.depth.value == 0
     assert driver.detached
+
+
+def test_engines_that_are_loaded_at_once_share_the_processs_only_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Barrier(2)
+
+    class SlowDriver(FakeDriver):
+        def init(self) -> None:
+            # Whoever is alone here goes on after a moment.
+            with suppress(BrokenBarrierError):
+                both.wait(0.2)
+
+    slow = SlowDriver()
+    monkeypatch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=slow))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", slow)
+    cuda_memory._made_context.cache_clear()
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(cuda_memory.cuda_context) for _ in range(2))
+    cuda_memory._made_context.cache_clear()
+    assert first.result() is second.result()
 
 
 def test_every_thread_inside_leaves_a_lost_context_and_tells_the_first_reason(
