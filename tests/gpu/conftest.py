@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +24,30 @@ OPEN_EXTENTS = (32, 64)
 
 
 @pytest.fixture(params=GPU_RUNTIMES)
-def load(request: pytest.FixtureRequest) -> Load:
+def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     """Opens an ONNX file on one runtime; for TensorRT it is compiled first, for 1 to 64 rows and without TF32."""
     runtime: str = request.param
     missing = missing_for(runtime)
     if missing:
         pytest.skip(missing)
+    with opening(runtime) as load:
+        yield load
 
-    def open_one(path: Path) -> Engine:
-        if runtime == "tensorrt":
-            path = compiled(path)
-        return load_engine(path, replace(artifact(), runtime=runtime), threads=1)
 
-    return open_one
+@contextmanager
+def opening(runtime: str) -> Iterator[Load]:
+    """Closes TensorRT's engines at the end: of one that is dropped instead, Python frees what the others point to."""
+    with ExitStack() as opened:
+
+        def open_one(path: Path) -> Engine:
+            if runtime == "tensorrt":
+                path = compiled(path)
+            engine = load_engine(path, replace(artifact(), runtime=runtime), threads=1)
+            if runtime == "tensorrt":
+                opened.callback(engine.close)
+            return engine
+
+        yield open_one
 
 
 def compiled(model: Path) -> Path:
