@@ -123,7 +123,10 @@ def _common_rows(headers: list[_Array], limits: UploadLimits) -> int:
     rows = max(counts.values())
     if min(counts.values()) != rows:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise InvalidDataset(f"the arrays' rows differ: {shown}; send as many rows of each")
+        raise InvalidDataset(
+            f"the arrays' rows differ: {shown}; send as many rows of each, on the first axis, and export a model whose "
+            "batch is another axis with the batch first"
+        )
     if rows > limits.max_rows:
         raise InvalidDataset(f"the dataset has {rows} rows; send at most {limits.max_rows}")
     return rows
