@@ -36,12 +36,15 @@ def write_operators(model: ModelProto) -> ModelProto:
 def _wanted_opset(model: ModelProto) -> int:
     """The opset that says what is meant so that OpenVINO reads it; 0 where the graph's own does."""
     opset = opset_of(model)
-    if 13 <= opset < 18 and any(node.op_type in _AXES_UNSEEN for node in nodes_of(model)):
+    unseen = any(node.op_type in _AXES_UNSEEN for node in nodes_of(model))
+    if 13 <= opset < 18 and unseen:
         return 18
     if opset not in (11, 12) or all(node.op_type != "Softmax" for node in nodes_of(model)):
         return 0
     shapes = tensor_shapes(model)
-    return 13 if any(_is_over_several_axes(node, shapes) for node in nodes_of(model)) else 0
+    if not any(_is_over_several_axes(node, shapes) for node in nodes_of(model)):
+        return 0
+    return 18 if unseen else 13
 
 
 def _is_over_several_axes(node: NodeProto, shapes: Shapes) -> bool:

@@ -62,6 +62,14 @@ def test_a_reduction_is_over_the_axes_that_it_states(
         check(network(helper.make_node(kind, ["x"], ["y"], "it", keepdims=keepdims, **stated), opset), tmp_path)
 
 
+def test_a_reduction_behind_a_softmax_of_an_old_opset_is_over_its_axes_too(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["shares"], "share", axis=1),
+        helper.make_node("ReduceL1", ["shares"], ["y"], "it", axes=[1], keepdims=0),
+    ]
+    check(model_of(nodes, [value("x", SHAPE)], [value("y", None)], None, 12), tmp_path)
+
+
 PADDINGS: list[dict[str, Any]] = [
     {"auto_pad": "SAME_UPPER"},
     {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
