@@ -22,31 +22,47 @@ _NOT_REPLACED = (EACCES, EPERM, EROFS, EBUSY)
 def written_whole(file: Path) -> Iterator[BinaryIO]:
     """A stream whose bytes replace the file at the end. Raises CommandFailed where it cannot be written.
 
-    A pipe or a device is written to itself, and so is a file that nothing can be put in the place of.
+    A pipe or a device is written to itself, and so, at the end, is a file that nothing can be put in the place of.
     """
-    try:
-        with TemporaryFile() as whole:
-            yield whole
-            if (file.exists() and not file.is_file()) or not _is_replaced(file, whole):
-                whole.seek(0)
-                with file.open("wb") as stream:
-                    copyfileobj(whole, stream)
-    except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror}", "not_written", ExitCode.FAILED) from error
-
-
-def _is_replaced(file: Path, whole: BinaryIO) -> bool:
     # Beside what a link points to, so that the link stays one.
     target = Path(os.path.realpath(file))
     partial = target.with_name(f".octavo-{token_hex(4)}.part")
     try:
-        whole.seek(0)
-        with partial.open("xb") as stream:
-            copyfileobj(whole, stream)
+        if file.exists() and not file.is_file():
+            with file.open("wb") as stream:
+                yield stream
+            return
+        with _opened(partial) as whole:
+            yield whole
+            whole.flush()
+            if not _is_replaced(target, partial):
+                whole.seek(0)
+                with target.open("wb") as stream:
+                    copyfileobj(whole, stream)
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise CommandFailed(f"{file} cannot be written: {words}", "not_written", ExitCode.FAILED) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _opened(partial: Path) -> BinaryIO:
+    """The file beside the target or, in a folder that takes none, one among the temporary files."""
+    try:
+        return partial.open("x+b")
+    except OSError as error:
+        if error.errno not in _NOT_REPLACED:
+            raise
+        return TemporaryFile()
+
+
+def _is_replaced(target: Path, partial: Path) -> bool:
+    if not partial.exists():
+        return False
+    try:
         partial.replace(target)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         if error.errno not in _NOT_REPLACED:
             raise
         return False

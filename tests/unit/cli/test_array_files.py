@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import zipfile
 from collections.abc import Callable
 from errno import EBUSY, ENOSPC
@@ -80,6 +81,13 @@ def test_a_file_that_nothing_can_be_put_in_place_of_is_written_itself(
     assert save(file, FP32).code == 0
     assert file.read_bytes() != b"before"
     assert list(tmp_path.glob(".octavo-*")) == []
+
+
+def test_a_file_is_saved_where_there_is_no_temporary_folder(
+    save: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert save(tmp_path / "answers.npz", FP32).code == 0
 
 
 def test_a_full_disk_leaves_the_older_file(
