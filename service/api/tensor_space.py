@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+from typing import Any
+from weakref import ref
+
 import numpy as np
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 # Tensors begin where the widest loads of a processor like them to.
 ALIGNMENT = 64
@@ -11,28 +17,90 @@ _MIN_BYTES = 64 * 1024
 _BLOCK_BYTES = 8 * 1024 * 1024
 _FIRST_TENSORS = 4
 _SIZES = 4
+# Blocks beyond go with the last tensor in them.
+_KEPT_BLOCKS = 8
+_TAKEN, _FREE = 0, 1
 
 
 class TensorSpace:
-    """Not thread-safe: an event loop's. A block of 4 tensors, at last of 8 MiB, lives as long as any of them."""
+    """Gives to an event loop only; what it gave may be let go of in any thread.
+
+    A size's first block holds 4 tensors, each next one twice as many, at last 8 MiB. Blocks of 8 MiB are filled again
+    once all that was in them is gone: fresh memory is cleared by the kernel while the loop waits.
+    """
 
     def __init__(self) -> None:
-        # Of each size what its block has left, and how many tensors the next one holds.
-        self._left: dict[int, memoryview] = {}
-        self._counts: dict[int, int] = {}
+        self._current: dict[int, _Block] = {}
+        self._kept: list[_Block] = []
 
     def take(self, size: int) -> memoryview:
         """`size` bytes (`is_shared`) that nobody else has: behind those given last, while a block lasts."""
-        left = self._left.get(size)
-        if left is None and len(self._left) >= _SIZES:
-            self._left.clear()
-            self._counts.clear()
-        if not left:
-            count = min(self._counts.get(size, _FIRST_TENSORS), _BLOCK_BYTES // size)
-            self._counts[size] = 2 * count
-            left = aligned(count * size)
-        self._left[size] = left[size:]
-        return left[:size]
+        block = self._current.get(size)
+        taken = None if block is None else block.take()
+        if taken is None:
+            self._current[size] = block = self._next_block(size, block)
+            taken = block.take()
+            assert taken is not None
+        return taken
+
+    def _next_block(self, size: int, before: _Block | None) -> _Block:
+        for block in self._kept:
+            if block.size == size and block.is_free:
+                return block
+        if before is None and len(self._current) >= _SIZES:
+            self._current.clear()
+        full = _BLOCK_BYTES // size
+        count = min(_FIRST_TENSORS if before is None else 2 * before.count, full)
+        if count < full:
+            return _Block(size, np.empty(count * size + ALIGNMENT, np.uint8))
+        block = _Block(size, _pages(count * size + ALIGNMENT))
+        self._keep(block)
+        return block
+
+    def _keep(self, block: _Block) -> None:
+        if len(self._kept) >= _KEPT_BLOCKS:
+            # Of another size: a free one of this size would have been taken.
+            idle = next((kept for kept in self._kept if kept.is_free), None)
+            if idle is None:
+                return
+            self._kept.remove(idle)
+        self._kept.append(block)
+
+
+class _Block:
+    """Places for tensors of `size` bytes, one behind the other."""
+
+    def __init__(self, size: int, memory: Bytes) -> None:
+        start = -memory.__array_interface__["data"][0] % ALIGNMENT
+        self.size = size
+        self.count = (len(memory) - start) // size
+        self._memory = memory[start:]
+        self._places = bytearray([_FREE]) * self.count
+        self._last = 0
+        self._watches: dict[int, ref[Bytes]] = {}
+
+    @property
+    def is_free(self) -> bool:
+        return _TAKEN not in self._places
+
+    def take(self) -> memoryview | None:
+        """The place behind the last one given, or that one where it is free again; None at the block's end."""
+        places = self._places
+        if self.is_free:
+            place = 0
+        elif places[self._last] == _FREE:
+            # A request that was refused leaves no hole.
+            place = self._last
+        else:
+            place = places.find(_FREE, self._last + 1)
+            if place < 0:
+                return None
+        places[place] = _TAKEN
+        self._last = place
+        tensor = self._memory[place * self.size : (place + 1) * self.size]
+        # Every view of the tensor keeps this array alive.
+        self._watches[place] = ref(tensor, lambda _: places.__setitem__(place, _FREE))
+        return tensor.data
 
 
 def is_shared(size: int) -> bool:
@@ -45,3 +113,11 @@ def aligned(size: int) -> memoryview:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.__array_interface__["data"][0] % ALIGNMENT
     return memory.data[start : start + size]
+
+
+def _pages(size: int) -> Bytes:
+    """`size` fresh bytes of small pages: a large one is cleared whole at its first byte."""
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.uint8)

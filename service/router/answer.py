@@ -35,9 +35,11 @@ class Answer:
         """Raises the request's error, CancelledError where it was cancelled, InvalidStateError where it is not done."""
         if self._result is not None:
             return self._result
-        error = self.exception()
-        assert error is not None
-        raise error
+        try:
+            raise self.exception() or AssertionError("neither a result nor an error")
+        finally:
+            # The error's traceback would keep this frame, and the frame the error.
+            del self
 
     def exception(self) -> BaseException | None:
         """Why it failed; None where it did not. Raises as `result` where there is no answer."""

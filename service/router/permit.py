@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from math import ceil
 
 from service.domain.batching import QueuePolicy
-from service.errors import DeadlineExceeded, DeadlineUnreachable, OctavoError, QueueFull, Stopping
+from service.errors import DeadlineExceeded, DeadlineUnreachable, OctavoError, QueueFull, Stopping, Unavailable
 from service.router.backlog import Backlog
 from service.router.batch import Pending
 from service.router.waiting import WaitingRequests
@@ -32,12 +32,11 @@ def check_deadline(pending: Pending, backlog: Backlog, waiting: WaitingRequests,
         return
     if not waiting and not backlog.running:
         backlog.times.forgive(pending.rows)
-    refusal = DeadlineUnreachable(
+    told = (
         f"a timeout of {round(pending.timeout * 1e6)} microseconds cannot be met: with {waiting.rows} rows waiting an "
         f"answer takes up to {ceil(needed * 1e6)}; allow more, or try again after the seconds in Retry-After"
     )
-    refusal.retry_after_seconds = max(1, ceil(needed - left))
-    raise refusal
+    raise _retryable(DeadlineUnreachable(told), needed - left)
 
 
 def make_room(pending: Pending, backlog: Backlog, waiting: WaitingRequests, policy: QueuePolicy) -> list[Pending]:
@@ -54,12 +53,17 @@ def make_room(pending: Pending, backlog: Backlog, waiting: WaitingRequests, poli
     displaced = waiting.displace(surplus, pending.level)
     if displaced:
         return displaced
-    refusal = QueueFull(
+    told = (
         f"Exceeds maximum queue size: {waiting.rows} of {policy.queue_rows} rows wait; "
         "try again after the seconds in Retry-After"
     )
-    refusal.retry_after_seconds = max(1, ceil(backlog.seconds_until_answered(waiting, policy, pending)))
-    raise refusal
+    raise _retryable(QueueFull(told), backlog.seconds_until_answered(waiting, policy, pending))
+
+
+def _retryable(refusal: Unavailable, seconds: float) -> Unavailable:
+    """`refusal`, which who raises it must not hold: its traceback would keep the request's tensors until collected."""
+    refusal.retry_after_seconds = max(1, ceil(seconds))
+    return refusal
 
 
 def refuse(leaving: Iterable[Pending], why: Callable[[Pending], OctavoError]) -> None:
