@@ -16,19 +16,22 @@ HOW = "growth of resident memory while loading and running one batch, in a proce
 
 def loaded_with_growth(load: Callable[[], Engine], run: Callable[[Engine], object]) -> tuple[Engine, int | None]:
     """The engine and the bytes that it added, or None where the system does not tell. Closes it where `run` raises."""
-    before = _resident_bytes()
+    before = resident_bytes()
     engine = load()
     try:
         run(engine)
     except BaseException:
         engine.close()
         raise
-    after = _resident_bytes()
+    after = resident_bytes()
     return engine, None if before is None or after is None else max(0, after - before)
 
 
-def _resident_bytes() -> int | None:
-    """Counted once what was freed has gone back to the system, else an earlier engine's leavings hide growth."""
+def resident_bytes() -> int | None:
+    """Of this process; None where the system does not tell.
+
+    Counted once what was freed has gone back to the system, else an earlier engine's leavings hide growth.
+    """
     if sys.platform != "linux":
         return None
     gc.collect()
