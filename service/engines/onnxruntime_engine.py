@@ -14,7 +14,12 @@ from service.engines.engine import Array
 from service.engines.refused_shapes import onnxruntime_refusal, shapes_vary
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 
+# How long an engine's threads look out for work. Long enough for the next operator of a run, too short to hold a core
+# that requests are read and answered on; where a run takes milliseconds, long enough for a caller's next request.
 _SPIN_MICROSECONDS = "100"
+_LONG_SPIN_MICROSECONDS = "500"
+# Told by the file: who weighs so much is no model of microseconds.
+_LONG_SPIN_BYTES = 2**20
 _FATAL = 4
 # ONNX Runtime 1.32 ends the process where one of these meets an empty axis; RNN is of their family.
 _ENDS_ON_EMPTY = ("GRU", "LSTM", "RNN", "DynamicQuantizeLSTM", "Einsum")
@@ -85,7 +90,7 @@ class OnnxRuntimeEngine:
                 left_out = left_out_optimizers(content)
                 takes_empty = not _mentions(content, *_ENDS_ON_EMPTY)
                 takes_least = not _mentions(content, _ENDS_ON_LEAST)
-            options, providers = session_options(threads), ["CPUExecutionProvider"]
+            options, providers = session_options(threads, path.stat().st_size), ["CPUExecutionProvider"]
             session = ort.InferenceSession(str(path), options, providers, disabled_optimizers=left_out)
         except Exception as error:
             raise EngineFailed(f"ONNX Runtime cannot load {path.name}: {error}; check the model") from error
@@ -112,14 +117,14 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def session_options(threads: int) -> ort.SessionOptions:
-    """What sessions of every provider have in common: `threads` intra-op threads, that hardly spin."""
+def session_options(threads: int, file_bytes: int = 0) -> ort.SessionOptions:
+    """What sessions of every provider have in common: `threads` intra-op threads, that spin as a model's size asks."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Long enough for the next operator of a run, too short to hold a core that requests are read and answered on.
-    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    spin = _LONG_SPIN_MICROSECONDS if file_bytes >= _LONG_SPIN_BYTES else _SPIN_MICROSECONDS
+    options.add_session_config_entry("session.intra_op.spin_duration_us", spin)
     return options
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.domain.tensor import TensorSpec
-from service.engines.onnxruntime_engine import OnnxRuntimeEngine
+from service.engines.onnxruntime_engine import OnnxRuntimeEngine, session_options
 from service.engines.samples import Sampler
 from service.errors import EngineFailed, InvalidTensor
 from tests.served_models import write_identity, write_linear
@@ -100,3 +100,9 @@ def test_an_empty_sequence_is_refused_where_the_runtime_would_end_the_process(tm
     assert engine.infer({"x": np.zeros((2, 1, 3), np.float32)})["y"].size == 4
     with pytest.raises(InvalidTensor, match="takes no empty tensors"):
         engine.infer({"x": np.zeros((0, 1, 3), np.float32)})
+
+
+@pytest.mark.parametrize(("file_bytes", "microseconds"), [(2**20 - 1, "100"), (2**20, "500")])
+def test_threads_of_a_large_model_look_out_for_the_next_request(file_bytes: int, microseconds: str) -> None:
+    options = session_options(2, file_bytes)
+    assert options.get_session_config_entry("session.intra_op.spin_duration_us") == microseconds
