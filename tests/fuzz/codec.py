@@ -45,7 +45,7 @@ def outcome_of(body: bytes, length: bytes | None, reader: HeadReader, dice: rand
     try:
         head, request = _decode(reader, body, length, dice)
         names = request.inputs if head.outputs is None else [output.name for output in head.outputs]
-        if not request.inputs.keys() >= set(names):
+        if not request.inputs.keys() >= set(names) or not all(map(_is_whole, names)):
             return "answered"
         _check_answer(head, {name: request.inputs[name] for name in names}, head.datatypes)
     except (InvalidInput, Unsupported) as error:
@@ -53,6 +53,11 @@ def outcome_of(body: bytes, length: bytes | None, reader: HeadReader, dice: rand
         assert 0 < len(message) < _MAX_MESSAGE, f"a message of {len(message)} characters"
         return f"{status_of(error)} {error.code}"
     return "answered"
+
+
+def _is_whole(name: str) -> bool:
+    """A model's outputs are named in UTF-8, which has no half surrogate pairs; a request that names such is refused."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _decode(
