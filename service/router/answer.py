@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator
+from copy import copy
 
 from service.domain.inference import InferResult
 
@@ -35,11 +36,10 @@ class Answer:
         """Raises the request's error, CancelledError where it was cancelled, InvalidStateError where it is not done."""
         if self._result is not None:
             return self._result
-        try:
-            raise self.exception() or AssertionError("neither a result nor an error")
-        finally:
-            # The error's traceback would keep this frame, and the frame the error.
-            del self
+        error = self.exception()
+        assert error is not None
+        # A new one each time: whoever is told may hold this answer, and the raised error's traceback holds them.
+        raise copy(error)
 
     def exception(self) -> BaseException | None:
         """Why it failed; None where it did not. Raises as `result` where there is no answer."""

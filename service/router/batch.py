@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from math import inf, prod
 from typing import Any
@@ -74,16 +75,16 @@ class BatchRunner:
             batch.outcomes = self._run_together(members, batch.rows)
             batch.whole = True
         except DeviceFailed as error:
-            batch.outcomes = [error] * len(members)
+            batch.outcomes = [_untraced(error)] * len(members)
         except OctavoError as error:
-            batch.outcomes = [error] if len(members) == 1 else [self._run_alone(member) for member in members]
+            batch.outcomes = [_untraced(error)] if len(members) == 1 else [self._run_alone(each) for each in members]
         batch.seconds = self.clock() - batch.started_at
 
     def _run_alone(self, member: Pending) -> Outputs | OctavoError:
         try:
             return self._run_together([member], member.rows)[0]
         except OctavoError as error:
-            return error
+            return _untraced(error)
 
     def _run_together(self, members: Sequence[Pending], rows: int) -> list[Outputs]:
         try:
@@ -117,6 +118,11 @@ class BatchRunner:
                 self._buffers[name] = buffer
             joined[name] = np.concatenate(parts, out=buffer[:rows])
         return joined
+
+
+def _untraced(error: OctavoError) -> OctavoError:
+    """The error without its traceback and cause: frames there hold the members, whose answers will hold the error."""
+    return copy(error)
 
 
 def _in_memory_order(members: Sequence[Pending]) -> Sequence[Pending]:
