@@ -124,6 +124,8 @@ class Inference:
             await self._held.wait()
         if isinstance(answer, bytes):
             return answer
+        # The context keeps the error that ends the call, and with it this frame.
+        del call, message
         await context.abort(answer.status, answer.message, answer.metadata)
 
     def _can_wait(self, call: Call) -> bool:

@@ -64,6 +64,8 @@ def _counted(method: str, kind: type[Message], query: Query) -> Callable[[bytes,
         except Exception as error:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             refusal = refusal_of(error, method)
         GRPC_REQUESTS.labels(method, refusal.status.name).inc()
+        # The context keeps the error that ends the call, and with it this frame.
+        del request
         await context.abort(refusal.status, refusal.message, refusal.metadata)
 
     return answer

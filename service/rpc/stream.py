@@ -147,10 +147,7 @@ class Stream:
         self._release(size)
         if answer.cancelled():
             return self._inference.left(call)
-        error = answer.exception()
         try:
-            if error is not None:
-                raise error
             self._put(in_stream(self._inference.respond(call, answer.result(), final=True)))
         except Exception as failure:  # noqa: BLE001 (answered, and logged where it is no refusal of ours)
             self._put(self._error(call, failure))
