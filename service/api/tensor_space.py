@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
@@ -16,6 +17,7 @@ ALIGNMENT = 64
 _MIN_BYTES = 64 * 1024
 _BLOCK_BYTES = 8 * 1024 * 1024
 _FIRST_TENSORS = 4
+# Of so many sizes the last block is known that is not kept.
 _SIZES = 4
 # Blocks beyond go with the last tensor in them.
 _KEPT_BLOCKS = 8
@@ -47,8 +49,9 @@ class TensorSpace:
         for block in self._kept:
             if block.size == size and block.is_free:
                 return block
-        if before is None and len(self._current) >= _SIZES:
-            self._current.clear()
+        loose = [other for other, last in self._current.items() if other != size and last not in self._kept]
+        if len(loose) >= _SIZES:
+            self._forget(loose)
         full = _BLOCK_BYTES // size
         count = min(_FIRST_TENSORS if before is None else 2 * before.count, full)
         if count < full:
@@ -64,7 +67,13 @@ class TensorSpace:
             if idle is None:
                 return
             self._kept.remove(idle)
+            if self._current.get(idle.size) is idle:
+                self._forget([idle.size])
         self._kept.append(block)
+
+    def _forget(self, sizes: Iterable[int]) -> None:
+        for size in sizes:
+            del self._current[size]
 
 
 class _Block:

@@ -106,3 +106,14 @@ def test_after_a_peak_64_mib_are_kept_and_given_to_other_sizes_when_they_come() 
     others = [space.take(1_900_000) for _ in range(40)]
     assert sum(block() is not None for block in blocks) <= 1
     assert len(others) == 40
+
+
+def test_after_peaks_of_many_sizes_no_more_is_kept_than_64_mib_and_what_was_given_from_last() -> None:
+    space, sizes = TensorSpace(), [1_900_000 + 64 * number for number in range(8)]
+    blocks: dict[int, ref[np.ndarray[Any, Any]]] = {}
+    for count in (1, 1, 5, 40, 1):
+        for size in sizes:
+            taken = [space.take(size) for _ in range(count)]
+            blocks |= {id(block): ref(block) for block in map(block_of, taken)}
+            del taken
+    assert sum(block() is not None for block in blocks.values()) <= 12
