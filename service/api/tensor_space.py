@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -128,5 +129,7 @@ def _pages(size: int) -> Bytes:
     """`size` fresh bytes of small pages: a large one is cleared whole at its first byte."""
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
+        # A kernel built without large pages refuses this word.
+        with suppress(OSError):
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, np.uint8)

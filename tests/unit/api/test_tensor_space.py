@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import random
 from itertools import pairwise
 from threading import Thread
@@ -9,6 +11,7 @@ from typing import Any
 from weakref import ref
 
 import numpy as np
+import pytest
 
 from service.api.tensor_space import TensorSpace, is_shared
 
@@ -117,3 +120,12 @@ def test_after_peaks_of_many_sizes_no_more_is_kept_than_64_mib_and_what_was_give
             blocks |= {id(block): ref(block) for block in map(block_of, taken)}
             del taken
     assert sum(block() is not None for block in blocks.values()) <= 12
+
+
+def test_memory_is_given_where_the_kernel_knows_no_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("service.api.tensor_space.mmap.mmap", Plain)
+    assert len(TensorSpace().take(LARGEST)) == LARGEST
