@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 from service.domain.batching import Batching
 from service.domain.deployment import ServedModel
@@ -57,7 +58,8 @@ class ReplicaLoader:
                 replicas[variant] = replica
                 await self._prove(replica, served.deployment.batching)
             except OctavoError as error:
-                failure = failure or error
+                # Without its traceback: it is remembered, and frames of the load may hold half an engine.
+                failure = failure or copy(error)
                 if variant == served.deployment.stable:
                     break
         return replicas, failure

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from contextlib import suppress
+from weakref import ref
 
 import pytest
 
+from service.domain.engine import EngineArtifact
+from service.domain.limits import InferLimits
+from service.engines.engine import Engine
 from service.errors import EngineFailed, NotFound, NotReady
 from service.router.model_state import READY, UNAVAILABLE
 from service.router.router import Router
@@ -125,3 +131,32 @@ def test_a_variant_of_the_version_that_loads_is_not_looked_for_in_the_one_that_a
         assert (await ask(router, variant=INT8)).version == 2
 
     run(scenario)
+
+
+class HalfAnEngine:
+    """What a load has in hand when it fails: gigabytes, and a part of a GPU."""
+
+
+def test_a_failed_load_that_is_told_of_keeps_nothing_of_its_engine() -> None:
+    kept: list[ref[HalfAnEngine]] = []
+
+    def load(_: EngineArtifact) -> Engine:
+        half = HalfAnEngine()
+        kept.append(ref(half))
+        raise EngineFailed("it takes a type that there is no array of")
+
+    async def main() -> None:
+        router = Router(InferLimits(), load)
+        with suppress(EngineFailed):
+            await router.deploy(served(deployment()))
+        # The loop lets go of what woke this only now.
+        await asyncio.sleep(0)
+        assert str(router.failure("m", 1)) == "it takes a type that there is no array of"
+        assert [half() for half in kept] == [None]
+        await router.close(5)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
