@@ -21,6 +21,7 @@ from service.quantization.builders.openvino_activations import write_activations
 from service.quantization.builders.openvino_operators import write_operators
 from service.quantization.builders.openvino_reductions import separate_reductions
 from service.quantization.graphs.graph_checks import drop_empty_inputs
+from service.quantization.graphs.sparse_constants import write_out_sparse_constants
 
 _INT8 = {"i8", "u8"}
 # Layers that compute nothing: what feeds and what reads the graph.
@@ -41,8 +42,9 @@ class OpenVinoBuilder:
         # What is no model, OpenVINO says in its own words.
         with suppress(DecodeError):
             model = onnx.load_model(converted)
+            changed = write_out_sparse_constants(model)
             written = write_operators(model)
-            changed = drop_empty_inputs(written) | separate_reductions(written) | write_activations(written)
+            changed |= drop_empty_inputs(written) | separate_reductions(written) | write_activations(written)
             if changed or written is not model:
                 onnx.save_model(written, engine)
         try:

@@ -23,6 +23,7 @@ from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
 from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of, open_unstated_axes
+from service.quantization.graphs.sparse_constants import has_sparse_constants, write_out_sparse_constants
 
 OLDEST_OPSET = 7
 OLDEST_IR = 3
@@ -135,8 +136,14 @@ def _loads(opset: int, ir: int) -> bool:
 
 
 def _check_by_onnx(model: ModelProto) -> None:
+    """Also writes out sparse constants, of which ONNX's inference knows nothing: their places are checked before."""
     try:
+        if has_sparse_constants(model):
+            onnx.checker.check_model(model)
+            write_out_sparse_constants(model)
         onnx.checker.check_model(model, full_check=True)
+    except InvalidModel:
+        raise
     except Exception as error:
         words = " ".join(str(error).split())[:400]
         raise InvalidModel(f"the ONNX checker refuses the model: {words}; export it again") from error

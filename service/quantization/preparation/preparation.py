@@ -27,6 +27,7 @@ from service.quantization.data.rows import Feed, Rows
 from service.quantization.emitters.opset import converted, opset_of
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import graphs_of, nodes_of, open_unstated_axes
+from service.quantization.graphs.sparse_constants import write_out_sparse_constants
 from service.quantization.graphs.sparsity import prune
 from service.quantization.measures.decisions import check_labels, chosen_metric
 from service.quantization.placements.half import place_half
@@ -144,6 +145,7 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     model = onnx.load_model(source, load_external_data=False)
     # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
     require_space(destination.parent, 2 * source.stat().st_size)
+    write_out_sparse_constants(model)
     _constants_are_no_inputs(model)
     open_unstated_axes(model)
     if not opset_of(model):
