@@ -75,6 +75,14 @@ def open_unstated_axes(model: ModelProto) -> None:
                     dim.ClearField("dim_value")
 
 
+def forget_stated_shapes(model: ModelProto) -> None:
+    """In place: of everything but inputs the type alone stays."""
+    for graph in graphs_of(model):
+        for value in (*graph.output, *graph.value_info):
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+
+
 def check_graph(model: ModelProto) -> None:
     """All checks below, cheapest first. Raises InvalidModel with the value and the next step."""
     if not model.graph.node:
@@ -192,6 +200,11 @@ def check_value(value: ValueInfoProto, kind: str) -> None:
         raise InvalidModel(
             f"an {kind} is named {value.name!r:.80} ({len(value.name)} characters); give it 1 to "
             f"{MAX_NAME_CHARACTERS} printable characters"
+        )
+    if kind == "output" and value.type.sequence_type.elem_type.HasField("tensor_type"):
+        raise InvalidModel(
+            f"output {value.name!r:.120} is a list of tensors; only plain tensors can be served: append a "
+            "ConcatFromSequence (axis=1, new_axis=1), which makes one of them, or leave that output out"
         )
     what = value.type.WhichOneof("value")
     if what != "tensor_type":

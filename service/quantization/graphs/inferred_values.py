@@ -11,8 +11,10 @@ from onnx import ModelProto, ValueInfoProto, helper
 _READ_ELEMENTS = 1024
 
 
-def inferred_values(model: ModelProto) -> list[ValueInfoProto]:
+def inferred_values(model: ModelProto, strict: bool = False) -> list[ValueInfoProto]:
     """Type and shape of the main graph's inputs, outputs and computed tensors, as far as they can be told.
+
+    Where `strict`, raises InferenceError for operators that contradict each other, and for types stated wrongly.
 
     Inference writes the whole model out and reads it again, and an embedding's table alone may hold gigabytes, so
     weights are handed to it as inputs. What it does read of constants, such as shapes, is small.
@@ -29,5 +31,5 @@ def inferred_values(model: ModelProto) -> list[ValueInfoProto]:
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    inferred = onnx.shape_inference.infer_shapes(light).graph
+    inferred = onnx.shape_inference.infer_shapes(light, check_type=strict, strict_mode=strict).graph
     return [*inferred.input[:fed], *inferred.output, *inferred.value_info]

@@ -22,7 +22,14 @@ from service.domain.inference import Array
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
 from service.engines.samples import Sampler, sampler_for
 from service.errors import EngineFailed, InvalidModel, InvalidTensor
-from service.quantization.graphs.graph_checks import check_graph, graphs_of, nodes_of, open_unstated_axes
+from service.quantization.graphs.graph_checks import (
+    check_graph,
+    forget_stated_shapes,
+    graphs_of,
+    nodes_of,
+    open_unstated_axes,
+)
+from service.quantization.graphs.inferred_values import inferred_values
 from service.quantization.graphs.sparse_constants import has_sparse_constants, write_out_sparse_constants
 
 OLDEST_OPSET = 7
@@ -50,11 +57,12 @@ def inspect_model(arguments: dict[str, Any], report_progress: Callable[[float], 
     open_unstated_axes(model)
     opset = check_versions(model)
     check_graph(model)
+    stated = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.output}
     report_progress(0.4)
     _check_by_onnx(model)
     report_progress(0.6)
     engine = _loaded(path)
-    warnings = _run_samples(engine)
+    warnings = _run_samples(engine, stated)
     return {
         "opset": opset,
         "inputs": [spec.to_json() for spec in engine.inputs],
@@ -141,12 +149,24 @@ def _check_by_onnx(model: ModelProto) -> None:
         if has_sparse_constants(model):
             onnx.checker.check_model(model)
             write_out_sparse_constants(model)
-        onnx.checker.check_model(model, full_check=True)
+        _check_shapes(model)
     except InvalidModel:
         raise
     except Exception as error:
         words = " ".join(str(error).split())[:400]
         raise InvalidModel(f"the ONNX checker refuses the model: {words}; export it again") from error
+
+
+def _check_shapes(model: ModelProto) -> None:
+    """Of shapes that are stated otherwise than operators give them, as skl2onnx does, ONNX Runtime believes the latter.
+
+    These have to agree with each other, and with the stated types.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.shape_inference.InferenceError:
+        forget_stated_shapes(model)
+        inferred_values(model, strict=True)
 
 
 def _loaded(path: Path) -> OnnxRuntimeEngine:
@@ -156,8 +176,11 @@ def _loaded(path: Path) -> OnnxRuntimeEngine:
         raise InvalidModel(f"ONNX Runtime refuses the model: {str(error)[:600]}") from error
 
 
-def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
-    """Runs one row of zeros, and two where the batch is open; warns where open inner axes can be to blame, or zeros."""
+def _run_samples(engine: OnnxRuntimeEngine, stated: dict[str, int]) -> list[str]:
+    """Runs one row of zeros, and two where the batch is open; warns where open inner axes can be to blame, or zeros.
+
+    `stated` is how many axes the file gives each output.
+    """
     warnings: list[str] = []
     open_axes = [spec.name for spec in engine.inputs if -1 in spec.row_shape]
     if open_axes:
@@ -180,7 +203,7 @@ def _run_samples(engine: OnnxRuntimeEngine) -> list[str]:
             warnings.append(f"{words}; it is served, and requests of such rows do not share a batch")
             break
         if rows == 1:
-            warnings += _misstated(engine, results)
+            warnings += _misstated(engine, results, stated)
     return warnings
 
 
@@ -201,7 +224,7 @@ def _check_row_size(engine: OnnxRuntimeEngine) -> None:
             )
 
 
-def _misstated(engine: OnnxRuntimeEngine, results: dict[str, Array]) -> list[str]:
+def _misstated(engine: OnnxRuntimeEngine, results: dict[str, Array], stated: dict[str, int]) -> list[str]:
     """Outputs whose number of axes is not what the model states. Raises InvalidModel for what is no tensor."""
     warnings = []
     for spec in engine.outputs:
@@ -209,9 +232,9 @@ def _misstated(engine: OnnxRuntimeEngine, results: dict[str, Array]) -> list[str
         if not isinstance(value, np.ndarray):
             raise InvalidModel(f"output {spec.name!r} is a {type(value).__name__}; export the model with tensors alone")
         if value.ndim != len(spec.shape):
-            stated = f"{len(spec.shape)} axes" if spec.shape else "no axes"
+            axes = f"{stated[spec.name] or 'no'} axes"
             warnings.append(
-                f"output {spec.name!r} is stated with {stated} and gave {list(value.shape)}: answers have the shape "
-                "that they have, and the model's metadata says otherwise; state it as it is"
+                f"output {spec.name!r} is stated with {axes} and gave {list(value.shape)}: answers have the shape that "
+                "they have, and the model's metadata says otherwise; state it as it is"
             )
     return warnings

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from service.errors import InvalidModel
 from tests.unit.quantization.inspecting import inspect
-from tests.unit.quantization.small_models import model_of, relu_model, value
+from tests.unit.quantization.int8 import quantize, run
+from tests.unit.quantization.small_models import fp32, model_of, relu_model, value
 
 
 def test_open_inner_axes_are_taken_with_a_warning(tmp_path: Path) -> None:
@@ -88,3 +89,74 @@ def test_an_output_of_other_axes_than_stated_is_taken_with_a_warning(
     model = model_of(nodes, [value("x", [1, 4])], [value("y", stated)], constants)
     (warning,) = inspect(tmp_path, model)["warnings"]
     assert warning.startswith(f"output 'y' is stated {words} and gave [1, 1, 4]: answers have the shape")
+
+
+def relus(inner: ValueInfoProto | None, stated: ValueInfoProto) -> ModelProto:
+    """y = Relu(Relu(x)) of FP32 [batch, 4], stated to be as is told."""
+    nodes = [helper.make_node("Relu", ["x"], ["t"], "first"), helper.make_node("Relu", ["t"], ["y"], "second")]
+    model = model_of(nodes, [value("x", ("batch", 4))], [stated])
+    model.graph.value_info.extend([inner] if inner is not None else [])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("stated", "served"), [(("batch", 5), [-1, -1]), (("batch", "c", 1), []), (("batch",), []), ((), [])]
+)
+def test_an_output_that_is_stated_otherwise_than_its_operators_tell_is_taken(
+    tmp_path: Path, stated: tuple[int | str, ...], served: list[int]
+) -> None:
+    found = inspect(tmp_path, relus(None, value("y", stated)))
+    assert found["outputs"][0]["shape"] == served
+    told = [f"output 'y' is stated with {len(stated) or 'no'} axes and gave [1, 4]"] if len(stated) != 2 else []
+    assert [warning.split(":")[0] for warning in found["warnings"]] == told
+
+
+def test_a_tensor_inside_that_is_stated_otherwise_than_its_operator_tells_is_taken(tmp_path: Path) -> None:
+    for stated in (("batch", 5), ("batch",)):
+        found = inspect(tmp_path, relus(value("t", stated), value("y", ("batch", 4))))
+        assert (found["outputs"][0]["shape"], found["warnings"]) == ([-1, 4], [])
+
+
+def test_a_tensor_that_is_stated_of_another_type_is_refused(tmp_path: Path) -> None:
+    for stated in ((4,), ("batch", 4)):
+        for model in (
+            relus(None, value("y", stated, TensorProto.INT64)),
+            relus(value("t", stated, TensorProto.INT64), value("y", ("batch", 4))),
+        ):
+            with pytest.raises(InvalidModel, match=r"the ONNX checker refuses the model: .*type"):
+                inspect(tmp_path, model)
+
+
+def test_operators_that_contradict_each_other_are_refused_whatever_is_stated(tmp_path: Path) -> None:
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    for width in (5, 2000):
+        weights = {"w": np.ones((width, 4), np.float32)}
+        model = model_of([product], [value("x", ("batch", 4))], [value("y", ("batch",))], weights)
+        with pytest.raises(InvalidModel, match=r"the ONNX checker refuses the model: .*Incompatible dimensions"):
+            inspect(tmp_path, model)
+
+
+def test_a_model_that_states_its_output_wrongly_is_quantized(tmp_path: Path) -> None:
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        [value("x", ("batch", 4))],
+        [value("y", ("batch",))],
+        {"w": np.eye(4, dtype=np.float32)},
+    )
+    rows = {"x": fp32(np.random.default_rng(0).normal(0, 1, (32, 4)))}
+    emitted, _ = quantize(model, rows, tmp_path)
+    assert np.abs(run(emitted, rows, tmp_path)["y"] - rows["x"]).max() < 0.1
+
+
+def test_a_list_of_tensors_is_refused_with_how_to_make_one_of_it(tmp_path: Path) -> None:
+    # As skl2onnx writes the probabilities of a MultiOutputClassifier, whatever its options are.
+    construct = helper.make_node("SequenceConstruct", ["x", "x"], ["y"])
+    listed = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    model = model_of([construct], [value("x", ("batch", 4))], [listed])
+    with pytest.raises(
+        InvalidModel, match=r"output 'y' is a list of tensors; .* ConcatFromSequence \(axis=1, new_axis=1\)"
+    ):
+        inspect(tmp_path, model)
+    model.graph.node.append(helper.make_node("ConcatFromSequence", ["y"], ["joined"], axis=1, new_axis=1))
+    model.graph.output[0].CopyFrom(value("joined", ("batch", 2, 4)))
+    assert inspect(tmp_path, model)["outputs"][0]["shape"] == [-1, 2, 4]
