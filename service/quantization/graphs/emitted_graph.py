@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from service.quantization.graphs.chance import draws
 from service.quantization.graphs.graph import Graph
 
 Floats = npt.NDArray[np.float64]
@@ -112,6 +113,20 @@ class EmittedGraph:
         scale = self.graph.constant(self.graph.producer[name].input[1])
         return scale is not None and scale.size == 1
 
+    def drawn_for(self, step: Step) -> NodeProto | None:
+        """The operator that draws what a step reads, itself among them, where no pair stands between."""
+        todo, seen = [step.node] if step.node is not None else [], set()
+        while todo:
+            node = todo.pop()
+            if draws(node):
+                return node
+            for name in node.input:
+                maker = self.graph.producer.get(name)
+                if maker is not None and name not in seen and name not in self.source and name not in self.constant:
+                    seen.add(name)
+                    todo.append(maker)
+        return None
+
     def _local_outputs(self, step: Step) -> list[str]:
         own = [] if step.node is None else [step.tensor, LOCAL + step.made]
         return own + ([LOCAL + step.pair.dequantize.output[0]] if step.pair else [])
@@ -168,7 +183,7 @@ class EmittedGraph:
         """Tensors that follow from constants alone."""
         known = set(self.graph.constants)
         for node in self.graph.nodes:
-            if all(name in known for name in node.input if name):
+            if all(name in known for name in node.input if name) and not draws(node):
                 known.update(node.output)
         return known
 

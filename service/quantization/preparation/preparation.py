@@ -25,6 +25,7 @@ from service.errors import InvalidRecipe, OctavoError, StageFailed
 from service.quantization.atomic_files import replacing, require_space
 from service.quantization.data.rows import Feed, Rows
 from service.quantization.emitters.opset import converted, opset_of
+from service.quantization.graphs.chance import drawing_operators
 from service.quantization.graphs.graph import Graph
 from service.quantization.graphs.graph_checks import graphs_of, nodes_of, open_unstated_axes
 from service.quantization.graphs.sparse_constants import write_out_sparse_constants
@@ -68,6 +69,7 @@ def inspect_stage(task: PipelineTask, report_progress: Progress) -> dict[str, An
     found: dict[str, Any] = {
         "warnings": [*warnings, *_unmatched_patterns(graph, task.recipe.keep_float)],
         "graph_digest": graph_digest(graph.model),
+        "drawing": drawing_operators(graph.model),
     }
     if int8:
         found["quantizable"] = _check_quantizable(graph, task.recipe.keep_float)

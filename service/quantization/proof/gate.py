@@ -19,6 +19,7 @@ from service.quantization.atomic_files import replacing, write_text
 from service.quantization.builders.building import BUILT
 from service.quantization.conversion.conversion import CONVERTED, PLAN
 from service.quantization.measures.decisions import OF_EVERY_OUTPUT, chosen_metric
+from service.quantization.proof.chance import chance_as_cause
 from service.quantization.proof.validation import VALIDATED
 from service.quantization.report.page import render_page
 from service.quantization.report.report import ReportParts, build_report, speed_of
@@ -111,7 +112,9 @@ def judge(task: PipelineTask, found: dict[str, Any], runtime: str) -> Judgement:
         reason = f"the reference is right on no row {where}, so no loss can be told; check the order of the labels"
     else:
         side = "within" if passed else "outside"
-        reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}{slow}"
+        # A stage file of an earlier release knows of no chance.
+        chance = "" if passed else chance_as_cause(found.get("chance"), metric, task.budget.max_loss)
+        reason = f"{_change(named, figures)}, {side} the budget of {task.budget.max_loss:.6g}, {where}{slow}{chance}"
     return Judgement(runtime, "passed" if passed and not slow else "rejected", loss, reason, 1 / speed)
 
 

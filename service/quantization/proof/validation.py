@@ -22,6 +22,7 @@ from service.quantization.kept_files import RUNTIME_CACHE
 from service.quantization.measures.residency import loaded_with_growth
 from service.quantization.preparation.preparation import judging_rows, reference_inputs
 from service.quantization.proof.candidate_waterfall import waterfall_of
+from service.quantization.proof.chance import measure_chance
 from service.quantization.proof.comparison import compare
 from service.quantization.proof.consistency import check_consistency
 from service.quantization.proof.latency import measure_in_turn
@@ -50,6 +51,7 @@ def validate_stage(task: PipelineTask, report_progress: Progress) -> dict[str, A
         "labels": rows.labels is not None,
         "independent": not known,
         "warnings": [*_left_out(feed), *known],
+        "chance": measure_chance(task, feed),
         "candidates": {},
         "refused": {},
     }

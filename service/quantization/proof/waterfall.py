@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto
 from service.engines.engine import Engine
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine, left_out_optimizers
 from service.quantization.data.rows import Array, Feed
+from service.quantization.graphs.chance import shown
 from service.quantization.graphs.emitted_graph import LOCAL, EmittedGraph, Step, cut_model, engine_model, result_of
 from service.quantization.graphs.graph import attribute
 from service.quantization.measures.simulation import simulated
@@ -27,6 +28,8 @@ TOP = 8
 # An engine closer to its simulation than this adds nothing worth finding.
 _KERNELS_DIFFER_DB = 40.0
 _LARGEST_BIAS = 2**30
+# Told by two runs of what a step reads.
+_OF_KERNELS = ("kernel", "saturation")
 
 
 class Waterfall:
@@ -77,6 +80,9 @@ class Waterfall:
         for step in self._steps:
             figures = self.figures[step.name]
             cause, evidence = figures.cause(self._weights(step), saturates)
+            drawing = self._graph.drawn_for(step) if cause in _OF_KERNELS else None
+            if drawing is not None:
+                cause, evidence = "chance", f"{shown(drawing)} draws its input anew in each run"
             share = figures.relative / total if np.isfinite(total) else None
             entry = {"name": step.name, "operator": step.operator, "cause": cause, "evidence": evidence}
             found.append(entry | {"share": share} | figures.to_json())
