@@ -8,13 +8,18 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from service.api.schemas_requests import WHOLE, RequestBody, shown_as
-from service.domain.batching import MAX_PRIORITY_LEVELS, Batching
+from service.domain.batching import (
+    MAX_DELAY_SECONDS,
+    MAX_PRIORITY_LEVELS,
+    MAX_ROWS,
+    MAX_TIMEOUT_SECONDS,
+    Batching,
+)
 
-_MAX_ROWS = 2**20
 _MAX_SIZES = 64
 _MAX_INPUTS = 1024
 _MAX_LENGTH = 2**20
-_Rows = Annotated[int, Field(ge=1, le=_MAX_ROWS), WHOLE]
+_Rows = Annotated[int, Field(ge=1, le=MAX_ROWS), WHOLE]
 _Length = Annotated[int, Field(ge=1, le=_MAX_LENGTH), WHOLE]
 
 
@@ -55,11 +60,13 @@ class BatchingBody(RequestBody):
         ),
     ]
     batch_delay_seconds: Annotated[
-        float | None, Field(ge=0, le=10, description="Longest wait for a batch to fill, from a request's arrival.")
+        float | None,
+        Field(ge=0, le=MAX_DELAY_SECONDS, description="Longest wait for a batch to fill, from a request's arrival."),
     ] = None
     max_queue_rows: Annotated[_Rows | None, Field(description="Rows that may wait.")] = None
     timeout_seconds: Annotated[
-        float | None, Field(gt=0, le=86400, description="Longest that a request may take; its own may be shorter.")
+        float | None,
+        Field(gt=0, le=MAX_TIMEOUT_SECONDS, description="Longest that a request may take; its own may be shorter."),
     ] = None
     priority_levels: Annotated[
         int, Field(ge=0, le=MAX_PRIORITY_LEVELS, description="Levels of priority, 1 first; 0 for none."), WHOLE

@@ -9,14 +9,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from service.domain.deployment import Deployment
 from service.domain.model import checked_name
-from service.domain.recipe import MAX_SPEEDUP, BatchProfile, Budget, Calibration, Recipe, Tuning
-from service.quantization.recipes import (
+from service.domain.recipe import (
     LOWEST_PERCENTILE,
     MAX_BATCH_ROWS,
     MAX_CALIBRATION_ROWS,
-    MAX_KEEP_FLOAT,
-    MAX_KEEP_FLOAT_CHARACTERS,
+    MAX_LOSS,
+    MAX_SPEEDUP,
+    BatchProfile,
+    Budget,
+    Calibration,
+    Recipe,
+    Tuning,
 )
+from service.quantization.recipes import MAX_KEEP_FLOAT, MAX_KEEP_FLOAT_CHARACTERS
 
 # The same language as domain.model.NAME_PATTERN without "..", in words that any JSON Schema tool understands.
 NAME_SCHEMA = {"type": "string", "pattern": r"^[a-z0-9](\.?[a-z0-9_-])*\.?$", "minLength": 1, "maxLength": 63}
@@ -151,7 +156,7 @@ class BudgetBody(RequestBody):
     """`max_loss` is a share for the ratio metrics and an absolute error for mae."""
 
     metric: Literal["top1", "top5", "agreement", "mae", "cosine"] | None = None
-    max_loss: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.01
+    max_loss: Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)] = 0.01
     min_speedup: (
         Annotated[
             float,

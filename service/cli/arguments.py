@@ -27,6 +27,19 @@ class CheckedCommand(TyperCommand):
         return rest
 
 
+def number_above(low: float, high: float, text: str, panel: str | None = None) -> Any:
+    """An option whose number is above `low`, which typer's ranges would take along, and `high` at most."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and (value <= low or value > high):
+            raise typer.BadParameter(f"{value} is out of range; give more than {low:g} and at most {high:g}")
+        return value
+
+    # As typer shows its own ranges.
+    metavar = f"<float range> [{low:g}<x<={high:g}]"
+    return typer.Option(callback=check, metavar=metavar, help=text, rich_help_panel=panel)
+
+
 def regular_file(file: Path | None) -> Path | None:
     """An option's callback: a file is read twice, and sent with its size, so a pipe or a device will not do."""
     if file is not None and not file.is_file():

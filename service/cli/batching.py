@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from service.cli.arguments import number_above
 from service.cli.client import Document, url_path
 from service.cli.exit_codes import epilog
 from service.cli.figures import facts_table
 from service.cli.session import DEFAULT_URL, AsJson, ServerUrl, session
 from service.cli.shapes import BATCHING
+from service.domain.batching import MAX_DELAY_SECONDS, MAX_PRIORITY_LEVELS, MAX_ROWS, MAX_TIMEOUT_SECONDS
 
 BATCHING_EPILOG = epilog(
     "octavo batching digits",
@@ -23,13 +25,21 @@ BATCHING_EPILOG = epilog(
 
 def batching(
     model: Annotated[str, typer.Argument(help="Name of a deployed model.")],
-    max_batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows in one batch at most.")] = None,
+    max_batch_rows: Annotated[int | None, typer.Option(min=1, max=MAX_ROWS, help="Rows in one batch at most.")] = None,
     preferred: Annotated[str | None, typer.Option(help="Batch sizes to start with, rising, by commas.")] = None,
-    delay: Annotated[float | None, typer.Option(min=0, help="Seconds to wait for a batch to fill.")] = None,
-    max_queue_rows: Annotated[int | None, typer.Option(min=1, help="Rows that may wait.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds that a request may take at most.")] = None,
-    priority_levels: Annotated[int | None, typer.Option(min=0, help="Levels of priority; 0 for none.")] = None,
-    default_priority: Annotated[int | None, typer.Option(min=0, help="Level of requests that name none.")] = None,
+    delay: Annotated[
+        float | None, typer.Option(min=0, max=MAX_DELAY_SECONDS, help="Seconds to wait for a batch to fill.")
+    ] = None,
+    max_queue_rows: Annotated[int | None, typer.Option(min=1, max=MAX_ROWS, help="Rows that may wait.")] = None,
+    timeout: Annotated[
+        float | None, number_above(0, MAX_TIMEOUT_SECONDS, "Seconds that a request may take at most.")
+    ] = None,
+    priority_levels: Annotated[
+        int | None, typer.Option(min=0, max=MAX_PRIORITY_LEVELS, help="Levels of priority; 0 for none.")
+    ] = None,
+    default_priority: Annotated[
+        int | None, typer.Option(min=0, max=MAX_PRIORITY_LEVELS, help="Level of requests that name none.")
+    ] = None,
     buckets: Annotated[str | None, typer.Option(help="Lengths to pad variable dimensions to, by commas.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Go back to the server's settings first.")] = False,
     url: ServerUrl = DEFAULT_URL,

@@ -8,10 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.arguments import number_above
 from service.domain.recipe import (
     AROUND,
     DEPLOY_MODES,
     GRANULARITIES,
+    LOWEST_PERCENTILE,
+    MAX_BATCH_ROWS,
+    MAX_CALIBRATION_ROWS,
+    MAX_LOSS,
     MAX_SPEEDUP,
     METHODS,
     METRICS,
@@ -54,8 +59,8 @@ def _key(value: str | None) -> str | None:
     return value
 
 
-def _rows(text: str, panel: str) -> Any:
-    return typer.Option(min=1, help=text, rich_help_panel=panel)
+def _rows(text: str, panel: str, most: int) -> Any:
+    return typer.Option(min=1, max=most, help=text, rich_help_panel=panel)
 
 
 Precision = Annotated[str | None, _words(PRECISIONS, _told("What to build.", _DEFAULTS.precision))]
@@ -85,19 +90,21 @@ Method = Annotated[
     str | None, _words(METHODS, _told("How ranges are found.", _DEFAULTS.calibration.method), _CALIBRATION)
 ]
 CalibrationRows = Annotated[
-    int | None, _rows(_told("Rows to calibrate with.", _DEFAULTS.calibration.rows), _CALIBRATION)
+    int | None, _rows(_told("Rows to calibrate with.", _DEFAULTS.calibration.rows), _CALIBRATION, MAX_CALIBRATION_ROWS)
 ]
 Percentile = Annotated[
     float | None,
-    typer.Option(
-        min=0, max=100, rich_help_panel=_CALIBRATION,
-        help=_told("Percent of values inside the range.", _DEFAULTS.calibration.percentile),
+    number_above(
+        LOWEST_PERCENTILE,
+        100,
+        _told("Percent of values inside the range.", _DEFAULTS.calibration.percentile),
+        _CALIBRATION,
     ),
-]  # fmt: skip
+]
 
-BatchMin = Annotated[int | None, _rows(_told("Smallest batch in rows.", _DEFAULTS.batch.min), _BATCHES)]
-BatchOpt = Annotated[int | None, _rows(_told("Usual batch in rows.", _DEFAULTS.batch.opt), _BATCHES)]
-BatchMax = Annotated[int | None, _rows(_told("Largest batch in rows.", _DEFAULTS.batch.max), _BATCHES)]
+BatchMin = Annotated[int | None, _rows(_told("Smallest batch in rows.", _DEFAULTS.batch.min), _BATCHES, MAX_BATCH_ROWS)]
+BatchOpt = Annotated[int | None, _rows(_told("Usual batch in rows.", _DEFAULTS.batch.opt), _BATCHES, MAX_BATCH_ROWS)]
+BatchMax = Annotated[int | None, _rows(_told("Largest batch in rows.", _DEFAULTS.batch.max), _BATCHES, MAX_BATCH_ROWS)]
 
 ValidationSet = Annotated[str | None, typer.Option(help="Dataset to judge the engine by.", rich_help_panel=_ACCURACY)]
 Metric = Annotated[
@@ -110,12 +117,16 @@ Metric = Annotated[
 ]
 MaxLoss = Annotated[
     float | None,
-    typer.Option(min=0, help=_told("How much may be lost.", Budget().max_loss), rich_help_panel=_ACCURACY),
+    typer.Option(
+        min=0, max=MAX_LOSS, help=_told("How much may be lost.", Budget().max_loss), rich_help_panel=_ACCURACY
+    ),
 ]
 MinSpeedup = Annotated[
     float | None,
-    typer.Option(
-        min=0, max=MAX_SPEEDUP, rich_help_panel=_ACCURACY,
-        help="How many times as fast as FP32 the engine must be on the server's host. Default: any.",
+    number_above(
+        0,
+        MAX_SPEEDUP,
+        "How many times as fast as FP32 the engine must be on the server's host. Default: any.",
+        _ACCURACY,
     ),
-]  # fmt: skip
+]

@@ -9,6 +9,10 @@ from typing import Any
 from service.domain.limits import InferLimits
 
 MAX_PRIORITY_LEVELS = 16
+MAX_ROWS = 2**20
+MAX_DELAY_SECONDS = 10.0
+# A day.
+MAX_TIMEOUT_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, slots=True)

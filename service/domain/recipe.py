@@ -22,6 +22,12 @@ METHODS = ("minmax", "entropy", "percentile", "mse")
 METRICS = ("top1", "top5", "agreement", "mae", "cosine")
 # No precision makes an engine faster than this; a larger number is a mistake of units.
 MAX_SPEEDUP = 1000.0
+# Of an absolute error; no share comes near it.
+MAX_LOSS = 1e9
+MAX_CALIBRATION_ROWS = 100_000
+MAX_BATCH_ROWS = 1024
+# It has to be above: at half of the values the rest is clipped.
+LOWEST_PERCENTILE = 50.0
 DEPLOY_MODES = ("none", "promote", "canary", "shadow")
 # The share of requests that a job gives its canary.
 CANARY_WEIGHT_PERCENT = 10

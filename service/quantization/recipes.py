@@ -14,6 +14,9 @@ from service.domain.model import Dataset
 from service.domain.recipe import (
     AROUND,
     GRANULARITIES,
+    LOWEST_PERCENTILE,
+    MAX_BATCH_ROWS,
+    MAX_CALIBRATION_ROWS,
     MAX_SPEEDUP,
     METHODS,
     METRICS,
@@ -33,11 +36,8 @@ from service.engines.fingerprint import host_fingerprint
 from service.engines.loader import install_hint
 from service.errors import InvalidDataset, InvalidRecipe
 
-MAX_CALIBRATION_ROWS = 100_000
-MAX_BATCH_ROWS = 1024
 MAX_KEEP_FLOAT = 256
 MAX_KEEP_FLOAT_CHARACTERS = 256
-LOWEST_PERCENTILE = 50.0
 _LABEL_METRICS = ("top1", "top5")
 _ALL = ("fp32", "fp16", "bf16", "int8")
 # Runtimes that have a builder here, each with the modules of which one must be installed and the precisions it builds.
