@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from service.errors import DeviceFailed, EngineFailed, OctavoError
 from service.router.answer import Answer
 from service.router.route import Route
 
+_log = logging.getLogger(__name__)
 Outputs = dict[str, Array]
 # Shorter inputs are joined sooner than looked at.
 _VIEWED_BYTES = 64 * 1024
@@ -93,6 +95,7 @@ class BatchRunner:
             raise
         except Exception as error:
             # Joining and splitting too: memory runs out there as well, and what escaped would end the thread.
+            _log.error("a batch could not be run", exc_info=error)
             raise EngineFailed(f"the engine failed on this batch: {type(error).__name__}: {error}") from error
 
     def _run_and_split(self, members: Sequence[Pending], rows: int) -> list[Outputs]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto
+from collections.abc import Iterator
 
-from service.quantization.graphs.graph_checks import nodes_of
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from service.quantization.graphs.graph_checks import graphs_of, nodes_of
 
 _DRAWING = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -23,5 +25,20 @@ def shown(node: NodeProto) -> str:
 
 
 def drawing_operators(model: ModelProto) -> list[str]:
-    """Each as type and name, in subgraphs and functions too."""
-    return list(dict.fromkeys(shown(node) for node in nodes_of(model) if draws(node)))
+    """Each as type and name, in subgraphs and functions too; no Dropout that a constant tells not to train."""
+    off = {name for name, tensor in _constants(model) if not numpy_helper.to_array(tensor).any()}
+    drawing = (node for node in nodes_of(model) if draws(node))
+    return list(
+        dict.fromkeys(
+            shown(node) for node in drawing if node.op_type != "Dropout" or node.input[_TRAINING_INPUT] not in off
+        )
+    )
+
+
+def _constants(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """Those that hold truth values, by name."""
+    for graph in graphs_of(model):
+        yield from ((tensor.name, tensor) for tensor in graph.initializer if tensor.data_type == TensorProto.BOOL)
+    for node in nodes_of(model):
+        values = [entry.t for entry in node.attribute if entry.name == "value"] if node.op_type == "Constant" else []
+        yield from ((node.output[0], tensor) for tensor in values if tensor.data_type == TensorProto.BOOL)

@@ -145,9 +145,9 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     holds quantized operators that cannot be read back.
     """
     model = onnx.load_model(source, load_external_data=False)
-    # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
-    require_space(destination.parent, 2 * source.stat().st_size)
     write_out_sparse_constants(model)
+    # ONNX Runtime writes the simplified model, which may have constants that were operators, by itself.
+    require_space(destination.parent, 2 * model.ByteSize())
     _constants_are_no_inputs(model)
     open_unstated_axes(model)
     if not opset_of(model):
@@ -157,6 +157,10 @@ def prepare(source: Path, destination: Path, lowest_opset: int, how: Preparation
     if how.strip_pairs and is_quantized(model):
         model, other = read_quantized(model).model, True
     raised = opset_of(model) < lowest_opset
+    if raised:
+        # The converter believes what is stated of tensors; ONNX Runtime states anew what operators give.
+        for graph in graphs_of(model):
+            del graph.value_info[:]
     try:
         model = _simplified(model, destination, how.fold_norms)
         if _casts_constants(model):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from service.domain.recipe import Budget, Calibration, Recipe
 from service.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -131,3 +131,14 @@ def test_a_draw_that_changes_the_size_of_an_output_is_no_failure(tmp_path: Path)
     task.write(INSPECTED, {"drawing": ["RandomNormalLike 'noise'"]})
     feed = Feed.of(Rows.open(tmp_path / "unseen.npz", "validation"), OnnxRuntimeEngine.load(task.model, 1).inputs)
     assert measure_chance(task, feed) == {"operators": ["RandomNormalLike 'noise'"], "metrics": {}}
+
+
+def test_a_dropout_that_a_constant_tells_not_to_train_draws_nothing() -> None:
+    for stored in (True, False):
+        for trains in (True, False):
+            told = np.array(trains)
+            nodes = [helper.make_node("Dropout", ["x", "", "told"], ["y"], "dropout")]
+            if not stored:
+                nodes.insert(0, helper.make_node("Constant", [], ["told"], value=numpy_helper.from_array(told)))
+            model = model_of(nodes, [value("x", ("n", 8))], [value("y", ("n", 8))], {"told": told} if stored else {})
+            assert drawing_operators(model) == (["Dropout 'dropout'"] if trains else [])

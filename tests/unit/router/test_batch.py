@@ -125,7 +125,9 @@ def test_a_wrong_number_of_output_rows_fails_and_is_never_handed_out() -> None:
     assert "answered shape [2, 1] of 'y' to 1 rows" in str(outcomes[0])
 
 
-def test_an_exception_that_is_not_octavos_becomes_an_engine_failure() -> None:
+def test_an_exception_that_is_not_octavos_becomes_an_engine_failure_and_is_logged_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Broken(FakeEngine):
         def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
             raise MemoryError("no room")
@@ -133,6 +135,7 @@ def test_an_exception_that_is_not_octavos_becomes_an_engine_failure() -> None:
     (outcome,) = run(Broken(), batch_of(row(1))).outcomes
     assert isinstance(outcome, EngineFailed)
     assert "MemoryError: no room" in str(outcome)
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_an_input_passed_through_as_output_survives_the_next_batch() -> None:

@@ -148,6 +148,22 @@ def test_a_model_that_states_its_output_wrongly_is_quantized(tmp_path: Path) -> 
     assert np.abs(run(emitted, rows, tmp_path)["y"] - rows["x"]).max() < 0.1
 
 
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_model_that_states_a_tensor_inside_wrongly_is_quantized(tmp_path: Path, opset: int) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "a"),
+        helper.make_node("Relu", ["h"], ["r"], "b"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], "c"),
+    ]
+    model = model_of(
+        nodes, [value("x", ("batch", 4))], [value("y", ("batch", 4))], {"w": np.eye(4, dtype=np.float32)}, opset=opset
+    )
+    model.graph.value_info.append(value("h", ("batch", 3)))
+    rows = {"x": fp32(np.random.default_rng(0).uniform(0, 1, (32, 4)))}
+    emitted, _ = quantize(model, rows, tmp_path)
+    assert np.abs(run(emitted, rows, tmp_path)["y"] - rows["x"]).max() < 0.1
+
+
 def test_a_list_of_tensors_is_refused_with_how_to_make_one_of_it(tmp_path: Path) -> None:
     # As skl2onnx writes the probabilities of a MultiOutputClassifier, whatever its options are.
     construct = helper.make_node("SequenceConstruct", ["x", "x"], ["y"])
