@@ -81,10 +81,9 @@ class _Block:
     """Places for tensors of `size` bytes, one behind the other."""
 
     def __init__(self, size: int, memory: Bytes) -> None:
-        start = -memory.__array_interface__["data"][0] % ALIGNMENT
+        self._memory = _from_aligned(memory)
         self.size = size
-        self.count = (len(memory) - start) // size
-        self._memory = memory[start:]
+        self.count = len(self._memory) // size
         self._places = bytearray([_FREE]) * self.count
         self._last = 0
         self._watches: dict[int, ref[Bytes]] = {}
@@ -120,9 +119,11 @@ def is_shared(size: int) -> bool:
 
 def aligned(size: int) -> memoryview:
     """`size` fresh bytes, not cleared."""
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.__array_interface__["data"][0] % ALIGNMENT
-    return memory.data[start : start + size]
+    return _from_aligned(np.empty(size + ALIGNMENT, np.uint8)).data[:size]
+
+
+def _from_aligned(memory: Bytes) -> Bytes:
+    return memory[-memory.__array_interface__["data"][0] % ALIGNMENT :]
 
 
 def _pages(size: int) -> Bytes:

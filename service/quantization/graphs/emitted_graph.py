@@ -115,16 +115,16 @@ class EmittedGraph:
 
     def drawn_for(self, step: Step) -> NodeProto | None:
         """The operator that draws what a step reads, itself among them, where no pair stands between."""
-        todo, seen = [step.node] if step.node is not None else [], set()
-        while todo:
-            node = todo.pop()
+        ahead, seen = [step.node] if step.node is not None else [], set()
+        while ahead:
+            node = ahead.pop()
             if draws(node):
                 return node
             for name in node.input:
                 maker = self.graph.producer.get(name)
                 if maker is not None and name not in seen and name not in self.source and name not in self.constant:
                     seen.add(name)
-                    todo.append(maker)
+                    ahead.append(maker)
         return None
 
     def _local_outputs(self, step: Step) -> list[str]:
