@@ -225,9 +225,10 @@ class Batcher:
             batch = self._take(self._share())
             if batch is not None:
                 self._backlog.begin(runner, batch.rows, self._runner.clock())
-                # After a batch delay only one was woken; the shares that it leaves are for those that sleep.
+                # Of what was due only one was woken for; the shares that it leaves are due as well, for those that sleep.
                 if self._waiting and self._asleep:
                     self._asleep -= 1
+                    self._delay_over = not self._policy.preferred_rows
                     self._turns.put(True)
             elif self._waiting:
                 self._loop.call_soon_threadsafe(self._wait_on)
