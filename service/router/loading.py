@@ -13,6 +13,7 @@ from service.domain.deployment import ServedModel
 from service.domain.engine import EngineArtifact
 from service.domain.limits import InferLimits
 from service.engines.engine import Engine
+from service.engines.huge_pages import gather_in_huge_pages
 from service.errors import EngineFailed, InvalidTensor, OctavoError
 from service.logs import log_context
 from service.metrics import ENGINE_LOAD_SECONDS
@@ -100,6 +101,9 @@ class ReplicaLoader:
         labels = (artifact.model, str(artifact.version), artifact.variant)
         with log_context(model=labels[0], version=labels[1], variant=labels[2]):
             warm = _warmed(engine, min(self._limits.max_batch_rows, artifact.batch_max), self._clock)
+            # Now that its buffers are as large as they will be.
+            gathered = gather_in_huge_pages()
+            _log.debug("memory gathered in huge pages", extra={"bytes": gathered})
         ENGINE_LOAD_SECONDS.labels(*labels).set(self._clock() - began)
         return warm
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engines.engine import Engine
+from service.engines.huge_pages import gather_in_huge_pages
 from service.quantization.data.rows import Array
 
 MIN_ROUNDS = 10
@@ -23,6 +24,8 @@ def measure_in_turn(engines: Mapping[str, Engine], batch: dict[str, Array], rows
     for _ in range(_WARM_ROUNDS):
         for engine in engines.values():
             engine.infer(batch)
+    # As a server does before it serves.
+    gather_in_huge_pages()
     deadline = time.perf_counter() + SECONDS_PER_BATCH_SIZE
     order = list(engines)
     for done in range(MAX_ROUNDS):
