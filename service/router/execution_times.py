@@ -63,9 +63,10 @@ class ExecutionTimes:
         quickest = self._quickest.get(size)
         if not quickest or seconds < quickest:
             self._know_quickest(size, seconds)
-        if self._sizes:
-            seconds = min(seconds, _SURPRISE * self.bound(size))
         mean = self._means.get(size)
+        # Short of that it is below the bound as well, which takes a while to find.
+        if self._sizes and (mean is None or seconds > _SURPRISE * mean):
+            seconds = min(seconds, _SURPRISE * self.bound(size))
         if mean is None:
             self._means[size], self._deviations[size] = seconds, seconds * _FIRST_DEVIATION
             self._profile[size] = seconds / self._pace
