@@ -225,7 +225,7 @@ class Batcher:
             batch = self._take(self._share())
             if batch is not None:
                 self._backlog.begin(runner, batch.rows, self._runner.clock())
-                # Of what was due only one was woken for; the shares that it leaves are due as well, for those that sleep.
+                # One was woken for all that was due: the shares that it leaves are due too, for those that sleep.
                 if self._waiting and self._asleep:
                     self._asleep -= 1
                     self._delay_over = not self._policy.preferred_rows

@@ -72,7 +72,7 @@ def test_preferred_sizes_hold_beyond_that() -> None:
 
 def test_no_request_waits_for_company_that_makes_the_engine_no_faster() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.replica.follow(Batching(batch_delay_seconds=9.0))
+        bench.replica.follow(Batching(batch_delay_seconds=600.0))
         assert await values(bench.send(1), bench.send(2)) == [1, 2]
 
     run(scenario, seconds=SATURATED_AT_2)
@@ -80,7 +80,7 @@ def test_no_request_waits_for_company_that_makes_the_engine_no_faster() -> None:
 
 def test_preferred_sizes_end_the_wait_for_company_and_what_is_left_waits_on() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.replica.follow(Batching(preferred_batch_rows=(2,), batch_delay_seconds=9.0))
+        bench.replica.follow(Batching(preferred_batch_rows=(2,), batch_delay_seconds=600.0))
         pair, alone = [bench.send(value) for value in (1, 2)], bench.send(3)
         assert await values(*pair) == [1, 2]
         await asyncio.sleep(0.01)
@@ -95,7 +95,7 @@ def test_preferred_sizes_end_the_wait_for_company_and_what_is_left_waits_on() ->
 
 def test_the_delay_counts_from_a_requests_arrival_even_behind_a_busy_engine() -> None:
     async def scenario(bench: Bench) -> None:
-        bench.replica.follow(Batching(batch_delay_seconds=9.0, max_batch_rows=3))
+        bench.replica.follow(Batching(batch_delay_seconds=600.0, max_batch_rows=3))
         bench.engine.block()
         full = [bench.send(value) for value in (1, 2, 3)]
         assert await asyncio.to_thread(bench.engine.running.wait, 10)
