@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,14 @@ class BinaryWorker(Worker):
 
 
 class JsonWorker(BinaryWorker):
-    """The Open Inference Protocol's JSON, through Mosec's own (de)serialization."""
+    """The Open Inference Protocol's JSON, without the line breaks of Mosec's own, which take a quarter of its speed."""
 
     def deserialize(self, data: bytes) -> Any:
-        content = Worker.deserialize(self, data)
+        content = json.loads(data)
         return np.asarray(content["inputs"][0]["data"], np.float32).reshape(ROW_SHAPE)
 
     def serialize(self, data: Any) -> bytes:
-        return Worker.serialize(self, protocol_answer(data))
+        return json.dumps(protocol_answer(data)).encode()
 
 
 class OctetWorker(BinaryWorker):
