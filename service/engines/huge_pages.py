@@ -1,4 +1,4 @@
-"""Gathers the memory of engines in huge pages, of which the processor can find thousands of times as much at once."""
+"""Gathers the memory of engines in huge pages, of which the processor finds hundreds of times as much at once."""
 
 from __future__ import annotations
 
@@ -15,29 +15,36 @@ import numpy as np
 _MADV_COLLAPSE = 25
 _SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_PRESENT = 63
+# Mapped by this process alone: neither the zero page nor what a parent still shares, which would become memory anew.
+_OWN_BIT = 56
 # Where less of a huge page is in use, what it would take in addition is worth more than its speed.
 _IN_USE = 7 / 8
-# A host whose memory is in small pieces searches each time anew, for milliseconds.
+# A host whose memory is in small pieces, or a full container, searches each time anew, for milliseconds.
 _REFUSALS = 8
+_NO_ROOM = (errno.ENOMEM, errno.EBUSY)
+# Huge pages that are looked at together.
+_AT_ONCE = 512
 
 
 def gather_in_huge_pages() -> int:
     """Moves this process's own memory, as it is, into huge pages where it fills them; returns the bytes in these.
 
-    Blocks for a second or two per GiB, while other threads go on. 0 where the kernel has none to give.
-    Source: madvise(2), MADV_COLLAPSE.
+    Blocks for one to three seconds per GiB; a thread that allocates meanwhile waits for some milliseconds at times. 0
+    where the kernel has none to give. Sources: madvise(2), MADV_COLLAPSE; proc_pid_pagemap(5).
     """
     try:
-        size = int(_SIZE.read_text())
-        starts = list(_filled(size))
-    except OSError:
+        return _gather(int(_SIZE.read_text()))
+    except (OSError, ValueError, MemoryError):
         return 0
+
+
+def _gather(size: int) -> int:
     gathered = refused = 0
-    for start in starts:
+    for start in _filled(size):
         error = _collapse(start, size)
         gathered += size * (error == 0)
-        refused += error == errno.ENOMEM
+        # One that went meanwhile is refused with ENOMEM too.
+        refused = refused + 1 if error in _NO_ROOM else 0
         if refused == _REFUSALS:
             break
     return gathered
@@ -57,19 +64,19 @@ def _filled(size: int) -> Iterator[int]:
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         for first, last in _own_memory():
             begin = -(-first // size) * size
-            count = (last - begin) // size
-            if count <= 0:
-                continue
-            words = os.pread(pagemap.fileno(), count * pages * 8, begin // _PAGE * 8)
-            # Less where the memory went meanwhile.
-            held = np.frombuffer(words, np.uint64)[: len(words) // (8 * pages) * pages].reshape(-1, pages) >> _PRESENT
-            yield from (begin + size * int(place) for place in np.flatnonzero(held.mean(axis=1) >= _IN_USE))
+            for start in range(begin, last - size + 1, size * _AT_ONCE):
+                count = min(_AT_ONCE, (last - start) // size)
+                words = np.frombuffer(os.pread(pagemap.fileno(), count * pages * 8, start // _PAGE * 8), np.uint64)
+                # Fewer where the memory went meanwhile.
+                own = (words[: len(words) // pages * pages].reshape(-1, pages) >> _OWN_BIT) & 1
+                yield from (start + size * int(place) for place in np.flatnonzero(own.mean(axis=1) >= _IN_USE))
 
 
 def _own_memory() -> Iterator[tuple[int, int]]:
-    """Begin and end of what can be written and belongs to no file; stacks are left out. proc_pid_maps(5)."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        extent, rights, _, _, inode, *name = line.split(maxsplit=5)
-        if inode == "0" and rights.startswith("rw") and not (name and name[0].startswith(("[stack", "[v"))):
-            first, _, last = extent.partition("-")
+    """Begin and end of what can be written, belongs to no file and is not shared. proc_pid_maps(5)."""
+    # A file's name may be of any bytes but a line's end.
+    for line in Path("/proc/self/maps").read_bytes().split(b"\n")[:-1]:
+        extent, rights, _, _, inode = line.split(maxsplit=5)[:5]
+        if inode == b"0" and rights == b"rw-p":
+            first, _, last = extent.partition(b"-")
             yield int(first, 16), int(last, 16)
