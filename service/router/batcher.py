@@ -145,7 +145,7 @@ class Batcher:
         """When the waiting requests start at the latest, company or not. Called with the lock held."""
         waiting, policy = self._waiting, self._policy
         # Nothing waits where another instance took it all: a timer for that would never fire, and wake nobody.
-        if self._closing or not waiting or waiting.rows >= policy.full_rows:
+        if self._closing or self._delay_over or not waiting or waiting.rows >= policy.full_rows:
             return -inf
         run = _HASTE * self._times.bound(waiting.rows)
         return min(waiting.oldest_at() + policy.delay_seconds, waiting.latest_start(run))
@@ -225,11 +225,12 @@ class Batcher:
             batch = self._take(self._share())
             if batch is not None:
                 self._backlog.begin(runner, batch.rows, self._runner.clock())
-                # One was woken for all that was due: the shares that it leaves are due too, for those that sleep.
-                if self._waiting and self._asleep:
-                    self._asleep -= 1
+                # What a share leaves of all that was due is due as well, for those that sleep or are on their way.
+                if self._waiting and self._backlog.running < len(self._runners):
                     self._delay_over = not self._policy.preferred_rows
-                    self._turns.put(True)
+                    if self._asleep:
+                        self._asleep -= 1
+                        self._turns.put(True)
             elif self._waiting:
                 self._loop.call_soon_threadsafe(self._wait_on)
             else:

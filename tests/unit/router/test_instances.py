@@ -118,6 +118,28 @@ def test_what_an_instance_leaves_after_a_batch_delay_is_run_beside_it() -> None:
     run(scenario, instances=2, max_rows=4, max_delay_seconds=600.0)
 
 
+@pytest.mark.parametrize("requests", range(4, 9))
+def test_what_two_instances_take_at_once_leaves_nobody_waiting(requests: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        async with asyncio.timeout(10):
+            assert await values(*[bench.send(value) for value in range(requests)]) == list(range(requests))
+
+    for _ in range(20):
+        run(scenario, instances=2, max_rows=4, max_delay_seconds=600.0)
+
+
+def test_what_fills_no_preferred_size_waits_for_company_beside_idle_instances() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.replica.follow(Batching(preferred_batch_rows=(4,), batch_delay_seconds=600.0))
+        async with asyncio.timeout(10):
+            first = [bench.send(value) for value in range(5)]
+            assert await values(*first[:4]) == [0, 1, 2, 3]
+            assert await values(first[4], *[bench.send(value) for value in range(5, 8)]) == [4, 5, 6, 7]
+        assert [len(batch) for batch in bench.engine.batches] == [4, 4]
+
+    run(scenario, instances=2)
+
+
 def test_draining_waits_for_every_instance() -> None:
     async def scenario(bench: Bench) -> None:
         bench.engine.block()
