@@ -61,7 +61,8 @@ def measure_serving(options: Options, say: Callable[[str], None]) -> Report:
         "Each round measures ONNX Runtime alone in a process of its own, at every batch size, and then the server "
         "under load, with the same number of threads on the same cores: bare, they share each call; served, each is "
         "a process that runs batches of its own; a lone connection is served by one engine with all the threads, as "
-        "the bare call has them. wrk takes its share of the cores. A round's figure, the runtime's and the server's "
+        "the bare call has them. The bare session lies in small pages, as a program has it. wrk takes its share of the "
+        "cores. A round's figure, the runtime's and the server's "
         "alike, is that of the best of three bursts. Ratios are taken within a round; a figure is the median over "
         "the rounds.",
     )
