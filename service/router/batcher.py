@@ -7,6 +7,7 @@ skipped and never stalls its batch.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from math import inf
 from queue import SimpleQueue
@@ -176,6 +177,8 @@ class Batcher:
             self._runner.run(batch)
             self._inline.watch(batch.seconds)
             self._finish(batch)
+            # Who waits for this core would do so to the end of the kernel's slice, in which several such batches fit.
+            os.sched_yield()
         if batch is None:
             self._wait_on()
         elif self._waiting:

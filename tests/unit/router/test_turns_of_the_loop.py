@@ -48,3 +48,13 @@ def test_a_lone_request_waits_for_nobody() -> None:
         assert lone.done()
 
     run(scenario, inline_rows=8)
+
+
+def test_a_batch_on_the_loop_gives_its_core_up_once_its_answers_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        sent, answered = [bench.send(value) for value in (1, 2)], []
+        monkeypatch.setattr("os.sched_yield", lambda: answered.append([one.done() for one in sent]))
+        assert await values(*sent) == [1, 2]
+        assert answered == [[True, True]]
+
+    run(scenario, inline_rows=8)
