@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from service.api.json_tensors import dump_json, json_values
-from service.domain.inference import InferResult
+from service.domain.inference import Array, InferResult
 from service.protocol.classification import class_strings
 from service.protocol.heads import OutputHead, RequestHead
 from service.protocol.tensor_codec import binary_from_array
@@ -16,6 +18,8 @@ from service.router.route import Route
 _JOINED_BYTES = 64 * 1024
 # Beginnings of answers that one head is noted for: one for each route, and shape of outputs where that varies.
 _NOTED_ENVELOPES = 8
+# Where a value goes: JSON writes this byte in no other way than escaped.
+_HOLE = b"\0"
 
 
 class EncodedResponse(NamedTuple):
@@ -35,6 +39,9 @@ def encode_response(
     """
     if head.only_binary:
         return _framed(*_of_binary(route, datatypes, head, result))
+    text = _of_json(route, datatypes, head, result) if head.only_json else None
+    if text is not None:
+        return _framed(text, [])
     if head.outputs is None:
         wanted: Iterable[OutputHead] = [OutputHead(name, False) for name in result.outputs]
     else:
@@ -64,28 +71,60 @@ def _of_binary(
     route: Route, datatypes: Mapping[str, str], head: RequestHead, result: InferResult
 ) -> tuple[bytes, list[bytes | memoryview]]:
     """The JSON part and the blobs where all is binary: mostly only the times differ from one answer to the next."""
-    arrays, names = result.outputs, head.output_names
-    if names is not None:
-        arrays = {name: arrays[name] for name in names}
+    arrays = _wanted(head, result)
     blobs = [binary_from_array(array) for array in arrays.values()]
     known = (route, *[array.shape for array in arrays.values()], *map(len, blobs))
-    around = head.envelopes.get(known)
-    if around is None:
-        outputs = [
-            {
-                "name": name,
-                "datatype": datatypes[name],
-                "shape": array.shape,
-                "parameters": {"binary_data_size": len(blob)},
-            }
-            for (name, array), blob in zip(arrays.items(), blobs, strict=True)
-        ]
-        origin = dump_json(_origin(route) | {"outputs": []}).removesuffix(b'},"outputs":[]}')
-        around = origin, b"}," + dump_json(_answered(head, outputs))[1:]
-        if len(head.envelopes) >= _NOTED_ENVELOPES:
-            head.envelopes.clear()
-        head.envelopes[known] = around
-    return b'%b,"queue_us":%d,"compute_us":%d%b' % (around[0], result.queue_us, result.compute_us, around[1]), blobs
+    envelope = head.envelopes.get(known)
+    if envelope is None:
+        fields: list[dict[str, Any]] = [{"parameters": {"binary_data_size": len(blob)}} for blob in blobs]
+        envelope = _noted(head, known, _envelope(route, datatypes, head, arrays, fields))
+    return b'%b,"queue_us":%d,"compute_us":%d%b' % (envelope[0], result.queue_us, result.compute_us, envelope[1]), blobs
+
+
+def _of_json(route: Route, datatypes: Mapping[str, str], head: RequestHead, result: InferResult) -> bytes | None:
+    """The response where all is JSON: times and values within a text that is known. None where a value is no number."""
+    arrays = _wanted(head, result)
+    known = (route, *[array.shape for array in arrays.values()])
+    envelope = head.envelopes.get(known)
+    if envelope is None:
+        fields: list[dict[str, Any]] = [{"data": orjson.Fragment(_HOLE)}] * len(arrays)
+        envelope = _noted(head, known, _envelope(route, datatypes, head, arrays, fields))
+    parts = [b'%b,"queue_us":%d,"compute_us":%d%b' % (envelope[0], result.queue_us, result.compute_us, envelope[1])]
+    for (name, array), behind in zip(arrays.items(), envelope[2:], strict=True):
+        values = orjson.dumps(json_values(array, datatypes[name]), option=orjson.OPT_SERIALIZE_NUMPY)
+        if b"null" in values:
+            return None
+        parts += values, behind
+    return b"".join(parts)
+
+
+def _wanted(head: RequestHead, result: InferResult) -> dict[str, Array]:
+    names = head.output_names
+    return result.outputs if names is None else {name: result.outputs[name] for name in names}
+
+
+def _envelope(
+    route: Route,
+    datatypes: Mapping[str, str],
+    head: RequestHead,
+    arrays: Mapping[str, Array],
+    fields: list[dict[str, Any]],
+) -> tuple[bytes, ...]:
+    """The text before the times and the one behind, with `fields` of each output; the latter in parts, at its holes."""
+    outputs = [
+        {"name": name, "datatype": datatypes[name], "shape": array.shape} | more
+        for (name, array), more in zip(arrays.items(), fields, strict=True)
+    ]
+    before = dump_json(_origin(route) | {"outputs": []}).removesuffix(b'},"outputs":[]}')
+    behind = b"}," + dump_json(_answered(head, outputs))[1:]
+    return before, *behind.split(_HOLE)
+
+
+def _noted(head: RequestHead, known: Hashable, envelope: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    if len(head.envelopes) >= _NOTED_ENVELOPES:
+        head.envelopes.clear()
+    head.envelopes[known] = envelope
+    return envelope
 
 
 def _origin(route: Route) -> dict[str, Any]:

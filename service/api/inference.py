@@ -20,11 +20,11 @@ from service.api.error_responses import cut_off, error_body, error_headers, stat
 from service.api.infer_body import ClientLeft, Headers, check_declared_length, read_body, unless_left
 from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
-from service.api.json_tensors import parse_json
+from service.api.json_heads import JsonHeads
 from service.api.tensor_space import TensorSpace
 from service.domain.inference import InferRequest, InferResult
 from service.errors import INTERNAL, OctavoError
-from service.protocol.heads import RequestHead, read_head
+from service.protocol.heads import RequestHead
 from service.protocol.recording import Target, record_answer, request_metrics
 from service.protocol.tracing import Tracer
 from service.router.router import Router, Submitted
@@ -81,6 +81,7 @@ class InferenceEndpoint:
         self._tracer = tracer
         self._clock = clock
         self._heads = HeadReader()
+        self._json_heads = JsonHeads()
         self._targets: dict[str, Target] = {}
 
     def target(self, path: str) -> Target | None:
@@ -118,14 +119,13 @@ class InferenceEndpoint:
             return head, decode_request(head, body.tensors, 0, model, self.space)
         length = header_length(headers.get(b"inference-header-content-length"), len(body))
         if length is None:
-            head, start = read_head(parse_json(body)), len(body)
-        elif length:
-            head, start = self._heads.read(bytes(body[:length])), length
-        else:
-            stable = self._router.routes(model, version).stable
-            head = raw_head(stable.replica.inputs, len(body), model, stable.route.batched)
-            return head, decode_raw(head, body, model)
-        return head, decode_request(head, body, start, model, self.space)
+            return self._json_heads.decode(body, model, self.space)
+        if length:
+            head = self._heads.read(bytes(body[:length]))
+            return head, decode_request(head, body, length, model, self.space)
+        stable = self._router.routes(model, version).stable
+        head = raw_head(stable.replica.inputs, len(body), model, stable.route.batched)
+        return head, decode_raw(head, body, model)
 
     def reply(self, exchange: Exchange, result: InferResult) -> Reply:
         """Encodes the answer and records it."""

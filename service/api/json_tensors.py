@@ -82,7 +82,8 @@ def _opened_input(item: Any, plain: Callable[[Any], Any]) -> Any:
         return plain(item)
     opened = _members(item)
     for key, value in opened.items():
-        if key != "data":
+        # An object is no data, and is refused by what it holds.
+        if key != "data" or isinstance(value, simdjson.Object):
             opened[key] = plain(value)
     if opened.get("datatype") in _LISTED and "data" in opened:
         opened["data"] = plain(opened["data"])
@@ -130,9 +131,21 @@ def array_from_json(head: TensorHead, space: TensorSpace | None = None) -> Array
             f"receiving {head.datatype} data via JSON is not supported. "
             f"Please use the binary data format for input {head.name!r}"
         )
-    values = _numbers(head, space) if head.dtype.kind in _BUFFERS else _plain_values(head)
+    values = _numbers(head, head.data, space) if is_numeric(head) else _plain_values(head)
     _check_count(head, values.size)
     return values.reshape(head.shape)
+
+
+def array_from_numbers(head: TensorHead, text: bytes, space: TensorSpace | None = None) -> Array:
+    """As `array_from_json`, of numbers that are all of `text`. Also raises ValueError or RuntimeError for no JSON."""
+    values = _numbers(head, simdjson.Parser().parse(text), space)
+    _check_count(head, values.size)
+    return values.reshape(head.shape)
+
+
+def is_numeric(head: TensorHead) -> bool:
+    """Whether the input's values are numbers: neither BOOL nor BYTES."""
+    return head.dtype.kind in _BUFFERS
 
 
 def _check_count(head: TensorHead, count: int) -> None:
@@ -142,12 +155,12 @@ def _check_count(head: TensorHead, count: int) -> None:
         )
 
 
-def _numbers(head: TensorHead, space: TensorSpace | None) -> Array:
+def _numbers(head: TensorHead, data: Any, space: TensorSpace | None) -> Array:
     code, wide = _BUFFERS[head.dtype.kind]
-    if not isinstance(head.data, simdjson.Array):
+    if not isinstance(data, simdjson.Array):
         return _numbers_from_list(head, wide)
     try:
-        values = np.frombuffer(head.data.as_buffer(of_type=code), wide)
+        values = np.frombuffer(data.as_buffer(of_type=code), wide)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InvalidTensor(f"input {head.name!r} holds a value that {head.datatype} cannot: {error}") from error
     return _narrowed(head, values, space)

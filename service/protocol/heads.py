@@ -59,7 +59,8 @@ class RequestHead:
     """The whole head. `outputs` None asks for all of them, as binary where `binary_default` says so.
 
     What is needed of it for each request is worked out once: datatypes by input, names of the outputs, whether all of
-    them go out as binary, and notes of who admitted a request of this head and what its answers have in common.
+    them go out as binary or all as plain JSON, and notes of who admitted a request of this head and what its answers
+    have in common.
     """
 
     id: str | None
@@ -72,16 +73,19 @@ class RequestHead:
     datatypes: dict[str, str] = field(init=False)
     output_names: tuple[str, ...] | None = field(init=False)
     only_binary: bool = field(init=False)
+    only_json: bool = field(init=False)
     admitted: dict[Hashable, tuple[int, object]] = field(init=False, default_factory=dict)
-    envelopes: dict[Hashable, tuple[bytes, bytes]] = field(init=False, default_factory=dict)
+    envelopes: dict[Hashable, tuple[bytes, ...]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.datatypes = {tensor.name: tensor.datatype for tensor in self.inputs}
         if self.outputs is None:
-            self.output_names, self.only_binary = None, self.binary_default
+            self.output_names = None
+            self.only_binary, self.only_json = self.binary_default, not self.binary_default
         else:
             self.output_names = tuple([output.name for output in self.outputs])
             self.only_binary = all(output.binary and not output.classes for output in self.outputs)
+            self.only_json = not any(output.binary or output.classes for output in self.outputs)
 
 
 def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:

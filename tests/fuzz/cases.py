@@ -103,9 +103,9 @@ def _parameters(dice: random.Random) -> dict[str, Any]:
     return {dice.choice(names): dice.choice(values) for _ in range(dice.randrange(3))}
 
 
-def broken_case(dice: random.Random) -> Case:
-    """A well-formed request after one to three accidents."""
-    body, length = whole_case(dice)
+def broken_case(dice: random.Random, case: Case | None = None) -> Case:
+    """A request after one to three accidents: `case`, or a well-formed one."""
+    body, length = case or whole_case(dice)
     for _ in range(dice.choice((1, 1, 2, 3))):
         body, length = dice.choice((_cut, _flip, _splice, _retype, _lie))(dice, body, length)
     return body, length

@@ -1,7 +1,7 @@
 """Throws bodies at the inference codec: `python -m tests.fuzz.codec --cases 1000000`. Anything but a refusal is a find.
 
-Each body is decoded as the server does it; what decodes is encoded as its own answer, which must be framed as it says
-and hold the request's tensors.
+Each body is decoded as the server does it, JSON also by a server that knows no other; what decodes is encoded as its
+own answer, which must be framed as it says and hold the request's tensors.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from service.api.error_responses import error_body, status_of
 from service.api.infer_request import HeadReader, decode_raw, decode_request, header_length, raw_head
 from service.api.infer_response import encode_response
-from service.api.json_tensors import parse_json
+from service.api.json_heads import JsonHeads
 from service.domain.inference import Array, InferRequest, InferResult
 from service.domain.tensor import NUMPY_TYPES, TensorSpec
-from service.errors import InvalidInput, Unsupported
-from service.protocol.heads import NO_DATA, RequestHead, TensorHead, read_head
+from service.errors import InvalidInput, OctavoError, Unsupported
+from service.protocol.heads import NO_DATA, RequestHead, TensorHead
 from service.protocol.tensor_codec import array_from_binary
 from service.router.route import Route
 from tests.fuzz.cases import TYPES, broken_case, whole_case
@@ -40,10 +40,21 @@ _MAX_SECONDS = 10.0
 _MAX_BYTES = 4 * 1024**3
 
 
-def outcome_of(body: bytes, length: bytes | None, reader: HeadReader, dice: random.Random) -> str:
+class Heads(NamedTuple):
+    """What a server remembers from one request to the next."""
+
+    binary: HeadReader
+    json: JsonHeads
+
+
+def fresh_heads() -> Heads:
+    return Heads(HeadReader(), JsonHeads())
+
+
+def outcome_of(body: bytes, length: bytes | None, heads: Heads, dice: random.Random) -> str:
     """What became of a request. Raises whatever is no answer and no refusal as refusals should be."""
     try:
-        head, request = _decode(reader, body, length, dice)
+        head, request = _decode(heads, body, length, dice)
         names = request.inputs if head.outputs is None else [output.name for output in head.outputs]
         if not request.inputs.keys() >= set(names) or not all(map(_is_whole, names)):
             return "answered"
@@ -60,18 +71,34 @@ def _is_whole(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _decode(
-    reader: HeadReader, body: bytes, length: bytes | None, dice: random.Random
-) -> tuple[RequestHead, InferRequest]:
+def _decode(heads: Heads, body: bytes, length: bytes | None, dice: random.Random) -> tuple[RequestHead, InferRequest]:
     size = header_length(length, len(body))
     if size is None:
-        head, start = read_head(parse_json(body)), len(body)
-    elif size:
-        head, start = reader.read(body[:size]), size
-    else:
-        head = raw_head(dice.choice(_RAW_SPECS), len(body), "fuzzed", batched=dice.random() < 0.5)
-        return head, decode_raw(head, body, "fuzzed")
-    return head, decode_request(head, body, start, "fuzzed")
+        known, fresh = _decoded_json(heads.json, body), _decoded_json(JsonHeads(), body)
+        assert _told(known) == _told(fresh), "a request is another one where one like it came before"
+        if isinstance(known, OctavoError):
+            raise known
+        return known
+    if size:
+        head = heads.binary.read(body[:size])
+        return head, decode_request(head, body, size, "fuzzed")
+    head = raw_head(dice.choice(_RAW_SPECS), len(body), "fuzzed", batched=dice.random() < 0.5)
+    return head, decode_raw(head, body, "fuzzed")
+
+
+def _decoded_json(heads: JsonHeads, body: bytes) -> tuple[RequestHead, InferRequest] | OctavoError:
+    try:
+        return heads.decode(body, "fuzzed")
+    except OctavoError as error:
+        return error
+
+
+def _told(decoded: tuple[RequestHead, InferRequest] | OctavoError) -> Any:
+    if isinstance(decoded, OctavoError):
+        return str(decoded)
+    head, request = decoded
+    arrays = {name: _content(array) for name, array in request.inputs.items()}
+    return arrays, request._replace(inputs={}, admitted=None), head.id, head.outputs, head.binary_default
 
 
 def _check_answer(head: RequestHead, outputs: dict[str, Array], datatypes: Mapping[str, str]) -> None:
@@ -123,14 +150,19 @@ def _too_long(*_: object) -> None:
 def run(cases: int, seed: int, report: Callable[[str], None] = _print) -> int:
     """How many cases were neither answered nor refused as they should be; each is reported with its bytes."""
     signal.signal(signal.SIGALRM, _too_long)
-    dice, reader = random.Random(seed), HeadReader()
+    dice, heads = random.Random(seed), fresh_heads()
     outcomes: Counter[str] = Counter()
     began, finds = time.monotonic(), 0
+    body, length = b"", None
     for number in range(1, cases + 1):
-        body, length = whole_case(dice) if dice.random() < 0.4 else broken_case(dice)
+        # Half of the broken ones are like the one before.
+        if dice.random() < 0.4:
+            body, length = whole_case(dice)
+        else:
+            body, length = broken_case(dice, (body, length) if body and dice.random() < 0.5 else None)
         try:
             with _time_limit():
-                outcomes[outcome_of(body, length, reader, dice)] += 1
+                outcomes[outcome_of(body, length, heads, dice)] += 1
         except Exception as error:  # noqa: BLE001 (this is what is looked for)
             finds += 1
             report(f"case {number} of seed {seed}: {type(error).__name__}: {error}\n  {length!r} {body!r}")

@@ -225,3 +225,8 @@ def test_a_name_with_a_nul_in_it_is_a_name(place: str) -> None:
     {"top": value, "tensor": tensor, "parameters": value["parameters"]}[place]["a\0b"] = 1
     head = read_head(parse_json(json.dumps(value).encode()))
     assert array_from_json(head.inputs[0]).tolist() == [1, 2]
+
+
+def test_data_that_is_an_object_is_told_as_it_was_sent() -> None:
+    with pytest.raises(InvalidTensor, match=r"the data of input 'x' is \{'a': \[1\]\}; send a list"):
+        decoded('{"a":[1]}', shape=[1])
