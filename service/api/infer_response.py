@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from service.api.json_tensors import dump_json, json_values
+from service.api.json_tensors import dump_json, json_text, json_values
 from service.domain.inference import Array, InferResult
 from service.protocol.classification import class_strings
 from service.protocol.heads import OutputHead, RequestHead
@@ -39,9 +39,8 @@ def encode_response(
     """
     if head.only_binary:
         return _framed(*_of_binary(route, datatypes, head, result))
-    text = _of_json(route, datatypes, head, result) if head.only_json else None
-    if text is not None:
-        return _framed(text, [])
+    if head.only_json:
+        return _framed(_of_json(route, datatypes, head, result), [])
     if head.outputs is None:
         wanted: Iterable[OutputHead] = [OutputHead(name, False) for name in result.outputs]
     else:
@@ -81,8 +80,8 @@ def _of_binary(
     return b'%b,"queue_us":%d,"compute_us":%d%b' % (envelope[0], result.queue_us, result.compute_us, envelope[1]), blobs
 
 
-def _of_json(route: Route, datatypes: Mapping[str, str], head: RequestHead, result: InferResult) -> bytes | None:
-    """The response where all is JSON: times and values within a text that is known. None where a value is no number."""
+def _of_json(route: Route, datatypes: Mapping[str, str], head: RequestHead, result: InferResult) -> bytes:
+    """The response where all is JSON: times and values within a text that is known."""
     arrays = _wanted(head, result)
     known = (route, *[array.shape for array in arrays.values()])
     envelope = head.envelopes.get(known)
@@ -91,10 +90,7 @@ def _of_json(route: Route, datatypes: Mapping[str, str], head: RequestHead, resu
         envelope = _noted(head, known, _envelope(route, datatypes, head, arrays, fields))
     parts = [b'%b,"queue_us":%d,"compute_us":%d%b' % (envelope[0], result.queue_us, result.compute_us, envelope[1])]
     for (name, array), behind in zip(arrays.items(), envelope[2:], strict=True):
-        values = orjson.dumps(json_values(array, datatypes[name]), option=orjson.OPT_SERIALIZE_NUMPY)
-        if b"null" in values:
-            return None
-        parts += values, behind
+        parts += json_text(array, datatypes[name]), behind
     return b"".join(parts)
 
 

@@ -11,16 +11,20 @@ from dataclasses import replace
 import simdjson
 
 from service.api.infer_request import decode_request
-from service.api.json_tensors import array_from_numbers, is_numeric, parse_json
+from service.api.json_tensors import array_from_numbers, parse_json
 from service.api.tensor_space import TensorSpace
-from service.domain.inference import InferRequest
+from service.domain.inference import Array, InferRequest
 from service.errors import InvalidTensor
-from service.protocol.heads import NO_DATA, RequestHead, read_head, request_of
+from service.protocol.heads import NO_DATA, RequestHead, TensorHead, read_head, request_of
 
 # Of longer requests the numbers take nearly all the time.
 _MAX_BYTES = 64 * 1024
 _MAX_AROUND = 2048
 _MAX_SEEN = 512
+# Texts behind the numbers that are known for one before them. Of one that ever changes no more are noted.
+_MAX_BEHIND = 4
+# simdjson reads 1024 levels, those around the numbers among them.
+_MAX_BRACKETS = 1000
 _KEY = b'"data"'
 # From the bracket that begins an array of numbers up to what can be no part of it.
 _NUMBERS = re.compile(rb"[-+.0-9eE,\s\[\]]*")
@@ -35,7 +39,7 @@ class JsonHeads:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, tuple[bytes, RequestHead]] = {}
+        self._seen: dict[bytes, dict[bytes, RequestHead]] = {}
 
     def decode(
         self, body: bytes | memoryview, model: str, space: TensorSpace | None = None
@@ -43,29 +47,24 @@ class JsonHeads:
         """Head and tensors of a body that is JSON as a whole. Raises InvalidInput, InvalidTensor or Unsupported."""
         text = bytes(body) if len(body) <= _MAX_BYTES else b""
         start = text.find(b"[", text.find(_KEY))
-        known = self._seen.get(text[:start])
-        if known is not None and text.endswith(known[0]):
-            behind, head = known
-            (tensor,) = head.inputs
-            try:
-                array = array_from_numbers(tensor, text[start : len(text) - len(behind)], space)
-            except (InvalidTensor, ValueError, RuntimeError):
-                # Told below, of the whole request.
-                pass
-            else:
-                return head, request_of(head, {tensor.name: array})
+        known = self._seen.get(text[:start], {})
+        for behind, head in known.items():
+            if text.endswith(behind):
+                numbers = text[start : len(text) - len(behind)]
+                array = _array(head.inputs[0], numbers, space)
+                if array is not None:
+                    return head, request_of(head, {head.inputs[0].name: array})
         head = read_head(parse_json(body))
         request = decode_request(head, body, len(body), model, space)
-        self._note(text, start, head)
+        if text and len(known) < _MAX_BEHIND:
+            self._note(text, start, head)
         return head, request
 
     def _note(self, text: bytes, start: int, head: RequestHead) -> None:
         """Remembers the head of `text`, which was decoded, where its numbers are sure to begin at `start`."""
         tensor, *others = head.inputs
-        # An id is of one request. A list was read from a text with NaN or NUL, which simdjson leaves to others.
-        if not text or others or head.id is not None or not is_numeric(tensor):
-            return
-        if not isinstance(tensor.data, simdjson.Array):
+        # An id is of one request. A list is of strings, of truth values, or of a text with NaN or NUL about.
+        if others or head.id is not None or not isinstance(tensor.data, simdjson.Array):
             return
         numbers = _NUMBERS.match(text, start)
         assert numbers is not None
@@ -77,4 +76,14 @@ class JsonHeads:
             return
         if len(self._seen) >= _MAX_SEEN:
             self._seen.clear()
-        self._seen[before] = behind, replace(head, inputs=(tensor._replace(data=NO_DATA),))
+        self._seen.setdefault(before, {})[behind] = replace(head, inputs=(tensor._replace(data=NO_DATA),))
+
+
+def _array(head: TensorHead, text: bytes, space: TensorSpace | None) -> Array | None:
+    """The input's array where `text` is one that fits; none is told of here, but of the whole request."""
+    if text.count(b"[") > _MAX_BRACKETS:
+        return None
+    try:
+        return array_from_numbers(head, text, space)
+    except (InvalidTensor, ValueError, RuntimeError):
+        return None

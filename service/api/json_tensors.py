@@ -131,7 +131,7 @@ def array_from_json(head: TensorHead, space: TensorSpace | None = None) -> Array
             f"receiving {head.datatype} data via JSON is not supported. "
             f"Please use the binary data format for input {head.name!r}"
         )
-    values = _numbers(head, head.data, space) if is_numeric(head) else _plain_values(head)
+    values = _numbers(head, head.data, space) if head.dtype.kind in _BUFFERS else _plain_values(head)
     _check_count(head, values.size)
     return values.reshape(head.shape)
 
@@ -141,11 +141,6 @@ def array_from_numbers(head: TensorHead, text: bytes, space: TensorSpace | None 
     values = _numbers(head, simdjson.Parser().parse(text), space)
     _check_count(head, values.size)
     return values.reshape(head.shape)
-
-
-def is_numeric(head: TensorHead) -> bool:
-    """Whether the input's values are numbers: neither BOOL nor BYTES."""
-    return head.dtype.kind in _BUFFERS
 
 
 def _check_count(head: TensorHead, count: int) -> None:
@@ -254,6 +249,13 @@ def json_values(array: Array, datatype: str) -> Any:
     return np.ascontiguousarray(array).reshape(-1)
 
 
+def json_text(array: Array, datatype: str) -> bytes:
+    """An output's values as JSON. NaN and infinities are written out, as clients of the protocol read them."""
+    values = json_values(array, datatype)
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _with_every_number(text, values) if b"null" in text else text
+
+
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
@@ -268,15 +270,19 @@ def dump_json(response: dict[str, Any]) -> bytes:
     if b"null" not in text:
         return text
     # A null is how orjson writes what JSON has no number for; or it is part of a name.
-    outputs = [output | _with_every_number(output) for output in response["outputs"]]
+    outputs = [output | _fragment(output.get("data")) for output in response["outputs"]]
     return orjson.dumps(response | {"outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _with_every_number(output: dict[str, Any]) -> dict[str, Any]:
-    """The output's data where JSON has no number for some of them: orjson's text, its nulls replaced."""
-    data = output.get("data")
-    if not isinstance(data, np.ndarray) or data.dtype.kind != "f":
+def _fragment(data: Any) -> dict[str, Any]:
+    if not isinstance(data, np.ndarray):
         return {}
-    parts = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
+    return {"data": orjson.Fragment(_with_every_number(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), data))}
+
+
+def _with_every_number(text: bytes, data: Any) -> bytes:
+    """orjson's text of `data`, the nulls replaced that stand where JSON has no number for a value."""
+    if not isinstance(data, np.ndarray) or data.dtype.kind != "f":
+        return text
     words = [json.dumps(value).encode() for value in data[~np.isfinite(data)].tolist()]
-    return {"data": orjson.Fragment(b"".join(word for pair in zip(parts, [*words, b""], strict=True) for word in pair))}
+    return b"".join(word for pair in zip(text.split(b"null"), [*words, b""], strict=True) for word in pair)

@@ -59,8 +59,8 @@ class RequestHead:
     """The whole head. `outputs` None asks for all of them, as binary where `binary_default` says so.
 
     What is needed of it for each request is worked out once: datatypes by input, names of the outputs, whether all of
-    them go out as binary or all as plain JSON, and notes of who admitted a request of this head and what its answers
-    have in common.
+    them go out as binary, or all as plain JSON where requests may share the head, and notes of who admitted a request
+    of this head and what its answers have in common.
     """
 
     id: str | None
@@ -80,12 +80,14 @@ class RequestHead:
     def __post_init__(self) -> None:
         self.datatypes = {tensor.name: tensor.datatype for tensor in self.inputs}
         if self.outputs is None:
-            self.output_names = None
-            self.only_binary, self.only_json = self.binary_default, not self.binary_default
+            self.output_names, self.only_binary = None, self.binary_default
+            plain = not self.binary_default
         else:
             self.output_names = tuple([output.name for output in self.outputs])
             self.only_binary = all(output.binary and not output.classes for output in self.outputs)
-            self.only_json = not any(output.binary or output.classes for output in self.outputs)
+            plain = not any(output.binary or output.classes for output in self.outputs)
+        # A head with an id, or with the values themselves, is of one request.
+        self.only_json = plain and self.id is None and self.inputs[0].data is NO_DATA
 
 
 def request_of(head: RequestHead, arrays: Mapping[str, Array]) -> InferRequest:

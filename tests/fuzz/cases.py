@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,9 +104,19 @@ def _parameters(dice: random.Random) -> dict[str, Any]:
     return {dice.choice(names): dice.choice(values) for _ in range(dice.randrange(3))}
 
 
-def broken_case(dice: random.Random, case: Case | None = None) -> Case:
-    """A request after one to three accidents: `case`, or a well-formed one."""
-    body, length = case or whole_case(dice)
+def renumbered(dice: random.Random, body: bytes) -> bytes:
+    """The same request with other numbers, mostly as many."""
+
+    def others(found: re.Match[bytes]) -> bytes:
+        digits = re.sub(rb"[0-9]", lambda _: b"%d" % dice.randrange(1, 10), found[2])
+        return found[1] + dice.choice((digits, digits, digits, b"[]", b"[1, [2]]", b"[1], [2]", b"[1e999]", b"[1, "))
+
+    return re.sub(rb'("data": )(\[[^"{}]*\])', others, body)
+
+
+def broken_case(dice: random.Random) -> Case:
+    """A well-formed request after one to three accidents."""
+    body, length = whole_case(dice)
     for _ in range(dice.choice((1, 1, 2, 3))):
         body, length = dice.choice((_cut, _flip, _splice, _retype, _lie))(dice, body, length)
     return body, length

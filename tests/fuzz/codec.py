@@ -30,7 +30,7 @@ from service.errors import InvalidInput, OctavoError, Unsupported
 from service.protocol.heads import NO_DATA, RequestHead, TensorHead
 from service.protocol.tensor_codec import array_from_binary
 from service.router.route import Route
-from tests.fuzz.cases import TYPES, broken_case, whole_case
+from tests.fuzz.cases import TYPES, broken_case, renumbered, whole_case
 
 ROUTE = Route("stable", "fuzzed", 1, "fp32-onnxruntime", ("cat", "dog"))
 # A raw body is for a model of one input, of any type.
@@ -95,7 +95,7 @@ def _decoded_json(heads: JsonHeads, body: bytes) -> tuple[RequestHead, InferRequ
 
 def _told(decoded: tuple[RequestHead, InferRequest] | OctavoError) -> Any:
     if isinstance(decoded, OctavoError):
-        return str(decoded)
+        return type(decoded), str(decoded)
     head, request = decoded
     arrays = {name: _content(array) for name, array in request.inputs.items()}
     return arrays, request._replace(inputs={}, admitted=None), head.id, head.outputs, head.binary_default
@@ -155,11 +155,10 @@ def run(cases: int, seed: int, report: Callable[[str], None] = _print) -> int:
     began, finds = time.monotonic(), 0
     body, length = b"", None
     for number in range(1, cases + 1):
-        # Half of the broken ones are like the one before.
-        if dice.random() < 0.4:
-            body, length = whole_case(dice)
+        if number % 2 == 0 and length is None:
+            body = renumbered(dice, body)
         else:
-            body, length = broken_case(dice, (body, length) if body and dice.random() < 0.5 else None)
+            body, length = whole_case(dice) if dice.random() < 0.4 else broken_case(dice)
         try:
             with _time_limit():
                 outcomes[outcome_of(body, length, heads, dice)] += 1

@@ -78,7 +78,7 @@ def test_requests_that_differ_in_their_numbers_share_what_was_read(
     "data",
     ["[1]", "[1,2,3]", "[]", "[1,null]", '[1,"2"]', "[1,true]", "[1,2", "1,2]", "[1,2],[3]", "[1,2]]", "[01,2]", "[1,]",
      '[1,2],"data":[3,4]', '[1,2],"shape":[1]', "[NaN,1]", "[1e999,1]", "[1e39,1]", "[1,2]}", "{}", "", "[1,[2]",
-     "[[1],2]"],
+     '{"a":1}', "[[1],2]", "[" * 1021 + "1,2" + "]" * 1021, "[" * 1019 + "1,2" + "]" * 1019],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_or_answered_as_if_nothing_were_known(data: str) -> None:
     heads = JsonHeads()
@@ -111,6 +111,22 @@ def test_of_other_requests_nothing_is_kept(body: bytes, monkeypatch: pytest.Monk
 def test_the_text_may_come_as_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = JsonHeads()
     assert whole_reads(heads, [memoryview(body_of()), memoryview(body_of("[3,4]"))], monkeypatch) == 1
+
+
+def test_requests_that_differ_behind_their_numbers_are_known_beside_one_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = JsonHeads()
+    two = [body_of(), body_of(around=',"outputs":[{"name":"y"}]')]
+    assert whole_reads(heads, two * 3, monkeypatch) == 2
+    assert [outcome(heads, body) for body in two] == [outcome(JsonHeads(), body) for body in two]
+
+
+def test_what_ever_changes_behind_the_numbers_is_not_noted_without_end() -> None:
+    heads = JsonHeads()
+    for number in range(1, 20):
+        outcome(heads, body_of(around=f',"parameters":{{"timeout":{number}}}'))
+    assert [len(known) for known in heads._seen.values()] == [4]
 
 
 def test_ever_new_texts_do_not_pile_up() -> None:
